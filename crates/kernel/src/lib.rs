@@ -1,2 +1,10 @@
-//! (being written)
+//! Kernel mechanisms in the kernel's own words: namespaces, mounts, cgroups, capabilities, seccomp, netlink.
+//!
+//! Nothing here knows OCI or what a container is; the crates above translate. Every error names the call, the
+//! path and the errno.
 #![forbid(unsafe_code)]
+
+pub mod capabilities;
+pub mod loopback;
+pub mod mounts;
+pub mod rlimits;

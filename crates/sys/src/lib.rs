@@ -1,1 +1,7 @@
-//! (being written)
+//! System calls that rustix lacks, behind safe functions: the only unsafe code of Hull.
+//!
+//! Each function says in its documentation which man page it follows; each `unsafe` block names the concrete
+//! fact that makes it sound. No policy lives here: what to mount, clone or allow is decided above.
+
+pub mod mount;
+pub mod process;
