@@ -153,6 +153,8 @@ impl Reference {
         }
         match self.repository.strip_prefix("library/") {
             Some(short) if !short.contains('/') => short.to_owned(),
+            // A first component that looks like a registry would be read back as one.
+            _ if split_registry(&self.repository).1 != self.repository => self.name(),
             _ => self.repository.clone(),
         }
     }
@@ -290,5 +292,160 @@ impl TryFrom<String> for Reference {
 impl From<Reference> for String {
     fn from(reference: Reference) -> Self {
         reference.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const HEX: &str = "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a";
+
+    #[test]
+    fn completes_names_as_docker_does() {
+        let at = format!("@sha256:{HEX}");
+        let table = [
+            ("debian", "docker.io/library/debian:latest", "debian:latest"),
+            ("debian:12", "docker.io/library/debian:12", "debian:12"),
+            ("library/debian", "docker.io/library/debian:latest", "debian:latest"),
+            ("docker.io/debian", "docker.io/library/debian:latest", "debian:latest"),
+            ("index.docker.io/debian", "docker.io/library/debian:latest", "debian:latest"),
+            ("index.docker.io/library/debian", "docker.io/library/debian:latest", "debian:latest"),
+            ("user/app", "docker.io/user/app:latest", "user/app:latest"),
+            ("library/user/app", "docker.io/library/user/app:latest", "library/user/app:latest"),
+            ("a/b/c/d", "docker.io/a/b/c/d:latest", "a/b/c/d:latest"),
+            ("quay.io/a/b:v1", "quay.io/a/b:v1", "quay.io/a/b:v1"),
+            ("localhost/app", "localhost/app:latest", "localhost/app:latest"),
+            ("localhost:5000/app", "localhost:5000/app:latest", "localhost:5000/app:latest"),
+            ("127.0.0.1:5000/debian", "127.0.0.1:5000/debian:latest", "127.0.0.1:5000/debian:latest"),
+            ("host:5000/a:5000", "host:5000/a:5000", "host:5000/a:5000"),
+            ("[::1]:5000/app", "[::1]:5000/app:latest", "[::1]:5000/app:latest"),
+            ("[2001:db8::1]/app:x", "[2001:db8::1]/app:x", "[2001:db8::1]/app:x"),
+            ("Foo/bar", "Foo/bar:latest", "Foo/bar:latest"),
+            ("a__b/c.d-e--f_g", "docker.io/a__b/c.d-e--f_g:latest", "a__b/c.d-e--f_g:latest"),
+            ("app:Tag_1.2-3", "docker.io/library/app:Tag_1.2-3", "app:Tag_1.2-3"),
+            ("docker.io/a.b/c", "docker.io/a.b/c:latest", "docker.io/a.b/c:latest"),
+            ("xn--n3h.com/app", "xn--n3h.com/app:latest", "xn--n3h.com/app:latest"),
+        ];
+        for (text, canonical, familiar) in table {
+            let reference = Reference::parse(text).expect(text);
+            assert_eq!(reference.to_string(), canonical, "{text}");
+            assert_eq!(reference.familiar(), familiar, "{text}");
+        }
+        let pinned = Reference::parse(&format!("debian{at}")).expect("valid");
+        assert_eq!((pinned.tag.as_deref(), pinned.to_string()), (None, format!("docker.io/library/debian{at}")));
+        let both = Reference::parse(&format!("host:1/debian:12{at}")).expect("valid");
+        assert_eq!((both.tag.as_deref(), both.familiar()), (Some("12"), format!("host:1/debian:12{at}")));
+        assert_eq!(both.target(), &at[1..]);
+    }
+
+    #[test]
+    fn refuses_with_the_reason() {
+        let long = "a/".repeat(128) + "b";
+        let long_tag = format!("a:{}", "t".repeat(129));
+        let table = [
+            ("", "it is empty"),
+            (HEX, "image id"),
+            ("Debian", "\"Debian\" must be lowercase"),
+            ("docker.io/Debian", "must be lowercase"),
+            ("localhost/App", "must be lowercase"),
+            ("user/App:x", "\"user/App\" must be lowercase"),
+            (":tag", "no repository name"),
+            ("host:5000/", "no repository name"),
+            ("@sha256:00", "digits"),
+            ("debian:", "tag \"\""),
+            ("debian:.x", "tag \".x\""),
+            ("debian:a b", "tag \"a b\""),
+            ("debian:a:b", "tag \"a:b\""),
+            (&long_tag, "1 to 128"),
+            ("debian@", "expected algorithm:hex"),
+            ("debian@latest", "expected algorithm:hex"),
+            ("debian@sha256:abc", "64 digits, found 3"),
+            ("debian@md5:abc", "unsupported algorithm \"md5\""),
+            ("/debian", "component \"\""),
+            ("a//b", "component \"\""),
+            ("a/b/", "component \"\""),
+            ("-debian", "component \"-debian\""),
+            ("debian_", "component \"debian_\""),
+            ("a..b", "component \"a..b\""),
+            ("a___b", "component \"a___b\""),
+            ("a._b", "component \"a._b\""),
+            ("a b", "component \"a b\""),
+            ("../etc/passwd", "not a registry"),
+            ("x/../y", "component \"..\""),
+            ("host:port/app", "\"host:port\" is not a registry"),
+            ("-host.com/app", "not a registry"),
+            ("ho_st.com/app", "not a registry"),
+            ("[::1/app", "not a registry"),
+            ("http://host/app", "not a registry"),
+            (&long, "more than 255"),
+            ("d\u{e9}bian", "component"),
+        ];
+        for (text, reason) in table {
+            let error = Reference::parse(text).expect_err(text).to_string();
+            assert!(error.contains(reason), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn knows_the_loopback() {
+        for (text, expected) in [
+            ("localhost/a", true),
+            ("localhost:5000/a", true),
+            ("127.0.0.1:5000/a", true),
+            ("127.8.9.1/a", true),
+            ("[::1]:5000/a", true),
+            ("debian", false),
+            ("localhost.example.com/a", false),
+            ("10.0.0.1:5000/a", false),
+            ("[2001:db8::1]/a", false),
+        ] {
+            assert_eq!(Reference::parse(text).expect(text).is_loopback(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn changes_tag_and_digest() {
+        let reference = Reference::parse("host/a:1").expect("valid");
+        assert_eq!(reference.with_tag("2").expect("valid").to_string(), "docker.io/host/a:2");
+        assert!(reference.with_tag("no good").is_err());
+        let digest = Digest::sha256_of(b"");
+        assert_eq!(reference.with_digest(digest.clone()).target(), digest.as_str());
+    }
+
+    proptest! {
+        #[test]
+        fn canonical_text_reads_back(
+            registry in "([a-z0-9]{1,8}\\.(com|io)|localhost)(:[0-9]{1,5})?",
+            repository in "[a-z0-9]{1,5}([._-][a-z0-9]{1,5}){0,2}(/[a-z0-9]{1,5}(__[a-z0-9]{1,5})?){0,3}",
+            tag in proptest::option::of("[A-Za-z0-9_][A-Za-z0-9_.-]{0,20}"),
+            content in proptest::option::of(any::<[u8; 4]>()),
+        ) {
+            let digest = content.map(|bytes| format!("@{}", Digest::sha256_of(&bytes))).unwrap_or_default();
+            let tag = tag.map(|tag| format!(":{tag}")).unwrap_or_default();
+            let reference = Reference::parse(&format!("{registry}/{repository}{tag}{digest}")).expect("valid by make");
+            prop_assert_eq!(&reference.registry, &registry);
+            prop_assert_eq!(&reference.repository, &repository);
+            prop_assert_eq!(&Reference::parse(&reference.to_string()).expect("canonical"), &reference);
+            prop_assert_eq!(&Reference::parse(&reference.familiar()).expect("familiar"), &reference);
+        }
+
+        #[test]
+        fn any_text_is_read_or_refused(text in "\\PC{0,40}") {
+            if let Ok(reference) = Reference::parse(&text) {
+                prop_assert_eq!(&Reference::parse(&reference.to_string()).expect("canonical"), &reference);
+                prop_assert_eq!(&Reference::parse(&reference.familiar()).expect("familiar"), &reference);
+            }
+        }
+
+        #[test]
+        fn near_miss_text_is_read_or_refused(text in "[a-zA-Z0-9.:/@_\\[\\]-]{0,24}") {
+            if let Ok(reference) = Reference::parse(&text) {
+                prop_assert_eq!(&Reference::parse(&reference.to_string()).expect("canonical"), &reference);
+                prop_assert_eq!(&Reference::parse(&reference.familiar()).expect("familiar"), &reference);
+            }
+        }
     }
 }
