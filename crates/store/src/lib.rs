@@ -1,2 +1,28 @@
-//! (being written)
+//! What the containers of one Hull share: its folders, its database, and the leases on work in progress.
+//!
+//! ```text
+//! <root>/                 Roots::root, /var/lib/hull
+//!   hull.db               Store: names, images, layers, snapshots, containers, volumes (schema in `schema`)
+//!   content/              blobs by digest (crate `image`)
+//!   snapshots/            layers and writable tops (crate `snapshot`)
+//!   containers/<id>/      request, log, exit record (crate `engine`)
+//!   volumes/<name>/
+//! <state>/                Roots::state, /run/hull: gone after a reboot
+//!   <id>/                 one running container
+//! ```
+//!
+//! Several processes use one store at once. Write transactions begin immediately, last milliseconds and are never
+//! held across I/O; whatever takes longer is marked with a [`Lease`], which is honoured for as long as its process
+//! lives. All processes of one store must see each other's process ids.
 #![forbid(unsafe_code)]
+
+mod database;
+mod holds;
+mod lease;
+mod roots;
+pub mod schema;
+
+pub use database::{Store, StoreError};
+pub use holds::{HoldKind, hold, is_held, release, release_all};
+pub use lease::{Lease, LeaseError};
+pub use roots::{DEFAULT_ROOT, DEFAULT_STATE, Roots};

@@ -1,0 +1,121 @@
+//! The tables, in one place, with the versions they went through.
+//!
+//! `PRAGMA user_version` is the number of [`MIGRATIONS`] applied; `PRAGMA application_id` says that a file is Hull's.
+//! A published migration is never edited: a change is a new one at the end. Times (`*_at`) are nanoseconds since
+//! 1970, sizes are bytes, digests are `sha256:<hex>`. The three `lease_*` columns are all set while somebody works on
+//! the row and all NULL when it is finished. Foreign keys are checked at commit, so the order inside a transaction
+//! is free; they are what refuses the removal of an image or a volume that a container has.
+
+/// `HULL` in ASCII, as `PRAGMA application_id`.
+pub const APPLICATION_ID: i32 = 0x4855_4c4c;
+
+/// The version this program writes.
+pub const VERSION: i32 = MIGRATIONS.len() as i32;
+
+/// Each entry takes a database from its own index to the next version.
+pub const MIGRATIONS: [&str; 1] = [VERSION_1];
+
+const VERSION_1: &str = "
+-- An image is its configuration; id is the configuration's digest.
+CREATE TABLE images (
+    id              TEXT PRIMARY KEY,
+    manifest_digest TEXT,               -- of the platform's manifest; NULL when it came without one (docker save)
+    size_bytes      INTEGER NOT NULL,   -- unpacked layers
+    created_at      INTEGER NOT NULL    -- when it came into this store
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE image_names (
+    name     TEXT PRIMARY KEY,          -- canonical: docker.io/library/debian:12, or name@digest
+    image_id TEXT NOT NULL REFERENCES images(id) DEFERRABLE INITIALLY DEFERRED,
+    digest   TEXT                       -- what the registry calls it (index or manifest); NULL when not pulled
+) STRICT, WITHOUT ROWID;
+CREATE INDEX image_names_by_image ON image_names(image_id);
+
+-- A row means: the whole blob is in content/ and on disk.
+CREATE TABLE blobs (
+    digest     TEXT PRIMARY KEY,
+    size_bytes INTEGER NOT NULL,
+    media_type TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE image_blobs (
+    image_id TEXT NOT NULL REFERENCES images(id) ON DELETE CASCADE DEFERRABLE INITIALLY DEFERRED,
+    digest   TEXT NOT NULL REFERENCES blobs(digest) DEFERRABLE INITIALLY DEFERRED,
+    PRIMARY KEY (image_id, digest)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX image_blobs_by_digest ON image_blobs(digest);
+
+-- Which snapshot of a driver is the file system up to a layer.
+CREATE TABLE layers (
+    chain_id    TEXT NOT NULL,
+    driver      TEXT NOT NULL,
+    snapshot_id TEXT NOT NULL,
+    diff_id     TEXT NOT NULL,
+    size_bytes  INTEGER NOT NULL,       -- unpacked, this layer alone
+    PRIMARY KEY (chain_id, driver)
+) STRICT, WITHOUT ROWID;
+
+-- The layers of an image, lowest first from position 0, and the blob that each came as.
+CREATE TABLE image_layers (
+    image_id TEXT NOT NULL REFERENCES images(id) ON DELETE CASCADE DEFERRABLE INITIALLY DEFERRED,
+    position INTEGER NOT NULL,
+    chain_id TEXT NOT NULL,
+    diff_id  TEXT NOT NULL,
+    digest   TEXT NOT NULL REFERENCES blobs(digest) DEFERRABLE INITIALLY DEFERRED,
+    PRIMARY KEY (image_id, position)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX image_layers_by_chain ON image_layers(chain_id);
+CREATE INDEX image_layers_by_digest ON image_layers(digest);
+
+-- What work in progress needs and nothing else refers to yet.
+CREATE TABLE holds (
+    kind        TEXT NOT NULL CHECK (kind IN ('blob', 'layer')),
+    key         TEXT NOT NULL,          -- a blob's digest, a layer's chain id
+    lease_pid   INTEGER NOT NULL,
+    lease_start INTEGER NOT NULL,
+    lease_boot  TEXT NOT NULL,
+    PRIMARY KEY (kind, key, lease_pid, lease_start, lease_boot)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE snapshots (
+    id          TEXT PRIMARY KEY,
+    driver      TEXT NOT NULL,
+    kind        TEXT NOT NULL CHECK (kind IN ('layer', 'container', 'view')),
+    created_at  INTEGER NOT NULL,
+    lease_pid   INTEGER,
+    lease_start INTEGER,
+    lease_boot  TEXT
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE containers (
+    id          TEXT PRIMARY KEY,
+    name        TEXT NOT NULL UNIQUE,
+    image_id    TEXT REFERENCES images(id) DEFERRABLE INITIALLY DEFERRED,  -- NULL for a built-in image
+    snapshot_id TEXT,
+    created_at  INTEGER NOT NULL,
+    auto_remove INTEGER NOT NULL,       -- 0 or 1
+    lease_pid   INTEGER,                -- set while it is being created or removed
+    lease_start INTEGER,
+    lease_boot  TEXT
+) STRICT, WITHOUT ROWID;
+CREATE INDEX containers_by_image ON containers(image_id);
+CREATE INDEX containers_by_snapshot ON containers(snapshot_id);
+
+CREATE TABLE volumes (
+    name        TEXT PRIMARY KEY,
+    anonymous   INTEGER NOT NULL,       -- 0 or 1
+    created_at  INTEGER NOT NULL,
+    labels      TEXT NOT NULL,          -- JSON object of strings
+    options     TEXT NOT NULL,          -- JSON object of strings
+    lease_pid   INTEGER,
+    lease_start INTEGER,
+    lease_boot  TEXT
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE container_volumes (
+    container_id TEXT NOT NULL REFERENCES containers(id) ON DELETE CASCADE DEFERRABLE INITIALLY DEFERRED,
+    volume       TEXT NOT NULL REFERENCES volumes(name) DEFERRABLE INITIALLY DEFERRED,
+    PRIMARY KEY (container_id, volume)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX container_volumes_by_volume ON container_volumes(volume);
+";
