@@ -5,6 +5,8 @@
 #![forbid(unsafe_code)]
 
 pub mod capabilities;
+pub mod cgroups;
 pub mod loopback;
 pub mod mounts;
 pub mod rlimits;
+pub mod terminal;

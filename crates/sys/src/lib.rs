@@ -3,5 +3,10 @@
 //! Each function says in its documentation which man page it follows; each `unsafe` block names the concrete
 //! fact that makes it sound. No policy lives here: what to mount, clone or allow is decided above.
 
+pub mod bpf;
+pub mod memory;
 pub mod mount;
+pub mod pidfd_info;
 pub mod process;
+pub mod signals;
+pub mod spawn;

@@ -1,0 +1,215 @@
+//! Compiling device rules to the eBPF program that guards a cgroup v2.
+//!
+//! The program gets `struct bpf_cgroup_dev_ctx { u32 access_type; u32 major; u32 minor; }` (linux/bpf.h), the low half
+//! of access_type being the kind of device and the high half the access asked for, and returns 1 to allow. It goes
+//! through the rules backwards, keeping in r3 the access that no rule has decided yet: a matching allow rule takes its
+//! access out and says yes once nothing is left, a matching deny rule that is about something left says no, and the
+//! default decides at the end. That is "the last matching rule wins" for each access on its own, the same meaning as
+//! [`super::devices`] gives cgroup v1. Rules for nothing (everything allowed) make no program.
+//!
+//! Registers: r1 context, r2 kind, r3 undecided access, r4 major, r5 minor, r6 scratch.
+
+use hull_sys::bpf::Instruction;
+
+use super::devices::{DeviceKind, DeviceRule, allows_everything, effective};
+
+/// linux/bpf.h: `BPF_DEVCG_DEV_BLOCK` and `BPF_DEVCG_DEV_CHAR`.
+const BLOCK: i32 = 1;
+const CHAR: i32 = 2;
+
+// Operation codes, composed as in linux/bpf_common.h and linux/bpf.h.
+const LOAD_WORD: u8 = 0x61; // BPF_LDX | BPF_W | BPF_MEM
+const MOVE_IMMEDIATE: u8 = 0xb7; // BPF_ALU64 | BPF_MOV | BPF_K
+const MOVE_REGISTER: u8 = 0xbf; // BPF_ALU64 | BPF_MOV | BPF_X
+const AND_IMMEDIATE: u8 = 0x57; // BPF_ALU64 | BPF_AND | BPF_K
+const SHIFT_RIGHT: u8 = 0x77; // BPF_ALU64 | BPF_RSH | BPF_K
+const JUMP_EQUAL: u8 = 0x15; // BPF_JMP | BPF_JEQ | BPF_K
+const JUMP_UNEQUAL: u8 = 0x55; // BPF_JMP | BPF_JNE | BPF_K
+const EXIT: u8 = 0x95; // BPF_JMP | BPF_EXIT
+
+const fn instruction(code: u8, destination: u8, source: u8, offset: i16, immediate: i32) -> Instruction {
+    Instruction { code, registers: source << 4 | destination, offset, immediate }
+}
+
+/// The program for these rules, or `None` when they refuse nothing.
+pub(super) fn compile(rules: &[DeviceRule]) -> Option<Vec<Instruction>> {
+    if allows_everything(rules) {
+        return None;
+    }
+    let (default, rules) = effective(rules);
+    let mut program = vec![
+        instruction(LOAD_WORD, 2, 1, 0, 0),
+        instruction(MOVE_REGISTER, 3, 2, 0, 0),
+        instruction(AND_IMMEDIATE, 2, 0, 0, 0xffff),
+        instruction(SHIFT_RIGHT, 3, 0, 0, 16),
+        instruction(LOAD_WORD, 4, 1, 4, 0),
+        instruction(LOAD_WORD, 5, 1, 8, 0),
+    ];
+    for rule in rules.iter().rev() {
+        program.extend(block(rule));
+    }
+    program.push(instruction(MOVE_IMMEDIATE, 0, 0, 0, i32::from(default)));
+    program.push(instruction(EXIT, 0, 0, 0, 0));
+    Some(program)
+}
+
+/// One rule: tests that jump behind the block when it does not match, then what it decides.
+fn block(rule: &DeviceRule) -> Vec<Instruction> {
+    let mut tests: Vec<(u8, i32)> = Vec::new();
+    match rule.kind {
+        DeviceKind::All => {}
+        DeviceKind::Block => tests.push((2, BLOCK)),
+        DeviceKind::Char => tests.push((2, CHAR)),
+    }
+    // Numbers fit: dev_t has 12 and 20 bits, and `DeviceRule::validate` has seen to it.
+    tests.extend(rule.major.map(|major| (4, major as i32)));
+    tests.extend(rule.minor.map(|minor| (5, minor as i32)));
+    let access = i32::from(rule.access.bits());
+    let verdict = if rule.allow {
+        vec![
+            instruction(AND_IMMEDIATE, 3, 0, 0, !access & 7),
+            instruction(JUMP_UNEQUAL, 3, 0, 2, 0),
+            instruction(MOVE_IMMEDIATE, 0, 0, 0, 1),
+            instruction(EXIT, 0, 0, 0, 0),
+        ]
+    } else {
+        vec![
+            instruction(MOVE_REGISTER, 6, 3, 0, 0),
+            instruction(AND_IMMEDIATE, 6, 0, 0, access),
+            instruction(JUMP_EQUAL, 6, 0, 2, 0),
+            instruction(MOVE_IMMEDIATE, 0, 0, 0, 0),
+            instruction(EXIT, 0, 0, 0, 0),
+        ]
+    };
+    let mut block = Vec::with_capacity(tests.len() + verdict.len());
+    for (position, (register, value)) in tests.iter().enumerate() {
+        // Over the tests that are left and the verdict.
+        let distance = (tests.len() - position - 1 + verdict.len()) as i16;
+        block.push(instruction(JUMP_UNEQUAL, *register, 0, distance, *value));
+    }
+    block.extend(verdict);
+    block
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::devices::Access;
+    use super::*;
+
+    /// A device node that a process wants something of.
+    #[derive(Clone, Copy, Debug)]
+    struct Wish {
+        kind: i32,
+        access: u8,
+        major: u32,
+        minor: u32,
+    }
+
+    /// Runs a program as the kernel would; panics on anything the verifier would refuse.
+    fn run(program: &[Instruction], wish: Wish) -> bool {
+        let context = [u32::from(wish.access) << 16 | wish.kind as u32, wish.major, wish.minor];
+        let mut registers = [None::<u64>; 7];
+        let mut at = 0;
+        loop {
+            let Instruction { code, registers: names, offset, immediate } = program[at];
+            let (to, from) = ((names & 15) as usize, (names >> 4) as usize);
+            let value = |register: usize| registers[register].expect("a register is written before it is read");
+            at += 1;
+            match code {
+                LOAD_WORD => {
+                    assert_eq!(from, 1, "only the context is read");
+                    registers[to] = Some(context[offset as usize / 4].into());
+                }
+                MOVE_IMMEDIATE => registers[to] = Some(immediate as u64),
+                MOVE_REGISTER => registers[to] = Some(value(from)),
+                AND_IMMEDIATE => registers[to] = Some(value(to) & immediate as i64 as u64),
+                SHIFT_RIGHT => registers[to] = Some(value(to) >> immediate),
+                JUMP_EQUAL | JUMP_UNEQUAL => {
+                    assert!(offset >= 0, "only forward");
+                    if (value(to) == immediate as u64) == (code == JUMP_EQUAL) {
+                        at += offset as usize;
+                    }
+                }
+                EXIT => return value(0) == 1,
+                other => panic!("operation {other:#x}"),
+            }
+        }
+    }
+
+    /// The meaning in the words of the header of `devices.rs`, without any program.
+    fn expected(rules: &[DeviceRule], wish: Wish) -> bool {
+        [1u8, 2, 4].into_iter().filter(|bit| wish.access & bit != 0).all(|bit| {
+            let matching = rules.iter().rev().find(|rule| {
+                let kind = match rule.kind {
+                    DeviceKind::All => true,
+                    DeviceKind::Block => wish.kind == BLOCK,
+                    DeviceKind::Char => wish.kind == CHAR,
+                };
+                kind && rule.major.is_none_or(|major| major == wish.major)
+                    && rule.minor.is_none_or(|minor| minor == wish.minor)
+                    && rule.access.bits() & bit != 0
+            });
+            matching.is_some_and(|rule| rule.allow)
+        })
+    }
+
+    fn random(state: &mut u64, below: u64) -> u64 {
+        *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (*state >> 33) % below
+    }
+
+    fn random_rule(state: &mut u64) -> DeviceRule {
+        let words = ["r", "w", "m", "rw", "rm", "wm", "rwm"];
+        let number = |state: &mut u64| match random(state, 3) {
+            0 => None,
+            value => Some(value as u32),
+        };
+        DeviceRule {
+            allow: random(state, 2) == 0,
+            kind: [DeviceKind::All, DeviceKind::Block, DeviceKind::Char][random(state, 3) as usize],
+            major: number(state),
+            minor: number(state),
+            access: Access::parse(words[random(state, 7) as usize]).unwrap(),
+        }
+    }
+
+    #[test]
+    fn programs_mean_what_the_rules_say() {
+        let mut state = 42;
+        for _ in 0..2000 {
+            let rules: Vec<_> = (0..random(&mut state, 6)).map(|_| random_rule(&mut state)).collect();
+            let program = compile(&rules);
+            for access in 1..8 {
+                for kind in [BLOCK, CHAR] {
+                    for (major, minor) in [(1, 1), (1, 2), (2, 1), (2, 2), (3, 3)] {
+                        let wish = Wish { kind, access, major, minor };
+                        let allowed = program.as_ref().is_none_or(|program| run(program, wish));
+                        assert_eq!(allowed, expected(&rules, wish), "{rules:?} {wish:?}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_is_compiled_for_everything_allowed() {
+        assert_eq!(compile(&[DeviceRule::everything(true)]), None);
+        assert_eq!(compile(&[DeviceRule::everything(false), DeviceRule::everything(true)]), None);
+        assert!(compile(&[]).is_some(), "an empty list that is asked for refuses everything");
+    }
+
+    #[test]
+    fn access_of_no_kind_follows_the_device() {
+        // access(2) with F_OK asks for nothing; the device must be named by an allow rule all the same, as on v1.
+        let null = DeviceRule {
+            allow: true,
+            kind: DeviceKind::Char,
+            major: Some(1),
+            minor: Some(3),
+            access: Access::parse("r").unwrap(),
+        };
+        let program = compile(&[DeviceRule::everything(false), null]).unwrap();
+        assert!(run(&program, Wish { kind: CHAR, access: 0, major: 1, minor: 3 }));
+        assert!(!run(&program, Wish { kind: CHAR, access: 0, major: 1, minor: 5 }));
+    }
+}

@@ -1,0 +1,708 @@
+//! Control groups, v1, v2 and both at once (cgroups(7)): what a group of processes may use, and the group as one thing
+//! to freeze, kill, measure and remove.
+//!
+//! ```text
+//! Layout::detect()                which hierarchies are mounted where
+//!   .cgroup("/hull/<id>")         a name, the same in every hierarchy; touches nothing
+//!      .create()                  directories, v2 controllers switched on, v1 cpusets filled
+//!      .apply(&limits)            on a new cgroup       .update(&limits)  on one in use
+//!      .joiner()                  descriptors for the process that will live inside
+//!      .freeze() .kill_all() .stats() .processes()
+//!      .remove_with_parent()      and the instance's parent with the last one
+//! ```
+//!
+//! Where both versions are mounted, v1 carries the controllers it has, and the cgroup also exists in v2, for the
+//! controllers bound there, `CLONE_INTO_CGROUP`, cgroup.kill and cgroup.events. Callers never know which it is: limits
+//! have one meaning ([`Limits`]), every formula is in [`convert`], and what a version cannot do is refused by name.
+//!
+//! No process id is ever written into cgroup.procs: that takes a lock with a synchronous RCU wait of milliseconds. On
+//! v1 a single-threaded child writes `0` into `tasks` ([`Joiner::join_self`]), on v2 it is born inside
+//! ([`Joiner::clone_into`]).
+//!
+//! Nothing outside of the cgroups made here is written, but the cgroup.subtree_control of v2 ancestors, and empty
+//! cpusets of v1 ancestors, which could hold no process.
+
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags, open};
+use rustix::process::Pid;
+
+mod control;
+pub mod convert;
+pub mod devices;
+mod filter;
+mod folder;
+mod layout;
+mod legacy;
+pub mod limits;
+pub mod stats;
+mod tree;
+mod unified;
+
+#[cfg(test)]
+mod kernel_tests;
+
+pub use devices::{Access, DeviceKind, DeviceRule};
+pub use layout::{Hierarchy, Layout};
+pub use limits::{BlkioThrottle, BlkioWeightDevice, HugetlbLimit, Limits, RdmaLimit, ThrottleKind};
+pub use stats::Stats;
+
+use folder::Folder;
+
+/// What went wrong with a cgroup.
+#[derive(Debug, thiserror::Error)]
+pub enum CgroupError {
+    /// /proc is not mounted or not readable.
+    #[error("cannot read /proc/self/mountinfo")]
+    Mountinfo {
+        /// Why.
+        source: io::Error,
+    },
+    /// There is no cgroup file system in this mount namespace.
+    #[error("no cgroup file system is mounted (expected at /sys/fs/cgroup)")]
+    NothingMounted,
+    /// A cgroup path that cannot be used.
+    #[error("cgroup path {path:?} cannot be used: {reason}")]
+    BadPath {
+        /// As given.
+        path: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// mkdir(2).
+    #[error("cannot make cgroup {}", path.display())]
+    Make {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// rmdir(2).
+    #[error("cannot remove cgroup {}", path.display())]
+    Remove {
+        /// The directory.
+        path: PathBuf,
+        /// Why; `EBUSY` when processes are left in it.
+        source: io::Error,
+    },
+    /// open(2).
+    #[error("cannot open {}", path.display())]
+    Open {
+        /// The file or directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// write(2), or the open before it.
+    #[error("cannot write {value:?} to {}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What was to be written.
+        value: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// read(2), or the open before it.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A cgroup file says something that is not understood.
+    #[error("unexpected content in {}: {content:?}", path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// The content.
+        content: String,
+    },
+    /// A limit that no kernel would take.
+    #[error("{field} cannot be {value:?}: {reason}")]
+    Invalid {
+        /// The field of [`Limits`].
+        field: &'static str,
+        /// The value.
+        value: String,
+        /// What it may be.
+        reason: &'static str,
+    },
+    /// A limit that this kernel or this version of cgroups does not have.
+    #[error("{field} is not possible here: {reason}")]
+    Unsupported {
+        /// The field of [`Limits`].
+        field: &'static str,
+        /// Why.
+        reason: &'static str,
+    },
+    /// No hierarchy has the controller that a limit needs.
+    #[error("the cgroup controller {controller} is not available on this machine")]
+    NoController {
+        /// The controller.
+        controller: &'static str,
+    },
+    /// A v2 ancestor has processes of its own and therefore cannot pass a controller on.
+    #[error(
+        "the cgroup controller {controller} cannot be passed on by {}: processes are in that cgroup itself, and cgroup \
+         v2 allows limits only below one without; move them into a child cgroup first",
+        path.display()
+    )]
+    InternalProcesses {
+        /// The ancestor.
+        path: PathBuf,
+        /// The controller.
+        controller: &'static str,
+    },
+    /// A v2 ancestor does not pass a controller on for another reason.
+    #[error("the cgroup controller {controller} cannot be switched on in {}", path.display())]
+    EnableController {
+        /// The ancestor.
+        path: PathBuf,
+        /// The controller.
+        controller: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// A limit on swap on a kernel that does not count swap.
+    #[error(
+        "memory_swap_total cannot be set: this kernel does not account for swap ({} is missing; boot with swapaccount=1)",
+        path.display()
+    )]
+    NoSwapAccounting {
+        /// The file that a kernel with swap accounting has.
+        path: PathBuf,
+    },
+    /// A memory limit below what is in use.
+    #[error("the memory limit {limit} is below the {usage} bytes in use")]
+    LimitBelowUsage {
+        /// Bytes asked for.
+        limit: i64,
+        /// Bytes in use.
+        usage: u64,
+    },
+    /// A device rule that cannot be carried out.
+    #[error("device rule {rule:?} cannot be carried out: {reason}")]
+    DeviceRule {
+        /// The rule.
+        rule: String,
+        /// Why.
+        reason: String,
+    },
+    /// The eBPF program of a v2 cgroup.
+    #[error("cannot {action} the device filter of cgroup {}", path.display())]
+    DeviceFilter {
+        /// What was being done.
+        action: &'static str,
+        /// The cgroup.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Freezing or thawing took too long and was taken back.
+    #[error("the processes of cgroup {} did not all freeze or thaw in time", path.display())]
+    FreezeTimeout {
+        /// The cgroup.
+        path: PathBuf,
+    },
+    /// A process could not be killed.
+    #[error("cannot kill process {pid}")]
+    Kill {
+        /// The process.
+        pid: i32,
+        /// Why.
+        source: io::Error,
+    },
+    /// poll(2).
+    #[error("cannot wait for processes to end")]
+    Wait {
+        /// Why.
+        source: io::Error,
+    },
+    /// Killed processes did not end in time.
+    #[error("processes of cgroup {} did not end after SIGKILL: {processes:?}", path.display())]
+    StillPopulated {
+        /// The cgroup.
+        path: PathBuf,
+        /// Their ids.
+        processes: Vec<i32>,
+    },
+    /// Several hierarchies failed; the work went on past each.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Several(Vec<CgroupError>),
+}
+
+impl CgroupError {
+    /// The errno underneath, where a system call failed.
+    pub fn errno(&self) -> Option<i32> {
+        match self {
+            CgroupError::Mountinfo { source }
+            | CgroupError::Make { source, .. }
+            | CgroupError::Remove { source, .. }
+            | CgroupError::Open { source, .. }
+            | CgroupError::Write { source, .. }
+            | CgroupError::Read { source, .. }
+            | CgroupError::EnableController { source, .. }
+            | CgroupError::DeviceFilter { source, .. }
+            | CgroupError::Kill { source, .. }
+            | CgroupError::Wait { source } => source.raw_os_error(),
+            _ => None,
+        }
+    }
+}
+
+/// One cgroup, in every hierarchy of the machine. Holds names only; nothing is kept open.
+#[derive(Clone, Debug)]
+pub struct Cgroup {
+    legacy: Vec<Place>,
+    unified: Option<Place>,
+}
+
+/// The cgroup in one hierarchy.
+#[derive(Clone, Debug)]
+struct Place {
+    hierarchy: Hierarchy,
+    /// Absolute in the hierarchy's mount.
+    path: String,
+    folder: PathBuf,
+}
+
+impl Place {
+    fn new((hierarchy, path): (Hierarchy, String)) -> Place {
+        let folder = hierarchy.folder(&path);
+        Place { hierarchy, path, folder }
+    }
+}
+
+/// Where a controller's files are for a cgroup.
+enum Home<'a> {
+    Legacy(&'a Path),
+    Unified(&'a Path),
+}
+
+impl Cgroup {
+    fn new(legacy: Vec<(Hierarchy, String)>, unified: Option<(Hierarchy, String)>) -> Cgroup {
+        Cgroup { legacy: legacy.into_iter().map(Place::new).collect(), unified: unified.map(Place::new) }
+    }
+
+    fn places(&self) -> impl Iterator<Item = &Place> {
+        self.legacy.iter().chain(&self.unified)
+    }
+
+    /// The path, absolute from the top of each mount, as given to [`Layout::cgroup`].
+    pub fn path(&self) -> &str {
+        self.places().next().map_or("/", |place| &place.path)
+    }
+
+    /// The directory in the v1 hierarchy of this controller (`memory`, `name=systemd`), where there is one.
+    pub fn legacy_folder(&self, controller: &str) -> Option<&Path> {
+        let place =
+            self.legacy.iter().find(|place| place.hierarchy.controllers.iter().any(|name| name == controller))?;
+        Some(&place.folder)
+    }
+
+    /// The directory in the v2 hierarchy, where there is one.
+    pub fn unified_folder(&self) -> Option<&Path> {
+        self.unified.as_ref().map(|place| place.folder.as_path())
+    }
+
+    /// The cgroup above; `None` for one just below the root.
+    pub fn parent(&self) -> Option<Cgroup> {
+        let above = |place: &Place| {
+            let (parent, _) = place.path.rsplit_once('/')?;
+            let parent = Some(parent).filter(|parent| !parent.is_empty())?;
+            Some(Place::new((place.hierarchy.clone(), parent.to_owned())))
+        };
+        let legacy = self.legacy.iter().map(above).collect::<Option<Vec<_>>>()?;
+        let unified = match &self.unified {
+            Some(place) => Some(above(place)?),
+            None => None,
+        };
+        Some(Cgroup { legacy, unified })
+    }
+
+    /// The cgroup of that name below this one.
+    ///
+    /// # Errors
+    /// [`CgroupError::BadPath`] when the name is not one plain path component.
+    pub fn child(&self, name: &str) -> Result<Cgroup, CgroupError> {
+        if name.is_empty() || name == "." || name == ".." || name.contains(['/', '\0', '\n']) || name.len() > 255 {
+            return Err(CgroupError::BadPath { path: name.to_owned(), reason: "it is not one plain name" });
+        }
+        let below = |place: &Place| Place::new((place.hierarchy.clone(), format!("{}/{name}", place.path)));
+        Ok(Cgroup { legacy: self.legacy.iter().map(below).collect(), unified: self.unified.as_ref().map(below) })
+    }
+
+    /// Whether it exists in any hierarchy.
+    pub fn exists(&self) -> bool {
+        self.places().any(|place| place.folder.exists())
+    }
+
+    /// Makes the cgroup and what is missing above it, in every hierarchy; on v2 switches the controllers on, on v1
+    /// gives empty cpusets their parent's. An existing cgroup is taken over as it is.
+    ///
+    /// Safe against peers that create and remove cgroups under the same parent at the same time. When a hierarchy
+    /// refuses, what was made before stays; [`Cgroup::remove_with_parent`] takes it away.
+    ///
+    /// # Errors
+    /// [`CgroupError::Make`], and those of reading and filling a cpuset.
+    pub fn create(&self) -> Result<(), CgroupError> {
+        for place in &self.legacy {
+            let mount = &place.hierarchy.mount;
+            if !place.hierarchy.controllers.iter().any(|name| name == "cpuset") {
+                tree::make(mount, &place.path, &|_| Ok(()))?;
+                continue;
+            }
+            tree::make(mount, &place.path, &|folder| tree::prepare_cpuset(mount, folder))?;
+            tree::fill_cpuset(mount, &place.folder)?;
+        }
+        if let Some(place) = &self.unified {
+            tree::make(&place.hierarchy.mount, &place.path, &|_| Ok(()))?;
+            // Beside v1, v2's few controllers are switched on only when a limit needs one.
+            if self.legacy.is_empty() {
+                unified::enable_usual(&place.hierarchy, &place.path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets the limits of a cgroup that was just created and has no process yet.
+    ///
+    /// # Errors
+    /// See [`Limits::validate`]; else names the file and the value, or what this machine lacks. Limits written before
+    /// stay.
+    pub fn apply(&self, limits: &Limits) -> Result<(), CgroupError> {
+        self.write_limits(limits, true)
+    }
+
+    /// Changes the limits of a cgroup in use. What is not given stays, with docker's one exception: memory set to
+    /// unlimited makes swap unlimited too. As with docker, lowering memory below memory+swap is allowed, and raising it
+    /// above needs `memory_swap_total` as well on v1; on v2 swap is counted on its own and keeps its limit.
+    ///
+    /// # Errors
+    /// As [`Cgroup::apply`]; [`CgroupError::LimitBelowUsage`] where memory in use cannot be reclaimed (v1 always, v2
+    /// with `memory_check_before_update`, since v2 would kill).
+    pub fn update(&self, limits: &Limits) -> Result<(), CgroupError> {
+        self.write_limits(limits, false)
+    }
+
+    fn write_limits(&self, limits: &Limits, fresh: bool) -> Result<(), CgroupError> {
+        limits.validate()?;
+        if limits.wants_cpuset() {
+            match self.home("cpuset")? {
+                Home::Legacy(folder) | Home::Unified(folder) => legacy::cpuset(&Folder::at(folder), limits)?,
+            }
+        }
+        if limits.wants_cpu() {
+            match self.home("cpu")? {
+                Home::Legacy(folder) => legacy::cpu(&Folder::opened(folder)?, limits, fresh)?,
+                Home::Unified(folder) => unified::cpu(&Folder::opened(folder)?, limits, fresh)?,
+            }
+        }
+        if limits.wants_memory() {
+            match self.home("memory")? {
+                Home::Legacy(folder) => legacy::memory(&Folder::opened(folder)?, limits, fresh)?,
+                Home::Unified(folder) => unified::memory(&Folder::opened(folder)?, limits, fresh)?,
+            }
+        }
+        if let Some(limit) = limits.pids_max {
+            let (Home::Legacy(folder) | Home::Unified(folder)) = self.home("pids")?;
+            legacy::pids(&Folder::at(folder), limit)?;
+        }
+        self.write_rarer_limits(limits)?;
+        self.write_devices(limits, fresh)?;
+        self.write_unified_files(limits)
+    }
+
+    fn write_rarer_limits(&self, limits: &Limits) -> Result<(), CgroupError> {
+        if limits.wants_io() {
+            match self.home_of("blkio", "io")? {
+                Home::Legacy(folder) => legacy::blkio(&Folder::opened(folder)?, limits)?,
+                Home::Unified(folder) => unified::io(&Folder::opened(folder)?, limits)?,
+            }
+        }
+        if !limits.hugetlb.is_empty() {
+            match self.home("hugetlb")? {
+                Home::Legacy(folder) => legacy::hugetlb(&Folder::opened(folder)?, limits)?,
+                Home::Unified(folder) => unified::hugetlb(&Folder::opened(folder)?, limits)?,
+            }
+        }
+        if !limits.rdma.is_empty() {
+            let (Home::Legacy(folder) | Home::Unified(folder)) = self.home("rdma")?;
+            legacy::rdma(&Folder::at(folder), limits)?;
+        }
+        if let Some(class) = limits.net_cls_classid {
+            legacy::net_cls(&self.legacy_only("net_cls", "net_cls_classid")?, class)?;
+        }
+        if !limits.net_prio.is_empty() {
+            legacy::net_prio(&self.legacy_only("net_prio", "net_prio")?, limits)?;
+        }
+        Ok(())
+    }
+
+    fn write_devices(&self, limits: &Limits, fresh: bool) -> Result<(), CgroupError> {
+        if limits.devices.is_empty() {
+            return Ok(());
+        }
+        match (self.legacy_folder("devices"), self.unified_folder()) {
+            (Some(folder), _) => devices::write_legacy(&Folder::opened(folder)?, &limits.devices, fresh),
+            (None, Some(folder)) => unified::devices(folder, &limits.devices, fresh),
+            (None, None) => Err(CgroupError::NoController { controller: "devices" }),
+        }
+    }
+
+    fn write_unified_files(&self, limits: &Limits) -> Result<(), CgroupError> {
+        if limits.unified.is_empty() {
+            return Ok(());
+        }
+        let Some(place) = &self.unified else {
+            return Err(CgroupError::Unsupported { field: "unified", reason: "this machine has cgroup v1 only" });
+        };
+        for (file, value) in &limits.unified {
+            let prefix = file.split('.').next().unwrap_or("");
+            if prefix != "cgroup" {
+                let known = Folder::at(&place.hierarchy.mount).read("cgroup.controllers")?;
+                if !self.legacy.is_empty() && !known.split_ascii_whitespace().any(|name| name == prefix) {
+                    return Err(limits::invalid("unified", file, "that controller is cgroup v1 on this machine"));
+                }
+                if let Some(controller) = unified::known_controller(prefix) {
+                    unified::require(&place.hierarchy, &place.path, controller)?;
+                }
+            }
+            unified::raw(&Folder::at(&place.folder), file, value)?;
+        }
+        Ok(())
+    }
+
+    fn home(&self, controller: &'static str) -> Result<Home<'_>, CgroupError> {
+        self.home_of(controller, controller)
+    }
+
+    /// The v1 folder of a controller if it has one, else the v2 folder with the controller switched on.
+    fn home_of(&self, v1: &'static str, v2: &'static str) -> Result<Home<'_>, CgroupError> {
+        if let Some(folder) = self.legacy_folder(v1) {
+            return Ok(Home::Legacy(folder));
+        }
+        match &self.unified {
+            Some(place) => {
+                unified::require(&place.hierarchy, &place.path, v2)?;
+                Ok(Home::Unified(&place.folder))
+            }
+            None => Err(CgroupError::NoController { controller: v1 }),
+        }
+    }
+
+    fn legacy_only(&self, controller: &'static str, field: &'static str) -> Result<Folder, CgroupError> {
+        match self.legacy_folder(controller) {
+            Some(folder) => Ok(Folder::at(folder)),
+            None if self.legacy.is_empty() => {
+                Err(CgroupError::Unsupported { field, reason: "cgroup v2 has no such setting" })
+            }
+            None => Err(CgroupError::NoController { controller }),
+        }
+    }
+
+    /// Opens what the process needs that will live in the cgroup.
+    ///
+    /// # Errors
+    /// [`CgroupError::Open`].
+    pub fn joiner(&self) -> Result<Joiner, CgroupError> {
+        let mut tasks = Vec::with_capacity(self.legacy.len());
+        for place in &self.legacy {
+            let path = place.folder.join("tasks");
+            let file = open(&path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
+                .map_err(|errno| CgroupError::Open { path: path.clone(), source: errno.into() })?;
+            tasks.push((path, file));
+        }
+        let directory = self.unified_folder().map(unified::open_directory).transpose()?;
+        Ok(Joiner { tasks, directory })
+    }
+
+    /// The folder whose process list is the cgroup's: all hierarchies hold the same processes.
+    fn members(&self) -> Option<&Path> {
+        let first = || self.legacy.first().map(|place| place.folder.as_path());
+        self.legacy_folder("freezer").or_else(first).or_else(|| self.unified_folder())
+    }
+
+    /// The processes of this cgroup and of those below it.
+    ///
+    /// # Errors
+    /// [`CgroupError::Open`] with `ENOENT` when the cgroup does not exist.
+    pub fn processes(&self) -> Result<Vec<Pid>, CgroupError> {
+        self.members().map_or_else(|| Ok(Vec::new()), control::processes)
+    }
+
+    /// Freezes all processes and waits until they are. Bounded; what cannot be frozen in time is thawed again.
+    ///
+    /// # Errors
+    /// [`CgroupError::FreezeTimeout`], [`CgroupError::NoController`] on v1 without the freezer.
+    pub fn freeze(&self) -> Result<(), CgroupError> {
+        match (self.legacy_folder("freezer"), self.unified_folder()) {
+            (Some(folder), _) => control::freeze_legacy(folder),
+            (None, Some(folder)) => control::set_frozen_unified(folder, true),
+            (None, None) => Err(CgroupError::NoController { controller: "freezer" }),
+        }
+    }
+
+    /// Lets frozen processes go on.
+    ///
+    /// # Errors
+    /// As [`Cgroup::freeze`].
+    pub fn thaw(&self) -> Result<(), CgroupError> {
+        match (self.legacy_folder("freezer"), self.unified_folder()) {
+            (Some(folder), _) => control::thaw_legacy(folder),
+            (None, Some(folder)) => control::set_frozen_unified(folder, false),
+            (None, None) => Err(CgroupError::NoController { controller: "freezer" }),
+        }
+    }
+
+    /// Whether all processes are frozen now.
+    ///
+    /// # Errors
+    /// [`CgroupError::Read`].
+    pub fn is_frozen(&self) -> Result<bool, CgroupError> {
+        match (self.legacy_folder("freezer"), self.unified_folder()) {
+            (Some(folder), _) => control::is_frozen_legacy(folder),
+            (None, Some(folder)) => control::is_frozen_unified(folder),
+            (None, None) => Ok(false),
+        }
+    }
+
+    /// Kills all processes, frozen ones too, and waits until none is alive. A cgroup that does not exist has none.
+    ///
+    /// # Errors
+    /// [`CgroupError::StillPopulated`] when some did not end within ten seconds.
+    pub fn kill_all(&self) -> Result<(), CgroupError> {
+        if let Some(folder) = self.unified_folder().filter(|folder| folder.exists()) {
+            if self.legacy.is_empty() {
+                return control::kill_unified(folder);
+            }
+            // v1's freezer keeps even a killed process.
+            control::kill_unified_at_once(folder)?;
+            if let Some(freezer) = self.legacy_folder("freezer").filter(|folder| folder.exists()) {
+                control::thaw_legacy(freezer)?;
+            }
+            control::wait_until_empty_unified(folder)?;
+        }
+        // Whoever is in v1 alone, put there by another hand.
+        let freezer = self.legacy_folder("freezer").filter(|folder| folder.exists());
+        match self.legacy.iter().map(|place| place.folder.as_path()).find(|folder| folder.exists()) {
+            Some(members) => control::kill_legacy(freezer.unwrap_or(members), freezer),
+            None => Ok(()),
+        }
+    }
+
+    /// A file with a line `oom_kill N` that counts the processes killed for want of memory in this cgroup:
+    /// memory.oom_control on v1, memory.events on v2. `None` without a memory controller.
+    pub fn oom_events_path(&self) -> Option<PathBuf> {
+        match self.legacy_folder("memory") {
+            Some(folder) => Some(folder.join("memory.oom_control")),
+            None => self.unified_folder().filter(|_| self.legacy.is_empty()).map(|folder| folder.join("memory.events")),
+        }
+    }
+
+    /// What the cgroup has used and is using. Parts without a controller are `None`.
+    ///
+    /// # Errors
+    /// [`CgroupError::Read`] and [`CgroupError::Parse`].
+    pub fn stats(&self) -> Result<Stats, CgroupError> {
+        stats::read(self)
+    }
+
+    /// Removes the cgroup and those below it, in every hierarchy; one that is not there is fine. Goes on past a
+    /// hierarchy that refuses. Processes must be gone; a moment's delay is waited for.
+    ///
+    /// # Errors
+    /// [`CgroupError::Remove`], with `EBUSY` when processes are left; [`CgroupError::Several`].
+    pub fn remove(&self) -> Result<(), CgroupError> {
+        let mut errors: Vec<_> = self.places().filter_map(|place| tree::remove(&place.folder).err()).collect();
+        match errors.len() {
+            0 => Ok(()),
+            1 => Err(errors.remove(0)),
+            _ => Err(CgroupError::Several(errors)),
+        }
+    }
+
+    /// Removes the cgroup in every hierarchy where it has neither processes nor child cgroups; says whether it is gone
+    /// from all of them.
+    ///
+    /// # Errors
+    /// [`CgroupError::Remove`] for anything but being in use.
+    pub fn remove_if_unused(&self) -> Result<bool, CgroupError> {
+        let mut gone = true;
+        for place in self.places() {
+            gone &= tree::remove_if_unused(&place.folder)?;
+        }
+        Ok(gone)
+    }
+
+    /// [`Cgroup::remove`], and then the parent if this was the last cgroup in it. For cgroups under an instance's own
+    /// parent, never for one under a parent that the user made.
+    ///
+    /// # Errors
+    /// As [`Cgroup::remove`].
+    pub fn remove_with_parent(&self) -> Result<(), CgroupError> {
+        self.remove()?;
+        match self.parent() {
+            Some(parent) => parent.remove_if_unused().map(drop),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The descriptors with which a process gets into a cgroup, opened by its parent.
+#[derive(Debug)]
+pub struct Joiner {
+    /// The `tasks` file of every v1 hierarchy.
+    tasks: Vec<(PathBuf, OwnedFd)>,
+    directory: Option<OwnedFd>,
+}
+
+impl Joiner {
+    /// Moves the calling thread into the cgroup of every v1 hierarchy; does nothing on v2 alone. Meant for a
+    /// single-threaded child after clone(2): it allocates nothing and takes no lock.
+    ///
+    /// # Errors
+    /// The errno of the write and which file it was.
+    pub fn join_self(&self) -> Result<(), JoinError> {
+        for (position, (_, file)) in self.tasks.iter().enumerate() {
+            if let Err(errno) = rustix::io::write(file, b"0") {
+                return Err(JoinError { position, errno: errno.raw_os_error() });
+            }
+        }
+        Ok(())
+    }
+
+    /// The v2 directory for `CLONE_INTO_CGROUP`, where v2 is mounted.
+    pub fn clone_into(&self) -> Option<BorrowedFd<'_>> {
+        self.directory.as_ref().map(AsFd::as_fd)
+    }
+
+    /// The v1 `tasks` files in the order in which [`Joiner::join_self`] writes them; [`JoinError::position`] is an
+    /// index into them.
+    pub fn task_files(&self) -> impl Iterator<Item = (&Path, BorrowedFd<'_>)> {
+        self.tasks.iter().map(|(path, file)| (path.as_path(), file.as_fd()))
+    }
+}
+
+/// A cgroup that a process could not get into. Small and without allocation, so that a child can report it as data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct JoinError {
+    /// Which of [`Joiner::task_files`].
+    pub position: usize,
+    /// Why.
+    pub errno: i32,
+}
+
+impl fmt::Display for JoinError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let reason = io::Error::from_raw_os_error(self.errno);
+        write!(f, "cannot join the cgroup of hierarchy {}: {reason}", self.position)
+    }
+}
+
+impl std::error::Error for JoinError {}

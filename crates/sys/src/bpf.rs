@@ -1,0 +1,180 @@
+//! bpf(2), as far as a cgroup's device filter needs it: load a `BPF_PROG_TYPE_CGROUP_DEVICE` program, attach it to a
+//! cgroup v2 directory, see what is attached, and take it off.
+//!
+//! A device filter is asked for every open and mknod of a device node by a process of the cgroup or of one below it;
+//! all programs on the way up to the root must say yes. Programs are attached with `BPF_F_ALLOW_MULTI`, so that one
+//! on a child adds to its parent's instead of hiding it. See bpf(2) and linux/bpf.h. Compiling rules to instructions is
+//! done elsewhere (hull_kernel::cgroups); this file knows no rule.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+const BPF_PROG_LOAD: i32 = 5;
+const BPF_PROG_ATTACH: i32 = 8;
+const BPF_PROG_DETACH: i32 = 9;
+const BPF_PROG_GET_FD_BY_ID: i32 = 13;
+const BPF_PROG_QUERY: i32 = 16;
+
+const BPF_PROG_TYPE_CGROUP_DEVICE: u32 = 15;
+const BPF_CGROUP_DEVICE: u32 = 6;
+const BPF_F_ALLOW_MULTI: u32 = 1 << 1;
+const BPF_F_REPLACE: u32 = 1 << 2;
+
+/// One eBPF instruction, laid out as `struct bpf_insn` of linux/bpf.h.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Instruction {
+    /// Operation: class, size or source, and mode.
+    pub code: u8,
+    /// Destination register in the low four bits, source register in the high four.
+    pub registers: u8,
+    /// Jump distance in instructions, or offset of a memory access in bytes.
+    pub offset: i16,
+    /// Immediate operand.
+    pub immediate: i32,
+}
+
+/// The attributes of `BPF_PROG_LOAD` up to `prog_btf_fd`.
+#[repr(C, align(8))]
+#[derive(Default)]
+struct LoadAttributes {
+    prog_type: u32,
+    insn_cnt: u32,
+    insns: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log_buf: u64,
+    kern_version: u32,
+    prog_flags: u32,
+    prog_name: [u8; 16],
+    prog_ifindex: u32,
+    expected_attach_type: u32,
+}
+
+/// The attributes of `BPF_PROG_ATTACH` and `BPF_PROG_DETACH` up to `replace_bpf_fd` (Linux 5.6), padded by hand.
+#[repr(C, align(8))]
+#[derive(Default)]
+struct AttachAttributes {
+    target_fd: u32,
+    attach_bpf_fd: u32,
+    attach_type: u32,
+    attach_flags: u32,
+    replace_bpf_fd: u32,
+    reserved: u32,
+}
+
+/// The attributes of `BPF_PROG_QUERY` up to `prog_cnt`, padded by hand.
+#[repr(C, align(8))]
+#[derive(Default)]
+struct QueryAttributes {
+    target_fd: u32,
+    attach_type: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    prog_ids: u64,
+    prog_cnt: u32,
+    reserved: u32,
+}
+
+/// The attributes of `BPF_PROG_GET_FD_BY_ID`.
+#[repr(C)]
+#[derive(Default)]
+struct IdAttributes {
+    prog_id: u32,
+    next_id: u32,
+    open_flags: u32,
+}
+
+fn bpf<T>(command: i32, attributes: &mut T) -> io::Result<i32> {
+    // SAFETY: `attributes` is a live repr(C) value that starts like `union bpf_attr`'s member for `command`, without
+    // uninitialised padding (made by Default from zeroes), and the kernel reads and writes no more than the size given.
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attributes), std::mem::size_of::<T>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as i32) }
+}
+
+/// Has the kernel check and load a device filter; the program lives as long as the descriptor or an attachment does.
+///
+/// # Errors
+/// bpf(2)'s: `EPERM` without `CAP_BPF`/`CAP_SYS_ADMIN`, `EINVAL` or `EACCES` when the verifier refuses the program.
+pub fn load_device_filter(instructions: &[Instruction]) -> io::Result<OwnedFd> {
+    let license = c"Apache-2.0";
+    let mut attributes = LoadAttributes {
+        prog_type: BPF_PROG_TYPE_CGROUP_DEVICE,
+        insn_cnt: u32::try_from(instructions.len()).map_err(|_| io::Error::from_raw_os_error(libc::E2BIG))?,
+        insns: instructions.as_ptr() as u64,
+        license: license.as_ptr() as u64,
+        prog_name: *b"hull_devices\0\0\0\0",
+        expected_attach_type: BPF_CGROUP_DEVICE,
+        ..LoadAttributes::default()
+    };
+    let descriptor = bpf(BPF_PROG_LOAD, &mut attributes)?;
+    // SAFETY: the kernel has just returned this descriptor for us alone; it is close-on-exec.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+/// Attaches a device filter to a cgroup v2 directory, beside what is there or, with `replace`, atomically in the place
+/// of an attached program.
+///
+/// # Errors
+/// bpf(2)'s: `EINVAL` when the directory is no cgroup v2, `EPERM` when an ancestor forbids more than one program,
+/// `ENOENT` when `replace` is not attached.
+pub fn attach_device_filter(
+    cgroup: BorrowedFd<'_>,
+    program: BorrowedFd<'_>,
+    replace: Option<BorrowedFd<'_>>,
+) -> io::Result<()> {
+    let mut attributes = AttachAttributes {
+        target_fd: cgroup.as_raw_fd() as u32,
+        attach_bpf_fd: program.as_raw_fd() as u32,
+        attach_type: BPF_CGROUP_DEVICE,
+        attach_flags: BPF_F_ALLOW_MULTI | if replace.is_some() { BPF_F_REPLACE } else { 0 },
+        replace_bpf_fd: replace.map_or(0, |fd| fd.as_raw_fd() as u32),
+        reserved: 0,
+    };
+    bpf(BPF_PROG_ATTACH, &mut attributes).map(drop)
+}
+
+/// The ids of the device filters attached to this cgroup itself (not to those above it), oldest first.
+///
+/// # Errors
+/// bpf(2)'s.
+pub fn attached_device_filters(cgroup: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
+    let mut ids = vec![0u32; 64];
+    let mut attributes = QueryAttributes {
+        target_fd: cgroup.as_raw_fd() as u32,
+        attach_type: BPF_CGROUP_DEVICE,
+        prog_ids: ids.as_mut_ptr() as u64,
+        prog_cnt: ids.len() as u32,
+        ..QueryAttributes::default()
+    };
+    // The kernel allows at most 64 programs on one cgroup (BPF_CGROUP_MAX_PROGS), so the buffer is always enough.
+    bpf(BPF_PROG_QUERY, &mut attributes)?;
+    ids.truncate(attributes.prog_cnt as usize);
+    Ok(ids)
+}
+
+/// A descriptor for a loaded program, by its id.
+///
+/// # Errors
+/// bpf(2)'s: `ENOENT` when it is gone.
+pub fn program_by_id(id: u32) -> io::Result<OwnedFd> {
+    let descriptor = bpf(BPF_PROG_GET_FD_BY_ID, &mut IdAttributes { prog_id: id, ..IdAttributes::default() })?;
+    // SAFETY: the kernel has just returned this descriptor for us alone; it is close-on-exec.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+/// Takes a device filter off a cgroup.
+///
+/// # Errors
+/// bpf(2)'s: `ENOENT` when it is not attached.
+pub fn detach_device_filter(cgroup: BorrowedFd<'_>, program: impl AsFd) -> io::Result<()> {
+    let mut attributes = AttachAttributes {
+        target_fd: cgroup.as_raw_fd() as u32,
+        attach_bpf_fd: program.as_fd().as_raw_fd() as u32,
+        attach_type: BPF_CGROUP_DEVICE,
+        ..AttachAttributes::default()
+    };
+    bpf(BPF_PROG_DETACH, &mut attributes).map(drop)
+}
