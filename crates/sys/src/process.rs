@@ -100,6 +100,31 @@ pub fn clone3(flags: u64, into_cgroup: Option<BorrowedFd<'_>>) -> io::Result<Clo
     }
 }
 
+/// Which side of [`fork`] this process is.
+#[derive(Debug)]
+pub enum Forked {
+    /// The caller, with the new process' id.
+    Parent(i32),
+    /// The new process.
+    Child,
+}
+
+/// fork(2), for places where a seccomp filter refuses clone3(2), as docker's default one does.
+///
+/// # Errors
+/// `EDEADLK` when the caller has more than one thread, else fork(2)'s.
+pub fn fork() -> io::Result<Forked> {
+    if thread_count()? > 1 {
+        return Err(io::Error::from_raw_os_error(libc::EDEADLK));
+    }
+    // SAFETY: the process has one thread (checked above), so no lock of another thread is left held in the copy.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(Forked::Child),
+        pid => Ok(Forked::Parent(pid)),
+    }
+}
+
 /// Number of threads of this process: the link count of `/proc/self/task` less its own two, or 1 without /proc.
 ///
 /// # Errors
@@ -114,8 +139,8 @@ fn thread_count() -> io::Result<u64> {
 /// Argument and environment vectors in the form execve(2) wants, built before the point of no return.
 #[derive(Debug, Clone)]
 pub struct ExecVectors {
-    args: Vec<CString>,
-    env: Vec<CString>,
+    pub(crate) args: Vec<CString>,
+    pub(crate) env: Vec<CString>,
 }
 
 impl ExecVectors {
@@ -131,7 +156,7 @@ impl ExecVectors {
     }
 }
 
-fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
+pub(crate) fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
     strings.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect()
 }
 
