@@ -1,2 +1,30 @@
-//! (being written)
+//! Images: from names to verified bytes to layers.
+//!
+//! ```text
+//! registry::pull ─┐                     ┌─> LayerSink (unpacks while others arrive)
+//! archive::load ──┼─> content (blobs) ──┤
+//! archive::import ┘                     └─> NewImage ──ImageStore::add──> names, images, layers in the database
+//! ```
+//!
+//! [`content`] holds bytes by digest; [`ImageStore`] knows which image needs which of them and under which names;
+//! [`registry`] and [`archive`] bring them in; [`unpack`] turns a layer's tar into a folder. An image's id is the
+//! digest of its configuration, so the same image has the same id however it came. Nothing here makes snapshots or
+//! knows containers, except that an image which a container row refers to is not removed.
 #![forbid(unsafe_code)]
+
+mod arriving;
+pub mod content;
+mod error;
+mod image;
+mod manifest;
+mod progress;
+mod remove;
+mod store;
+
+pub use arriving::{Holds, NewImage, StoredBlob};
+pub use error::ImageError;
+pub use image::{Image, LayerDescriptor, chain_ids};
+pub use manifest::{DOCUMENT_BYTES_MAX, Invalid, ManifestError};
+pub use progress::{IgnoreLayers, LayerEvent, LayerSink, NoProgress, Progress, SinkError};
+pub use remove::{Conflict, Removal, Removed};
+pub use store::ImageStore;

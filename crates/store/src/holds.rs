@@ -88,3 +88,30 @@ pub fn is_held(connection: &Connection, kind: HoldKind, key: &str) -> rusqlite::
     }
     Ok(held)
 }
+
+/// Whether an image refers to a blob or a living process holds it; only when neither does may its row and file go.
+/// This belongs in the write transaction that decides about it.
+///
+/// # Errors
+/// The database's.
+pub fn blob_is_used(connection: &Connection, digest: &str) -> rusqlite::Result<bool> {
+    let referred = connection
+        .prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM image_blobs WHERE digest = ?1)
+                 OR EXISTS (SELECT 1 FROM image_layers WHERE digest = ?1)",
+        )?
+        .query_row([digest], |row| row.get(0))?;
+    Ok(referred || is_held(connection, HoldKind::Blob, digest)?)
+}
+
+/// Whether an image has a layer or a living process holds it; only when neither does may its snapshots go.
+/// This belongs in the write transaction that decides about it.
+///
+/// # Errors
+/// The database's.
+pub fn layer_is_used(connection: &Connection, chain_id: &str) -> rusqlite::Result<bool> {
+    let referred = connection
+        .prepare_cached("SELECT EXISTS (SELECT 1 FROM image_layers WHERE chain_id = ?1)")?
+        .query_row([chain_id], |row| row.get(0))?;
+    Ok(referred || is_held(connection, HoldKind::Layer, chain_id)?)
+}

@@ -20,7 +20,7 @@ const VERSION_1: &str = "
 CREATE TABLE images (
     id              TEXT PRIMARY KEY,
     manifest_digest TEXT,               -- of the platform's manifest; NULL when it came without one (docker save)
-    size_bytes      INTEGER NOT NULL,   -- unpacked layers
+    size_bytes      INTEGER NOT NULL,   -- its layers' blobs; what they take unpacked is in layers
     created_at      INTEGER NOT NULL    -- when it came into this store
 ) STRICT, WITHOUT ROWID;
 

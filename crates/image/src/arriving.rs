@@ -1,0 +1,176 @@
+//! Images on their way into the store: every blob held, nothing yet reported as present.
+//!
+//! ```text
+//! hold digests ─> look which blobs exist ─> write the others ─> NewImage ─> layers unpacked ─> ImageStore::add
+//! └──────────────────────────────── Holds lives ─────────────────────────────────────────────────────┘
+//! ```
+//!
+//! While [`Holds`] lives nobody collects what it holds. When the last clone of it is dropped it lets go and collects
+//! what no image refers to, so that a failed pull leaves nothing behind, whoever noticed the failure.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use hull_oci::image::ImageConfiguration;
+use hull_oci::{Digest, Reference};
+use hull_store::{HoldKind, Lease, hold, release};
+use rusqlite::OptionalExtension;
+
+use crate::content::{BlobWriter, SealedBlob};
+use crate::{ImageError, ImageStore, LayerDescriptor};
+
+/// A blob in the content store, or to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredBlob {
+    /// Digest of its bytes.
+    pub digest: Digest,
+    /// Its size.
+    pub size_bytes: u64,
+    /// Its media type; empty when unknown.
+    pub media_type: String,
+}
+
+/// An image whose blobs are all in the content store and held; [`ImageStore::add`] makes it present.
+#[derive(Debug, Clone)]
+pub struct NewImage<'a> {
+    /// Digest of the configuration.
+    pub id: Digest,
+    /// Digest of the platform's manifest, where it came with one.
+    pub manifest_digest: Option<Digest>,
+    /// What the registry calls it: digest of the index or manifest that the name led to.
+    pub pulled_digest: Option<Digest>,
+    /// Names it gets; none leaves it to be found by id.
+    pub names: Vec<Reference>,
+    /// Its configuration.
+    pub configuration: ImageConfiguration,
+    /// Its layers, lowest first.
+    pub layers: Vec<LayerDescriptor>,
+    /// Every blob it needs: index, manifest, configuration and layers.
+    pub blobs: Vec<StoredBlob>,
+    pub(crate) holds: Arc<Holds<'a>>,
+}
+
+impl NewImage<'_> {
+    /// Where a layer's blob is.
+    pub fn blob_path(&self, layer: &LayerDescriptor) -> PathBuf {
+        self.holds.images.content().path(&layer.digest)
+    }
+}
+
+/// What one pull or load holds.
+#[derive(Debug)]
+pub struct Holds<'a> {
+    images: &'a ImageStore<'a>,
+    lease: Lease,
+    held: Mutex<Vec<(HoldKind, Digest)>>,
+}
+
+impl<'a> Holds<'a> {
+    /// Holds nothing yet.
+    ///
+    /// # Errors
+    /// [`ImageError`] when this process's lease cannot be made.
+    pub fn new(images: &'a ImageStore<'a>) -> Result<Self, ImageError> {
+        Ok(Self { images, lease: Lease::current()?, held: Mutex::default() })
+    }
+
+    /// Holds blobs by digest and layers by chain id, before anybody looks whether they exist.
+    ///
+    /// # Errors
+    /// [`ImageError`] when the database cannot be written.
+    pub fn hold(&self, things: &[(HoldKind, &Digest)]) -> Result<(), ImageError> {
+        self.images.database().write(|transaction| {
+            for (kind, digest) in things {
+                hold(transaction, *kind, digest.as_str(), &self.lease)?;
+            }
+            Ok::<_, ImageError>(())
+        })?;
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.extend(things.iter().map(|(kind, digest)| (*kind, (*digest).clone())));
+        Ok(())
+    }
+
+    /// Whether a held blob is in the store, whole.
+    ///
+    /// # Errors
+    /// [`ImageError`] when the database or the file cannot be looked at.
+    pub fn is_stored(&self, digest: &Digest, size_bytes: u64) -> Result<bool, ImageError> {
+        let recorded = self.images.database().read(|connection| {
+            let query = "SELECT 1 FROM blobs WHERE digest = ?1";
+            Ok::<_, ImageError>(connection.query_row(query, [digest.as_str()], |_| Ok(())).optional()?)
+        })?;
+        Ok(recorded.is_some() && self.images.content().size_bytes(digest)? == Some(size_bytes))
+    }
+
+    /// Begins a blob; see [`crate::content::Content::writer_of`].
+    ///
+    /// # Errors
+    /// [`ImageError::Content`].
+    pub fn writer_of(&self, digest: &Digest) -> Result<BlobWriter, ImageError> {
+        Ok(self.images.content().writer_of(digest, &self.lease)?)
+    }
+
+    /// Begins a blob of unknown digest; see [`crate::content::Content::writer`].
+    ///
+    /// # Errors
+    /// [`ImageError::Content`].
+    pub fn writer(&self) -> Result<BlobWriter, ImageError> {
+        Ok(self.images.content().writer(&self.lease)?)
+    }
+
+    /// Holds a sealed blob, gives it its name and records it.
+    ///
+    /// # Errors
+    /// [`ImageError`] from renaming or the database.
+    pub fn admit(&self, sealed: SealedBlob, media_type: &str) -> Result<StoredBlob, ImageError> {
+        let digest = sealed.digest.clone();
+        let size_bytes = sealed.size_bytes;
+        self.hold(&[(HoldKind::Blob, &digest)])?;
+        if !self.is_stored(&digest, size_bytes)? {
+            sealed.put_in_place()?;
+            self.images.database().write(|transaction| {
+                transaction.execute(
+                    "INSERT OR IGNORE INTO blobs VALUES (?1, ?2, ?3)",
+                    (digest.as_str(), size_bytes.cast_signed(), media_type),
+                )?;
+                Ok::<_, ImageError>(())
+            })?;
+        }
+        Ok(StoredBlob { digest, size_bytes, media_type: media_type.to_owned() })
+    }
+
+    /// Stores a document that is in memory and has this digest.
+    ///
+    /// # Errors
+    /// As [`Holds::admit`], and [`crate::content::ContentError::WrongDigest`].
+    pub fn admit_bytes(&self, digest: &Digest, bytes: &[u8], media_type: &str) -> Result<StoredBlob, ImageError> {
+        let mut writer = self.writer_of(digest)?;
+        writer.append(bytes)?;
+        self.admit(writer.seal_as(digest, None)?, media_type)
+    }
+
+    fn let_go(&self) -> Result<(), ImageError> {
+        let held = std::mem::take(&mut *self.held.lock().unwrap_or_else(PoisonError::into_inner));
+        if held.is_empty() {
+            return Ok(());
+        }
+        self.images.database().write(|transaction| {
+            for (kind, digest) in &held {
+                release(transaction, *kind, digest.as_str(), &self.lease)?;
+            }
+            Ok::<_, ImageError>(())
+        })?;
+        let blobs = held.into_iter().filter(|(kind, _)| *kind == HoldKind::Blob).map(|(_, digest)| digest);
+        self.images.collect_blobs(&blobs.collect::<Vec<_>>())?;
+        Ok(())
+    }
+}
+
+impl Drop for Holds<'_> {
+    fn drop(&mut self) {
+        // Whatever stays behind belongs to a process that is about to end, and the next sweep takes it.
+        if let Err(error) = self.let_go() {
+            tracing::warn!("cannot let go of blobs on their way: {error}");
+        }
+    }
+}
