@@ -1,0 +1,266 @@
+//! The parent's half of a create: cgroup, one clone3(2), and the conversation until the program runs.
+//!
+//! ```text
+//! create: cgroup made and limited -> clone3 -> (id maps) -> Terminal? -> Ready
+//! start:  Start -> end of file (running) or Failed
+//! ```
+//!
+//! Whatever fails, the cgroup made here is removed again after its process has died, and nothing else exists outside
+//! the child's own namespaces. The caller waits for the child, or its parent does when the plan says `sibling`.
+
+use std::fs;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+
+use hull_kernel::cgroups::{Cgroup, CgroupError, Joiner, Layout};
+use hull_kernel::mounts::MountError;
+use hull_sys::process::{self as sys, Cloned};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::process::{Signal, pidfd_send_signal};
+
+use crate::failure::InitFailure;
+use crate::init;
+use crate::plan::{IdMap, InitPlan, RootInUserNamespace, RootMount};
+use crate::sync::{Message, Sync};
+
+/// A create or start that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CreateError {
+    /// The cgroup could not be made, limited or opened.
+    #[error("preparing cgroup {path}")]
+    Cgroup {
+        /// Its path.
+        path: String,
+        /// Why.
+        #[source]
+        source: CgroupError,
+    },
+    /// The pid namespace could not be joined.
+    #[error("joining the pid namespace")]
+    PidNamespace(#[source] std::io::Error),
+    /// No process could be made.
+    #[error("clone3")]
+    Clone(#[source] std::io::Error),
+    /// The socket to the child failed.
+    #[error("talking to the container's first process")]
+    Conversation(#[source] Errno),
+    /// The id maps could not be written.
+    #[error("writing {path}")]
+    IdMap {
+        /// Which map.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The root file system could not be mounted for the user namespace.
+    #[error("mounting the root file system")]
+    Root(#[source] MountError),
+    /// The child failed and said how.
+    #[error(transparent)]
+    Init(#[from] InitFailure),
+    /// The child died without a word.
+    #[error("the container's first process died before it was ready{}", if *.0 { " (out of memory: raise the memory limit)" } else { "" })]
+    Died(bool),
+}
+
+/// A process that has everything but its program.
+#[derive(Debug)]
+pub struct Created {
+    /// Process id in the caller's pid namespace.
+    pub pid: i32,
+    /// Process file descriptor.
+    pub pidfd: OwnedFd,
+    /// Master of the terminal, when the process has one.
+    pub terminal: Option<OwnedFd>,
+    /// Its cgroup, when one was made.
+    pub cgroup: Option<Cgroup>,
+    sync: Sync,
+}
+
+/// The cgroup of a create in progress: removed on the way out unless the create succeeds.
+struct PreparedCgroup {
+    cgroup: Cgroup,
+    joiner: Joiner,
+}
+
+/// Makes the container's first process and stops before its program.
+///
+/// The caller must have one thread.
+///
+/// # Errors
+/// See [`CreateError`]; nothing is left behind.
+pub fn create(mut plan: InitPlan) -> Result<Created, CreateError> {
+    let prepared = prepare_cgroup(&mut plan)?;
+    match launch(plan, prepared.as_ref().map(|prepared| &prepared.joiner)) {
+        Ok(mut created) => {
+            created.cgroup = prepared.map(|prepared| prepared.cgroup);
+            Ok(created)
+        }
+        Err((error, pidfd)) => {
+            let out_of_memory =
+                pidfd.is_some() && prepared.as_ref().is_some_and(|prepared| ran_out_of_memory(&prepared.cgroup));
+            if let Some(pidfd) = pidfd {
+                end(pidfd.as_fd());
+            }
+            if let Some(prepared) = prepared {
+                // The error that brought us here is the one to tell.
+                let _ = prepared.cgroup.remove_with_parent();
+            }
+            match error {
+                CreateError::Died(_) => Err(CreateError::Died(out_of_memory)),
+                error => Err(error),
+            }
+        }
+    }
+}
+
+fn prepare_cgroup(plan: &mut InitPlan) -> Result<Option<PreparedCgroup>, CreateError> {
+    let Some(wanted) = plan.cgroup.take() else { return Ok(None) };
+    let failed = |source| CreateError::Cgroup { path: wanted.path.clone(), source };
+    let layout = Layout::detect().map_err(failed)?;
+    let cgroup = layout.cgroup(&wanted.path).map_err(failed)?;
+    cgroup.create().map_err(failed)?;
+    match cgroup.apply(&wanted.limits).and_then(|()| cgroup.joiner()) {
+        Ok(joiner) => Ok(Some(PreparedCgroup { cgroup, joiner })),
+        Err(error) => {
+            let _ = cgroup.remove_with_parent();
+            Err(failed(error))
+        }
+    }
+}
+
+fn ran_out_of_memory(cgroup: &Cgroup) -> bool {
+    cgroup.stats().ok().and_then(|stats| stats.memory).is_some_and(|memory| memory.oom_kills > 0)
+}
+
+/// Clones and converses until Ready. An error comes with the pidfd of the child that may still live.
+fn launch(mut plan: InitPlan, joiner: Option<&Joiner>) -> Result<Created, (CreateError, Option<OwnedFd>)> {
+    let early = |error| (error, None);
+    let (ours, theirs) = Sync::pair().map_err(|errno| early(CreateError::Conversation(errno)))?;
+    if let Some(namespace) = plan.namespaces.join_pid.take() {
+        sys::setns(namespace.as_fd(), sys::CLONE_NEWPID).map_err(|error| early(CreateError::PidNamespace(error)))?;
+    }
+    let mut flags = plan.namespaces.create as u64;
+    if plan.sibling {
+        flags |= sys::CLONE_PARENT as u64;
+    }
+    let cloned = sys::clone3(flags, joiner.and_then(Joiner::clone_into));
+    let (pid, pidfd) = match cloned.map_err(|error| early(CreateError::Clone(error)))? {
+        Cloned::Child => {
+            drop(ours);
+            init::run(plan, theirs, joiner)
+        }
+        Cloned::Parent { pid, pidfd } => (pid, pidfd),
+    };
+    drop(theirs);
+    let late_root = match plan.root.source.take() {
+        Some(RootMount::InUserNamespace(make)) => Some(make),
+        _ => None,
+    };
+    let maps = (plan.namespaces.uid_map.as_slice(), plan.namespaces.gid_map.as_slice());
+    match converse(&ours, pid, maps, late_root) {
+        Ok(terminal) => Ok(Created { pid, pidfd, terminal, cgroup: None, sync: ours }),
+        Err(error) => Err((error, Some(pidfd))),
+    }
+}
+
+fn converse(
+    sync: &Sync,
+    pid: i32,
+    (uid_map, gid_map): (&[IdMap], &[IdMap]),
+    mut late_root: Option<RootInUserNamespace>,
+) -> Result<Option<OwnedFd>, CreateError> {
+    let mut terminal = None;
+    loop {
+        match sync.receive().map_err(CreateError::Conversation)? {
+            Some((Message::NeedsIdMap, _)) => {
+                write_id_map(pid, "uid_map", uid_map)?;
+                write_id_map(pid, "gid_map", gid_map)?;
+                let root = late_root.take().map(|make| root_in_user_namespace(pid, make)).transpose()?;
+                sync.send(&Message::Continue, root.as_ref().map(AsFd::as_fd)).map_err(CreateError::Conversation)?;
+            }
+            Some((Message::Terminal, master)) => terminal = master,
+            Some((Message::Ready, _)) => return Ok(terminal),
+            Some((Message::Failed(failure), _)) => return Err(failure.into()),
+            Some((message @ (Message::Continue | Message::Start), _)) => {
+                tracing::debug!(?message, "unexpected message of the container's first process");
+                return Err(CreateError::Conversation(Errno::PROTO));
+            }
+            None => return Err(CreateError::Died(false)),
+        }
+    }
+}
+
+fn write_id_map(pid: i32, file: &str, map: &[IdMap]) -> Result<(), CreateError> {
+    let path = PathBuf::from(format!("/proc/{pid}/{file}"));
+    let lines: String = map.iter().map(|line| format!("{} {} {}\n", line.inside, line.outside, line.count)).collect();
+    fs::write(&path, lines).map_err(|source| CreateError::IdMap { path, source })
+}
+
+fn root_in_user_namespace(pid: i32, make: RootInUserNamespace) -> Result<OwnedFd, CreateError> {
+    let path = PathBuf::from(format!("/proc/{pid}/ns/user"));
+    let namespace = fs::File::open(&path).map_err(|source| CreateError::IdMap { path, source })?;
+    make(namespace.into()).map_err(CreateError::Root)
+}
+
+impl Created {
+    /// A process added to a running container, whose cgroup is not its own.
+    pub(crate) fn of_exec(pid: i32, pidfd: OwnedFd, terminal: Option<OwnedFd>, sync: Sync) -> Created {
+        Created { pid, pidfd, terminal, cgroup: None, sync }
+    }
+
+    /// Executes the program.
+    ///
+    /// # Errors
+    /// What failed in the child; its process and cgroup are gone then.
+    pub fn start(self) -> Result<Started, CreateError> {
+        let result =
+            self.sync.send(&Message::Start, None).map_err(CreateError::Conversation).and_then(|()| {
+                match self.sync.receive().map_err(CreateError::Conversation)? {
+                    None => Ok(()),
+                    Some((Message::Failed(failure), _)) => Err(failure.into()),
+                    Some(_) => Err(CreateError::Conversation(Errno::PROTO)),
+                }
+            });
+        match result {
+            Ok(()) => Ok(Started { pid: self.pid, pidfd: self.pidfd, terminal: self.terminal, cgroup: self.cgroup }),
+            Err(error) => {
+                self.abandon();
+                Err(error)
+            }
+        }
+    }
+
+    /// Ends the process and removes its cgroup.
+    pub fn abandon(self) {
+        end(self.pidfd.as_fd());
+        if let Some(cgroup) = self.cgroup {
+            // Nothing is waiting for this result; a leftover cgroup is swept by the next command.
+            if let Err(error) = cgroup.remove_with_parent() {
+                tracing::warn!(%error, "removing the cgroup of a container that was not started");
+            }
+        }
+    }
+}
+
+/// A process whose program runs.
+#[derive(Debug)]
+pub struct Started {
+    /// Process id in the caller's pid namespace.
+    pub pid: i32,
+    /// Process file descriptor.
+    pub pidfd: OwnedFd,
+    /// Master of the terminal, when the process has one.
+    pub terminal: Option<OwnedFd>,
+    /// Its cgroup, when one was made.
+    pub cgroup: Option<Cgroup>,
+}
+
+/// Kills a process and waits until it has ended; its parent reaps it.
+pub fn end(pidfd: BorrowedFd<'_>) {
+    let _ = pidfd_send_signal(pidfd, Signal::KILL);
+    let mut ended = [PollFd::new(&pidfd, PollFlags::IN)];
+    while poll(&mut ended, None) == Err(Errno::INTR) {}
+}

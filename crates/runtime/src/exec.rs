@@ -1,0 +1,135 @@
+//! One more process in a container that runs (`exec`).
+//!
+//! The parent joins the pid namespace for its child; the child joins the cgroup first, so that everything it does is
+//! counted there, and then every other namespace of the container's first process in one setns(2) through its pidfd,
+//! so that no path of the container is trusted on the way. It is not dumpable meanwhile, and all of the caller's
+//! descriptors are closed before the program (CVE-2016-9962, CVE-2024-21626).
+
+use std::convert::Infallible;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+
+use hull_kernel::cgroups::{Cgroup, Joiner};
+use hull_oci::runtime::{LinuxSeccomp, Process};
+use hull_sys::process::{self as sys, Cloned};
+use rustix::process::{PidfdFlags, pidfd_open, setsid};
+
+use crate::create::{CreateError, Created, end};
+use crate::failure::{InitFailure, Step};
+use crate::init;
+use crate::plan::{PlanError, ProcessPlan, Streams, process};
+use crate::sync::{Message, Sync};
+
+/// The process to be added and the container it is added to.
+pub struct ExecPlan {
+    target: OwnedFd,
+    joins_user: bool,
+    cgroup: Option<Cgroup>,
+    sibling: bool,
+    process: ProcessPlan,
+}
+
+/// What the caller of [`plan`] decides besides the process.
+pub struct ExecOptions {
+    /// Process id of the container's first process.
+    pub pid: i32,
+    /// The container's cgroup.
+    pub cgroup: Option<Cgroup>,
+    /// Standard streams; must be absent exactly when `process.terminal` is set.
+    pub streams: Option<Streams>,
+    /// Clone the process as a sibling (`CLONE_PARENT`), so that the caller's parent waits for it.
+    pub sibling: bool,
+}
+
+/// Plans an exec of `process` with the container's seccomp section.
+///
+/// # Errors
+/// The field that is wrong, or the container's process that cannot be opened.
+pub fn plan(process: &Process, seccomp: Option<&LinuxSeccomp>, options: ExecOptions) -> Result<ExecPlan, PlanError> {
+    let gone =
+        |source| PlanError::Open { field: "pid".to_owned(), path: format!("/proc/{}", options.pid).into(), source };
+    let pid = rustix::process::Pid::from_raw(options.pid)
+        .ok_or_else(|| PlanError::invalid("pid", format!("{} is no process id", options.pid)))?;
+    let target = pidfd_open(pid, PidfdFlags::empty()).map_err(|errno| gone(errno.into()))?;
+    let user = |pid: &str| std::fs::metadata(format!("/proc/{pid}/ns/user")).map(|file| file.ino());
+    let joins_user = user("self").map_err(gone)? != user(&options.pid.to_string()).map_err(gone)?;
+    Ok(ExecPlan {
+        target,
+        joins_user,
+        cgroup: options.cgroup,
+        sibling: options.sibling,
+        process: process::plan(process, seccomp, options.streams, false)?,
+    })
+}
+
+/// Makes the process and stops before its program; [`Created::start`] executes it.
+///
+/// The caller must have one thread; its children are in the container's pid namespace from here on.
+///
+/// # Errors
+/// See [`CreateError`]; the process is gone then, the container untouched.
+pub fn create(plan: ExecPlan) -> Result<Created, CreateError> {
+    let joiner = match &plan.cgroup {
+        Some(cgroup) => {
+            Some(cgroup.joiner().map_err(|source| CreateError::Cgroup { path: cgroup.path().to_owned(), source })?)
+        }
+        None => None,
+    };
+    let (ours, theirs) = Sync::pair().map_err(CreateError::Conversation)?;
+    sys::setns(plan.target.as_fd(), sys::CLONE_NEWPID).map_err(CreateError::PidNamespace)?;
+    let flags = if plan.sibling { sys::CLONE_PARENT as u64 } else { 0 };
+    let into = joiner.as_ref().and_then(Joiner::clone_into);
+    let (pid, pidfd) = match sys::clone3(flags, into).map_err(CreateError::Clone)? {
+        Cloned::Child => {
+            drop(ours);
+            let Err(failure) = join(plan, &theirs, joiner.as_ref());
+            init::fail(&theirs, failure)
+        }
+        Cloned::Parent { pid, pidfd } => (pid, pidfd),
+    };
+    drop(theirs);
+    match wait_ready(&ours) {
+        // The cgroup is the container's, not this process', so it is not handed on to be removed.
+        Ok(terminal) => Ok(Created::of_exec(pid, pidfd, terminal, ours)),
+        Err(error) => {
+            end(pidfd.as_fd());
+            Err(error)
+        }
+    }
+}
+
+fn wait_ready(sync: &Sync) -> Result<Option<OwnedFd>, CreateError> {
+    let mut terminal = None;
+    loop {
+        match sync.receive().map_err(CreateError::Conversation)? {
+            Some((Message::Terminal, master)) => terminal = master,
+            Some((Message::Ready, _)) => return Ok(terminal),
+            Some((Message::Failed(failure), _)) => return Err(failure.into()),
+            Some(_) => return Err(CreateError::Conversation(rustix::io::Errno::PROTO)),
+            None => return Err(CreateError::Died(false)),
+        }
+    }
+}
+
+/// The child's half.
+fn join(plan: ExecPlan, sync: &Sync, joiner: Option<&Joiner>) -> Result<Infallible, InitFailure> {
+    init::begin(joiner)?;
+    init::set_oom_score(plan.process.oom_score_adj)?;
+    let mut namespaces =
+        sys::CLONE_NEWNS | sys::CLONE_NEWUTS | sys::CLONE_NEWIPC | sys::CLONE_NEWNET | sys::CLONE_NEWCGROUP;
+    if plan.joins_user {
+        namespaces |= sys::CLONE_NEWUSER;
+    }
+    sys::setns(plan.target.as_fd(), namespaces).map_err(|error| InitFailure::because(Step::Namespace, "", error))?;
+    if plan.joins_user {
+        init::become_root().map_err(|errno| InitFailure::new(Step::UserNamespace, "", errno))?;
+    }
+    setsid().map_err(|errno| InitFailure::new(Step::Session, "", errno))?;
+    init::join_keyring()?;
+    let terminal = match plan.process.terminal {
+        Some(size) => Some(init::adopt_terminal(size, plan.process.uid, sync)?),
+        None => None,
+    };
+    init::wait_for_start(sync)?;
+    init::execute(plan.process, terminal, sync)
+}

@@ -1,0 +1,87 @@
+//! Who the process is: user, groups, umask, capabilities, no_new_privs and the seccomp filter, in the order in
+//! which each still has the right to be set.
+//!
+//! The bounding set goes while CAP_SETPCAP is held; the user changes with the permitted set kept; the capability sets
+//! follow. The filter is last with no_new_privs, and before capabilities are dropped without it, because loading it
+//! then needs CAP_SYS_ADMIN (seccomp(2)).
+
+use hull_kernel::capabilities::{self, ProcessCapabilities};
+use hull_kernel::seccomp::Program;
+use rustix::io::Errno;
+use rustix::process::{Gid, Uid, umask};
+use rustix::thread::{
+    set_keep_capabilities, set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
+};
+
+use crate::failure::{InitFailure, Step};
+use crate::plan::ProcessPlan;
+
+/// What [`ProcessPlan`] says about identity, borrowed.
+pub(super) struct Credentials<'a> {
+    uid: u32,
+    gid: u32,
+    groups: &'a [u32],
+    umask: u32,
+    capabilities: Option<&'a ProcessCapabilities>,
+    no_new_privileges: bool,
+    seccomp: Option<&'a Program>,
+}
+
+impl<'a> Credentials<'a> {
+    /// Of a plan.
+    pub(super) fn of(plan: &'a ProcessPlan) -> Credentials<'a> {
+        Credentials {
+            uid: plan.uid,
+            gid: plan.gid,
+            groups: &plan.groups,
+            umask: plan.umask,
+            capabilities: plan.capabilities.as_ref(),
+            no_new_privileges: plan.no_new_privileges,
+            seccomp: plan.seccomp.as_ref(),
+        }
+    }
+
+    /// Puts all of it in force.
+    pub(super) fn assume(&self) -> Result<(), InitFailure> {
+        if let Some(sets) = self.capabilities {
+            capabilities::limit_bounding(sets.bounding)
+                .map_err(|error| InitFailure::because(Step::Capabilities, "", error))?;
+        }
+        if !self.no_new_privileges {
+            self.load_filter()?;
+        }
+        self.change_user()?;
+        if let Some(sets) = self.capabilities {
+            capabilities::apply(sets).map_err(|error| InitFailure::because(Step::Capabilities, "", error))?;
+        }
+        if self.no_new_privileges {
+            set_no_new_privs(true).map_err(|errno| InitFailure::new(Step::Capabilities, "no_new_privs", errno))?;
+            self.load_filter()?;
+        }
+        Ok(())
+    }
+
+    fn load_filter(&self) -> Result<(), InitFailure> {
+        let Some(program) = self.seccomp else { return Ok(()) };
+        program.load().map(drop).map_err(|error| InitFailure::because(Step::Seccomp, "", error))
+    }
+
+    fn change_user(&self) -> Result<(), InitFailure> {
+        let failed = |errno| InitFailure::new(Step::User, format!("{}:{}", self.uid, self.gid), errno);
+        umask(rustix::fs::Mode::from_raw_mode(self.umask));
+        set_keep_capabilities(true).map_err(failed)?;
+        let groups: Vec<Gid> = self.groups.iter().copied().map(Gid::from_raw).collect();
+        set_thread_groups(&groups).map_err(failed)?;
+        let (uid, gid) = (Uid::from_raw(self.uid), Gid::from_raw(self.gid));
+        set_thread_res_gid(gid, gid, gid).map_err(failed)?;
+        set_thread_res_uid(uid, uid, uid).map_err(failed)?;
+        set_keep_capabilities(false).map_err(failed)
+    }
+}
+
+/// Becomes uid and gid 0 of the user namespace just entered.
+pub(crate) fn become_root() -> Result<(), Errno> {
+    set_thread_groups(&[])?;
+    set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT)?;
+    set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT)
+}

@@ -1,0 +1,158 @@
+//! The child's half of a create: from clone3 to execve, in the order in which the kernel allows it.
+//!
+//! ```text
+//! cgroup -> namespaces (user first) -> session -> names, loopback -> root, mounts, devices, terminal
+//!   -> masks, read-only paths, kernel parameters -> pivot_root -> Ready ... Start
+//!   -> limits -> user -> capabilities, no_new_privs, seccomp -> streams, working directory -> execve
+//! ```
+//!
+//! The child is a copy of a single-threaded parent, so everything the plan holds is here. It is not dumpable until it
+//! executes, so no process of a joined pid namespace can look into it (CVE-2016-9962), and every descriptor of the
+//! parent is closed before a path of the container is used for the working directory or the program (CVE-2024-21626).
+
+mod cover;
+mod device;
+mod filesystem;
+mod identity;
+mod program;
+mod terminal;
+
+use std::convert::Infallible;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use hull_kernel::cgroups::Joiner;
+use hull_kernel::loopback;
+use hull_kernel::mounts::inside;
+use hull_sys::process as sys;
+use rustix::fs::Mode;
+use rustix::io::Errno;
+use rustix::process::{DumpableBehavior, set_dumpable_behavior, setsid};
+
+use crate::failure::{InitFailure, Step};
+use crate::plan::{InitPlan, NamespacePlan, RootMount};
+use crate::sync::{Message, Sync};
+
+use identity::Credentials;
+pub(crate) use identity::become_root;
+pub(crate) use program::{execute, search_and_execute};
+pub(crate) use terminal::{Terminal, adopt_terminal};
+
+/// Runs the child; it ends in another program or in exit.
+pub(crate) fn run(plan: InitPlan, sync: Sync, joiner: Option<&Joiner>) -> ! {
+    let Err(failure) = become_container(plan, &sync, joiner);
+    fail(&sync, failure)
+}
+
+/// Reports the failure and exits with its code.
+pub(crate) fn fail(sync: &Sync, failure: InitFailure) -> ! {
+    let code = failure.exit_code();
+    // The parent may be gone; then nobody is left to be told.
+    let _ = sync.send(&Message::Failed(failure), None);
+    sys::exit_now(i32::from(code))
+}
+
+fn become_container(mut plan: InitPlan, sync: &Sync, joiner: Option<&Joiner>) -> Result<Infallible, InitFailure> {
+    begin(joiner)?;
+    let sent_root = enter_namespaces(&plan.namespaces, sync)?;
+    setsid().map_err(|errno| InitFailure::new(Step::Session, "", errno))?;
+    join_keyring()?;
+    set_names(&plan)?;
+    if plan.namespaces.creates_network() {
+        loopback::set_up().map_err(|error| InitFailure::because(Step::Loopback, "", error))?;
+    }
+    set_oom_score(plan.process.oom_score_adj)?;
+    let root = match plan.root.source.take() {
+        Some(RootMount::Ready(root)) => root,
+        _ => sent_root.ok_or(InitFailure::new(Step::Root, "", Errno::BADF))?,
+    };
+    filesystem::attach_root(&root)?;
+    let proc = filesystem::mount_all(&root, &mut plan.mounts)?;
+    let console = device::populate(&root, &plan)?;
+    let terminal = match plan.process.terminal {
+        Some(size) => Some(terminal::make(&root, size, plan.process.uid, console)?),
+        None => None,
+    };
+    cover::mask(&root, &plan.masked_paths, plan.null_device.take())?;
+    cover::make_read_only(&root, &plan.read_only_paths)?;
+    filesystem::set_sysctls(proc, &plan.sysctls)?;
+    inside::make_directory(root.as_fd(), &plan.process.cwd, Mode::from_raw_mode(0o755))
+        .map_err(|error| InitFailure::mount(Step::WorkingDirectory, &error))?;
+    filesystem::pivot(root, plan.root.read_only, plan.root.propagation)?;
+    if let Some(terminal) = &terminal {
+        terminal.hand_over(sync)?;
+    }
+    wait_for_start(sync)?;
+    execute(plan.process, terminal, sync)
+}
+
+/// First steps of every child: not dumpable, and in its cgroup.
+pub(crate) fn begin(joiner: Option<&Joiner>) -> Result<(), InitFailure> {
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)
+        .map_err(|errno| InitFailure::new(Step::Session, "PR_SET_DUMPABLE", errno))?;
+    match joiner {
+        Some(joiner) => joiner.join_self().map_err(|error| InitFailure::because(Step::Cgroup, "", error)),
+        None => Ok(()),
+    }
+}
+
+/// Joins and finishes the namespaces; returns the root mount when the parent had to make it late.
+fn enter_namespaces(plan: &NamespacePlan, sync: &Sync) -> Result<Option<OwnedFd>, InitFailure> {
+    let io = |step| move |error: std::io::Error| InitFailure::because(step, "", error);
+    let mut root = None;
+    if plan.creates_user() {
+        let lost = |errno| InitFailure::new(Step::UserNamespace, "", errno);
+        sync.send(&Message::NeedsIdMap, None).map_err(lost)?;
+        match sync.receive().map_err(lost)? {
+            Some((Message::Continue, mount)) => root = mount,
+            _ => return Err(lost(Errno::CANCELED)),
+        }
+    }
+    for (kind, namespace) in &plan.join {
+        sys::setns(namespace.as_fd(), *kind).map_err(io(Step::Namespace))?;
+    }
+    if plan.has_user() {
+        become_root().map_err(|errno| InitFailure::new(Step::UserNamespace, "", errno))?;
+    }
+    if plan.create_cgroup {
+        sys::unshare(sys::CLONE_NEWCGROUP).map_err(io(Step::Namespace))?;
+    }
+    Ok(root)
+}
+
+/// A session keyring of its own, so that keys of the caller are not reachable; kernels without keys have nothing to hide.
+pub(crate) fn join_keyring() -> Result<(), InitFailure> {
+    match sys::join_session_keyring(None) {
+        Ok(()) => Ok(()),
+        Err(error) if Errno::from_io_error(&error) == Some(Errno::NOSYS) => Ok(()),
+        Err(error) => Err(InitFailure::because(Step::Session, "keyring", error)),
+    }
+}
+
+fn set_names(plan: &InitPlan) -> Result<(), InitFailure> {
+    if let Some(name) = &plan.hostname {
+        rustix::system::sethostname(name.as_bytes())
+            .map_err(|errno| InitFailure::new(Step::Hostname, name.as_str(), errno))?;
+    }
+    if let Some(name) = &plan.domainname {
+        rustix::system::setdomainname(name.as_bytes())
+            .map_err(|errno| InitFailure::new(Step::Hostname, name.as_str(), errno))?;
+    }
+    Ok(())
+}
+
+/// Written while the host's /proc is still the one in sight, because the container's may be anything.
+pub(crate) fn set_oom_score(score: Option<i32>) -> Result<(), InitFailure> {
+    let Some(score) = score else { return Ok(()) };
+    std::fs::write(Path::new("/proc/self/oom_score_adj"), score.to_string())
+        .map_err(|error| InitFailure::because(Step::OomScore, score.to_string(), error))
+}
+
+pub(crate) fn wait_for_start(sync: &Sync) -> Result<(), InitFailure> {
+    let lost = |errno| InitFailure::new(Step::Start, "", errno);
+    sync.send(&Message::Ready, None).map_err(lost)?;
+    match sync.receive().map_err(lost)? {
+        Some((Message::Start, _)) => Ok(()),
+        _ => Err(lost(Errno::CANCELED)),
+    }
+}

@@ -1,0 +1,152 @@
+//! The last steps of a child: limits, identity, streams, working directory, and the program itself (execve(2)).
+//!
+//! From [`close_inherited`] on only the three streams and the conversation with the parent are open; the socket is at
+//! number 3, close-on-exec, so that its end tells the parent that the program runs.
+
+use std::convert::Infallible;
+use std::ffi::CString;
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::path::Path;
+
+use hull_kernel::rlimits;
+use hull_sys::memory::close_from;
+use hull_sys::process::{self as sys, ExecVectors};
+use rustix::fs::{FileType, Uid, fchown, fstat, major, minor};
+use rustix::io::Errno;
+use rustix::process::{chdir, getcwd};
+
+use super::{Credentials, Terminal};
+use crate::failure::{InitFailure, Step};
+use crate::plan::ProcessPlan;
+use crate::sync::Sync;
+
+/// Number of the socket to the parent in the last steps.
+const SYNC_FD: RawFd = 3;
+/// Number of the program of Hull's init.
+const INIT_FD: RawFd = 4;
+/// Numbers from here on are in nobody's way.
+const ABOVE_FIXED: RawFd = 10;
+
+/// Becomes the program; returns only with what failed before the parent's descriptors were closed. What fails later
+/// is reported through [`SYNC_FD`] from here.
+pub(crate) fn execute(plan: ProcessPlan, terminal: Option<Terminal>, sync: &Sync) -> Result<Infallible, InitFailure> {
+    for (resource, soft, hard, name) in &plan.rlimits {
+        rlimits::set(*resource, *soft, *hard)
+            .map_err(|error| InitFailure::because(Step::Rlimit, name.as_str(), error))?;
+    }
+    place_streams(&plan, terminal.as_ref())?;
+    // Their descriptors are closed by number now; dropping the values would close the new owners of those numbers.
+    let (plan, _terminal) = (ManuallyDrop::new(plan), ManuallyDrop::new(terminal));
+    let init_program = close_inherited(plan.init_program.as_ref(), sync)?;
+    let failure = finish(&plan, init_program);
+    match sys::inherited_fd(SYNC_FD) {
+        Some(socket) => super::fail(&Sync::from_fd(socket), failure),
+        None => sys::exit_now(i32::from(failure.exit_code())),
+    }
+}
+
+/// Identity, working directory, and the program; returns only with what failed.
+fn finish(plan: &ProcessPlan, init_program: Option<RawFd>) -> InitFailure {
+    // A directory that only the container's user may enter is entered after the change of user, one that only root
+    // may enter before it.
+    let entered = enter(&plan.cwd);
+    if let Err(failure) = Credentials::of(plan).assume() {
+        return failure;
+    }
+    if entered.is_err()
+        && let Err(errno) = enter(&plan.cwd)
+    {
+        return InitFailure::new(Step::WorkingDirectory, plan.cwd.display().to_string(), errno);
+    }
+    sys::unblock_signals();
+    match init_program {
+        Some(program) => crate::init_process::start(program, &plan.args, &plan.env),
+        None => search_and_execute(&plan.args, &plan.env, plan.search_path()),
+    }
+}
+
+/// Closes everything but the streams, the socket (moved to [`SYNC_FD`]) and the program of Hull's init, whose new
+/// number is returned.
+fn close_inherited(init_program: Option<&OwnedFd>, sync: &Sync) -> Result<Option<RawFd>, InitFailure> {
+    let failed = |error: std::io::Error| InitFailure::because(Step::Streams, "", error);
+    // Above the final numbers first, so that placing one cannot overwrite another.
+    let socket = ManuallyDrop::new(sys::dup_above(sync.as_fd(), ABOVE_FIXED).map_err(failed)?);
+    let program = match init_program {
+        Some(program) => Some(ManuallyDrop::new(sys::dup_above(program.as_fd(), ABOVE_FIXED).map_err(failed)?)),
+        None => None,
+    };
+    sys::place_fd(socket.as_fd(), SYNC_FD).map_err(failed)?;
+    let Some(program) = program else {
+        close_from(SYNC_FD + 1).map_err(failed)?;
+        sys::cloexec_from(SYNC_FD).map_err(failed)?;
+        return Ok(None);
+    };
+    // Hull's init keeps the socket over its own exec and makes it close-on-exec itself.
+    sys::place_fd(program.as_fd(), INIT_FD).map_err(failed)?;
+    close_from(INIT_FD + 1).map_err(failed)?;
+    sys::cloexec_from(INIT_FD).map_err(failed)?;
+    Ok(Some(INIT_FD))
+}
+
+/// Changes the directory and makes sure that it is one inside this root (CVE-2024-21626).
+fn enter(path: &Path) -> Result<(), Errno> {
+    chdir(path)?;
+    let here = getcwd(Vec::new())?;
+    if here.to_bytes().starts_with(b"/") { Ok(()) } else { Err(Errno::NOENT) }
+}
+
+/// Puts the terminal or the three streams at 0, 1 and 2, owned by the container's user.
+pub(crate) fn place_streams(plan: &ProcessPlan, terminal: Option<&Terminal>) -> Result<(), InitFailure> {
+    let failed = |error: std::io::Error| InitFailure::because(Step::Streams, "", error);
+    let streams: [&OwnedFd; 3] = match (terminal, &plan.streams) {
+        (Some(terminal), _) => [terminal.slave(); 3],
+        (None, Some(streams)) => [&streams.stdin, &streams.stdout, &streams.stderr],
+        (None, None) => return Err(InitFailure::new(Step::Streams, "", Errno::BADF)),
+    };
+    let mut copies = Vec::with_capacity(streams.len());
+    for stream in streams {
+        if plan.uid != 0 {
+            give_to(stream.as_fd(), plan.uid);
+        }
+        copies.push(sys::dup_above(stream.as_fd(), ABOVE_FIXED).map_err(failed)?);
+    }
+    for (number, copy) in copies.iter().enumerate() {
+        sys::place_fd(copy.as_fd(), number as RawFd).map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// Lets the user reopen a stream through /dev/stdout. The null device and what cannot change owner stay as they are.
+fn give_to(stream: BorrowedFd<'_>, uid: u32) {
+    let Ok(stat) = fstat(stream) else { return };
+    let is_null = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
+        && (major(stat.st_rdev), minor(stat.st_rdev)) == (1, 3);
+    if !is_null && stat.st_uid != uid {
+        let _ = fchown(stream, Some(Uid::from_raw(uid)), None);
+    }
+}
+
+/// Executes `args[0]`, looked for in `search_path` when it has no slash, as execvp(3) does; returns what failed.
+pub(crate) fn search_and_execute(args: &[String], env: &[String], search_path: &str) -> InitFailure {
+    let Some(name) = args.first() else { return InitFailure::new(Step::Exec, "", Errno::NOENT) };
+    let failed = |errno| InitFailure::new(Step::Exec, name.as_str(), errno);
+    let Ok(vectors) = ExecVectors::new(args, env) else { return failed(Errno::INVAL) };
+    let attempt = |path: String| match CString::new(path) {
+        Ok(path) => Errno::from_io_error(&sys::execve(&path, &vectors)).unwrap_or(Errno::NOENT),
+        Err(_) => Errno::INVAL,
+    };
+    if name.contains('/') {
+        return failed(attempt(name.clone()));
+    }
+    let mut reason = Errno::NOENT;
+    for directory in search_path.split(':') {
+        let directory = if directory.is_empty() { "." } else { directory };
+        match attempt(format!("{directory}/{name}")) {
+            Errno::NOENT | Errno::NOTDIR => {}
+            Errno::ACCESS => reason = Errno::ACCESS,
+            errno => return failed(errno),
+        }
+    }
+    failed(reason)
+}

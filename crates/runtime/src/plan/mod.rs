@@ -1,0 +1,266 @@
+//! From a spec to an [`InitPlan`]: all validation and every decision, no kernel change.
+//!
+//! Sources of bind mounts are opened here, by the parent, with the parent's view of the host; destinations are
+//! resolved by the child just before each mount. A field that this runtime does not honour is refused by its name
+//! in config.json, never skipped.
+
+mod devices;
+mod limits;
+mod mounts;
+mod namespaces;
+pub(crate) mod process;
+mod unsupported;
+
+use std::fmt;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use hull_kernel::cgroups::{CgroupError, Limits};
+use hull_kernel::mounts::{MountError, Propagation};
+use hull_oci::runtime::{Linux, Spec};
+
+pub use devices::DevicePlan;
+pub use limits::limits as cgroup_limits;
+pub use mounts::{CgroupHierarchies, MountAction, MountPlan};
+pub use namespaces::{IdMap, NamespacePlan};
+pub use process::ProcessPlan;
+
+/// A spec that cannot be turned into a container.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    /// A field has a value that makes no sense.
+    #[error("config.json: {field}: {reason}")]
+    Invalid {
+        /// Path of the field, as `linux.namespaces[2].path`.
+        field: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A field that the specification has and this runtime does not honour.
+    #[error("config.json: {field} is not supported{}", Because(reason))]
+    Unsupported {
+        /// Path of the field.
+        field: String,
+        /// Why, where there is more to say.
+        reason: &'static str,
+    },
+    /// A mount source could not be opened.
+    #[error("mount source of {destination}")]
+    MountSource {
+        /// Where it was to be mounted.
+        destination: PathBuf,
+        /// Why.
+        #[source]
+        source: MountError,
+    },
+    /// A file that the spec names could not be opened.
+    #[error("{field}: open {path}")]
+    Open {
+        /// Path of the field.
+        field: String,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The host's cgroup layout could not be read for a cgroup mount.
+    #[error("mount of {destination}")]
+    Cgroup {
+        /// Where it was to be mounted.
+        destination: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<CgroupError>,
+    },
+    /// The seccomp section cannot be compiled.
+    #[error("config.json: linux.seccomp")]
+    Seccomp(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+struct Because<'a>(&'a &'static str);
+
+impl fmt::Display for Because<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() { Ok(()) } else { write!(f, ": {}", self.0) }
+    }
+}
+
+impl PlanError {
+    pub(crate) fn invalid(field: impl Into<String>, reason: impl Into<String>) -> PlanError {
+        PlanError::Invalid { field: field.into(), reason: reason.into() }
+    }
+
+    pub(crate) fn unsupported(field: impl Into<String>, reason: &'static str) -> PlanError {
+        PlanError::Unsupported { field: field.into(), reason }
+    }
+}
+
+/// Where the container's root file system comes from.
+pub enum RootSource {
+    /// A mount that nothing shows yet, such as an overlay made by the snapshotter.
+    Detached(OwnedFd),
+    /// Made once the container's user namespace exists; it gets that namespace, for id-mapped layers.
+    InUserNamespace(RootInUserNamespace),
+    /// The directory that `root.path` of the spec names, relative to the bundle.
+    Spec,
+}
+
+/// Makes a detached root mount whose ids are shifted through the user namespace given.
+pub type RootInUserNamespace = Box<dyn FnOnce(OwnedFd) -> Result<OwnedFd, MountError>>;
+
+/// The three standard streams of a process without a terminal.
+#[derive(Debug)]
+pub struct Streams {
+    /// Standard input.
+    pub stdin: OwnedFd,
+    /// Standard output.
+    pub stdout: OwnedFd,
+    /// Standard error.
+    pub stderr: OwnedFd,
+}
+
+/// What the caller of [`plan`] decides besides the spec.
+pub struct PlanOptions<'a> {
+    /// Root file system.
+    pub root: RootSource,
+    /// Folder that relative paths of the spec start from.
+    pub bundle: &'a Path,
+    /// Standard streams; must be absent exactly when `process.terminal` is set.
+    pub streams: Option<Streams>,
+    /// Make Hull's own init PID 1 and the program its child.
+    pub init: bool,
+    /// Cgroup path in every hierarchy, such as `/hull/<id>`; overrides `linux.cgroupsPath`.
+    pub cgroup_path: Option<String>,
+    /// Clone the container's process as a sibling (`CLONE_PARENT`), so that the caller's parent waits for it.
+    pub sibling: bool,
+}
+
+/// The root file system, decided.
+pub struct RootPlan {
+    /// The detached mount, or how to make it; taken when it is used.
+    pub source: Option<RootMount>,
+    /// Make it read-only at the end.
+    pub read_only: bool,
+    /// Propagation of the container's root mount after pivot_root.
+    pub propagation: Option<(Propagation, bool)>,
+}
+
+/// Where the child gets the root mount from.
+pub enum RootMount {
+    /// Opened already.
+    Ready(OwnedFd),
+    /// Made by the parent after the user namespace exists.
+    InUserNamespace(RootInUserNamespace),
+}
+
+/// The cgroup, decided.
+pub struct CgroupPlan {
+    /// Path in every hierarchy.
+    pub path: String,
+    /// Limits to apply before the process joins.
+    pub limits: Limits,
+}
+
+/// Everything that will be done, in the order of the fields.
+pub struct InitPlan {
+    /// Cgroup to make and join; `None` stays in the caller's.
+    pub cgroup: Option<CgroupPlan>,
+    /// Namespaces to make and join.
+    pub namespaces: NamespacePlan,
+    /// Clone as a sibling of the caller.
+    pub sibling: bool,
+    /// Root file system.
+    pub root: RootPlan,
+    /// Mounts, in order.
+    pub mounts: Vec<MountPlan>,
+    /// Device nodes below /dev.
+    pub devices: Vec<DevicePlan>,
+    /// Paths hidden under an empty file or directory.
+    pub masked_paths: Vec<PathBuf>,
+    /// Paths made read-only.
+    pub read_only_paths: Vec<PathBuf>,
+    /// A detached clone of the host's /dev/null, verified to be it, to mask files with.
+    pub null_device: Option<OwnedFd>,
+    /// Kernel parameters: path below /proc/sys, value.
+    pub sysctls: Vec<(PathBuf, String)>,
+    /// Host name.
+    pub hostname: Option<String>,
+    /// NIS domain name.
+    pub domainname: Option<String>,
+    /// The program and its rights.
+    pub process: ProcessPlan,
+}
+
+/// Makes the plan.
+///
+/// # Errors
+/// The field of the spec that is wrong, unsupported, or names something that cannot be opened.
+pub fn plan(spec: &Spec, options: PlanOptions<'_>) -> Result<InitPlan, PlanError> {
+    unsupported::refuse(spec)?;
+    let empty = Linux::default();
+    let linux = spec.linux.as_ref().unwrap_or(&empty);
+    let process = spec.process.as_ref().ok_or_else(|| PlanError::invalid("process", "is required to start"))?;
+    let namespaces = namespaces::plan(linux)?;
+    let masked_paths = absolute_paths("linux.maskedPaths", &linux.masked_paths)?;
+    let null_device = if masked_paths.is_empty() { None } else { Some(devices::null_device()?) };
+    Ok(InitPlan {
+        cgroup: limits::plan(linux, options.cgroup_path)?,
+        sibling: options.sibling,
+        root: root(spec, linux, options.root, options.bundle)?,
+        mounts: mounts::plan(&spec.mounts, options.bundle, &namespaces)?,
+        devices: devices::plan(&linux.devices, &namespaces)?,
+        masked_paths,
+        read_only_paths: absolute_paths("linux.readonlyPaths", &linux.readonly_paths)?,
+        null_device,
+        sysctls: namespaces::sysctls(&linux.sysctl, &namespaces)?,
+        hostname: in_own_uts("hostname", &spec.hostname, &namespaces)?,
+        domainname: in_own_uts("domainname", &spec.domainname, &namespaces)?,
+        process: process::plan(process, linux.seccomp.as_ref(), options.streams, options.init)?,
+        namespaces,
+    })
+}
+
+fn root(spec: &Spec, linux: &Linux, source: RootSource, bundle: &Path) -> Result<RootPlan, PlanError> {
+    let root = spec.root.as_ref().ok_or_else(|| PlanError::invalid("root", "is required"))?;
+    let source = match source {
+        RootSource::Detached(mount) => RootMount::Ready(mount),
+        RootSource::InUserNamespace(make) => RootMount::InUserNamespace(make),
+        RootSource::Spec => {
+            let path = bundle.join(&root.path);
+            RootMount::Ready(mounts::open_source(&path, Path::new("/"), true)?)
+        }
+    };
+    let propagation = match linux.rootfs_propagation.as_deref() {
+        None | Some("") => None,
+        Some(word) => Some(
+            mounts::propagation(word)
+                .ok_or_else(|| PlanError::invalid("linux.rootfsPropagation", format!("unknown value {word:?}")))?,
+        ),
+    };
+    Ok(RootPlan { source: Some(source), read_only: root.readonly, propagation })
+}
+
+fn absolute_paths(field: &str, paths: &[String]) -> Result<Vec<PathBuf>, PlanError> {
+    let absolute = |(index, path): (usize, &String)| match path.starts_with('/') {
+        true => Ok(PathBuf::from(path)),
+        false => Err(PlanError::invalid(format!("{field}[{index}]"), format!("{path:?} is not absolute"))),
+    };
+    paths.iter().enumerate().map(absolute).collect()
+}
+
+fn in_own_uts(field: &str, name: &Option<String>, namespaces: &NamespacePlan) -> Result<Option<String>, PlanError> {
+    /// `__NEW_UTS_LEN` of linux/utsname.h.
+    const MAXIMUM_LENGTH: usize = 64;
+    match name.as_deref() {
+        None | Some("") => Ok(None),
+        Some(_) if !namespaces.has_uts => {
+            Err(PlanError::invalid(field, "unable to set it without a private UTS namespace"))
+        }
+        Some(name) if name.len() > MAXIMUM_LENGTH => {
+            Err(PlanError::invalid(field, format!("{name:?} is longer than {MAXIMUM_LENGTH} bytes")))
+        }
+        Some(name) => Ok(Some(name.to_owned())),
+    }
+}

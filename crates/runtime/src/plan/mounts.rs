@@ -1,0 +1,278 @@
+//! `mounts` of config.json: which file system or tree, with which attributes (mount(8), config.md "Linux mount options").
+//!
+//! An option is one of: an attribute of the mount, set or cleared; the same for the whole tree (`rro` and its like);
+//! a propagation; a word of the specification (`bind`, `rbind`, `tmpcopyup`); else it goes to the file system, which
+//! may refuse it. Sources of bind mounts are opened here and get their attributes before anything is attached.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use hull_kernel::cgroups::Layout;
+use hull_kernel::mounts::{
+    self, FilesystemOption, MOUNT_ATTR_ATIME, MOUNT_ATTR_NOATIME, MOUNT_ATTR_NODEV, MOUNT_ATTR_NODIRATIME,
+    MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NOSYMFOLLOW, MOUNT_ATTR_RDONLY, MOUNT_ATTR_RELATIME,
+    MOUNT_ATTR_STRICTATIME, MountAttributes, Propagation,
+};
+use hull_oci::runtime::Mount;
+use rustix::fs::CWD;
+
+use super::{NamespacePlan, PlanError};
+
+/// One mount of the container.
+#[derive(Debug)]
+pub struct MountPlan {
+    /// Absolute path inside the container.
+    pub destination: PathBuf,
+    /// What is mounted.
+    pub action: MountAction,
+    /// Propagation given to it, and whether to its whole tree.
+    pub propagation: Option<(Propagation, bool)>,
+}
+
+/// What is mounted.
+#[derive(Debug)]
+pub enum MountAction {
+    /// A tree of the host, cloned and with its attributes set; detached. Taken when it is attached.
+    Tree(Option<OwnedFd>),
+    /// A new file system, made by the child in its namespaces.
+    Filesystem {
+        /// Type, as /proc/filesystems names it.
+        kind: String,
+        /// Source shown in /proc/mounts.
+        source: String,
+        /// Options of the file system.
+        options: Vec<FilesystemOption>,
+        /// `MOUNT_ATTR_*` bits.
+        attributes: u64,
+    },
+    /// The cgroup hierarchies as the container may see them.
+    Cgroup {
+        /// Which hierarchies there are.
+        hierarchies: CgroupHierarchies,
+        /// `MOUNT_ATTR_*` bits.
+        attributes: u64,
+    },
+}
+
+/// The host's cgroup layout, as far as a mount of it goes.
+#[derive(Debug)]
+pub enum CgroupHierarchies {
+    /// cgroup v2 alone.
+    Unified,
+    /// cgroup v1: name of each hierarchy's directory and the options that mount it.
+    Legacy(Vec<(String, Vec<FilesystemOption>)>),
+}
+
+/// What the options of one mount say.
+#[derive(Debug, Default)]
+struct Options {
+    here: MountAttributes,
+    tree: MountAttributes,
+    propagation: Option<(Propagation, bool)>,
+    bind: Option<bool>,
+    filesystem: Vec<FilesystemOption>,
+}
+
+/// Attribute options: name, bits set, bits cleared. With an `r` before the name they hold for the whole tree.
+const ATTRIBUTES: [(&str, u64, u64); 19] = [
+    ("ro", MOUNT_ATTR_RDONLY, 0),
+    ("rw", 0, MOUNT_ATTR_RDONLY),
+    ("nosuid", MOUNT_ATTR_NOSUID, 0),
+    ("suid", 0, MOUNT_ATTR_NOSUID),
+    ("nodev", MOUNT_ATTR_NODEV, 0),
+    ("dev", 0, MOUNT_ATTR_NODEV),
+    ("noexec", MOUNT_ATTR_NOEXEC, 0),
+    ("exec", 0, MOUNT_ATTR_NOEXEC),
+    ("nosymfollow", MOUNT_ATTR_NOSYMFOLLOW, 0),
+    ("symfollow", 0, MOUNT_ATTR_NOSYMFOLLOW),
+    ("nodiratime", MOUNT_ATTR_NODIRATIME, 0),
+    ("diratime", 0, MOUNT_ATTR_NODIRATIME),
+    ("noatime", MOUNT_ATTR_NOATIME, MOUNT_ATTR_ATIME),
+    ("atime", MOUNT_ATTR_RELATIME, MOUNT_ATTR_ATIME),
+    ("relatime", MOUNT_ATTR_RELATIME, MOUNT_ATTR_ATIME),
+    ("norelatime", MOUNT_ATTR_STRICTATIME, MOUNT_ATTR_ATIME),
+    ("strictatime", MOUNT_ATTR_STRICTATIME, MOUNT_ATTR_ATIME),
+    ("nostrictatime", MOUNT_ATTR_RELATIME, MOUNT_ATTR_ATIME),
+    ("defaults", 0, 0),
+];
+
+/// The propagation that an option word names, and whether it holds for the whole tree.
+pub(super) fn propagation(word: &str) -> Option<(Propagation, bool)> {
+    Some(match word {
+        "private" => (Propagation::Private, false),
+        "rprivate" => (Propagation::Private, true),
+        "slave" => (Propagation::Slave, false),
+        "rslave" => (Propagation::Slave, true),
+        "shared" => (Propagation::Shared, false),
+        "rshared" => (Propagation::Shared, true),
+        "unbindable" => (Propagation::Unbindable, false),
+        "runbindable" => (Propagation::Unbindable, true),
+        _ => return None,
+    })
+}
+
+fn attribute(attributes: &mut MountAttributes, set: u64, clear: u64) {
+    attributes.set = (attributes.set & !clear) | set;
+    attributes.clear = (attributes.clear & !set) | clear;
+}
+
+fn parse(field: &str, options: &[String]) -> Result<Options, PlanError> {
+    let known = |word: &str| ATTRIBUTES.iter().find(|(name, ..)| *name == word);
+    let mut parsed = Options::default();
+    for option in options {
+        if let Some((_, set, clear)) = known(option) {
+            attribute(&mut parsed.here, *set, *clear);
+        } else if let Some((_, set, clear)) = option.strip_prefix('r').and_then(known) {
+            attribute(&mut parsed.tree, *set, *clear);
+        } else if let Some(propagation) = propagation(option) {
+            parsed.propagation = Some(propagation);
+        } else {
+            match option.as_str() {
+                "bind" => parsed.bind = Some(parsed.bind.unwrap_or(false)),
+                "rbind" => parsed.bind = Some(true),
+                "remount" | "idmap" | "ridmap" | "tmpcopyup" => {
+                    return Err(PlanError::unsupported(format!("{field}.options: {option}"), ""));
+                }
+                other => parsed.filesystem.push(FilesystemOption::parse(other)),
+            }
+        }
+    }
+    Ok(parsed)
+}
+
+/// Plans all mounts.
+pub(super) fn plan(mounts: &[Mount], bundle: &Path, namespaces: &NamespacePlan) -> Result<Vec<MountPlan>, PlanError> {
+    mounts.iter().enumerate().map(|(index, mount)| one(index, mount, bundle, namespaces)).collect()
+}
+
+fn one(index: usize, mount: &Mount, bundle: &Path, namespaces: &NamespacePlan) -> Result<MountPlan, PlanError> {
+    let field = format!("mounts[{index}]");
+    if !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty() {
+        return Err(PlanError::unsupported(format!("{field}.uidMappings"), ""));
+    }
+    // The specification allows a relative destination and reads it from the root.
+    let destination = Path::new("/").join(&mount.destination);
+    let options = parse(&field, &mount.options)?;
+    let kind = mount.type_.as_deref().unwrap_or("");
+    let action = match (options.bind, kind) {
+        (Some(_), _) | (None, "bind" | "none" | "") => tree(&field, mount, &destination, &options, bundle)?,
+        (None, "cgroup" | "cgroup2") => cgroup(&destination, &options, namespaces)?,
+        (None, kind) => filesystem(&field, kind, mount, &options)?,
+    };
+    Ok(MountPlan { destination, action, propagation: options.propagation })
+}
+
+fn tree(
+    field: &str,
+    mount: &Mount,
+    destination: &Path,
+    options: &Options,
+    bundle: &Path,
+) -> Result<MountAction, PlanError> {
+    let Some(source) = &mount.source else {
+        return Err(PlanError::invalid(format!("{field}.source"), "a bind mount needs it"));
+    };
+    if let Some(option) = options.filesystem.first() {
+        return Err(PlanError::invalid(format!("{field}.options"), format!("unknown bind option {:?}", option.key)));
+    }
+    let recursive = options.bind.unwrap_or(true);
+    let tree = open_source(&bundle.join(source), destination, recursive)?;
+    let failed = |source| PlanError::MountSource { destination: destination.to_path_buf(), source };
+    if options.tree != MountAttributes::default() {
+        mounts::set_attributes(tree.as_fd(), true, &options.tree, "bind mount tree").map_err(failed)?;
+    }
+    if options.here != MountAttributes::default() {
+        mounts::set_attributes(tree.as_fd(), false, &options.here, "bind mount").map_err(failed)?;
+    }
+    Ok(MountAction::Tree(Some(tree)))
+}
+
+/// Clones the host's tree at `path`; `destination` names the mount in errors.
+pub(super) fn open_source(path: &Path, destination: &Path, recursive: bool) -> Result<OwnedFd, PlanError> {
+    mounts::clone_tree(CWD, path, recursive)
+        .map_err(|source| PlanError::MountSource { destination: destination.to_path_buf(), source })
+}
+
+fn cgroup(destination: &Path, options: &Options, namespaces: &NamespacePlan) -> Result<MountAction, PlanError> {
+    if namespaces.create_cgroup {
+        return Ok(MountAction::Cgroup { hierarchies: hierarchies(destination)?, attributes: options.here.set });
+    }
+    // Without a cgroup namespace the host's hierarchies are what the container would see in any case.
+    let tree = open_source(Path::new("/sys/fs/cgroup"), destination, true)?;
+    let failed = |source| PlanError::MountSource { destination: destination.to_path_buf(), source };
+    mounts::set_attributes(tree.as_fd(), true, &options.here, "cgroup tree").map_err(failed)?;
+    Ok(MountAction::Tree(Some(tree)))
+}
+
+/// What the host mounts, as the child mounts it again in its own cgroup namespace.
+fn hierarchies(destination: &Path) -> Result<CgroupHierarchies, PlanError> {
+    let layout = Layout::detect()
+        .map_err(|error| PlanError::Cgroup { destination: destination.to_path_buf(), source: Box::new(error) })?;
+    if layout.is_unified() {
+        return Ok(CgroupHierarchies::Unified);
+    }
+    let legacy = layout.legacy().iter().map(|hierarchy| {
+        let directory =
+            hierarchy.mount.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+        let mut options: Vec<FilesystemOption> =
+            hierarchy.controllers.iter().map(|controller| FilesystemOption::parse(controller)).collect();
+        if options.iter().any(|option| option.value.is_some()) {
+            // A hierarchy that has a name and no controller is mounted with `none,name=...` (cgroups(7)).
+            options.insert(0, FilesystemOption::parse("none"));
+        }
+        (directory, options)
+    });
+    Ok(CgroupHierarchies::Legacy(legacy.collect()))
+}
+
+fn filesystem(field: &str, kind: &str, mount: &Mount, options: &Options) -> Result<MountAction, PlanError> {
+    if options.tree != MountAttributes::default() {
+        return Err(PlanError::invalid(format!("{field}.options"), "recursive options are for bind mounts"));
+    }
+    let source = mount.source.as_ref().map_or(kind.to_owned(), |source| source.display().to_string());
+    Ok(MountAction::Filesystem {
+        kind: kind.to_owned(),
+        source,
+        options: options.filesystem.clone(),
+        attributes: options.here.set,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(options: &[&str]) -> Options {
+        parse("mounts[0]", &options.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>()).unwrap()
+    }
+
+    #[test]
+    fn the_later_of_two_opposites_wins() {
+        let options = words(&["ro", "nosuid", "rw"]);
+        assert_eq!(options.here.set, MOUNT_ATTR_NOSUID);
+        assert_eq!(options.here.clear, MOUNT_ATTR_RDONLY);
+        assert_eq!(words(&["rw", "ro"]).here.set, MOUNT_ATTR_RDONLY);
+    }
+
+    #[test]
+    fn an_r_before_an_attribute_means_the_whole_tree() {
+        let options = words(&["rro", "rnoatime"]);
+        assert_eq!(options.tree.set, MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOATIME);
+        assert_eq!(options.here, MountAttributes::default());
+        assert_eq!(words(&["relatime"]).here.clear, MOUNT_ATTR_ATIME);
+    }
+
+    #[test]
+    fn what_is_no_option_of_ours_goes_to_the_file_system() {
+        let options = words(&["size=64k", "mode=755", "rprivate", "rbind"]);
+        assert_eq!(options.filesystem, [FilesystemOption::parse("size=64k"), FilesystemOption::parse("mode=755")]);
+        assert_eq!(options.propagation, Some((Propagation::Private, true)));
+        assert_eq!(options.bind, Some(true));
+    }
+
+    #[test]
+    fn options_that_this_runtime_lacks_are_refused_by_name() {
+        let error = parse("mounts[3]", &["remount".to_owned()]).unwrap_err();
+        assert_eq!(error.to_string(), "config.json: mounts[3].options: remount is not supported");
+    }
+}

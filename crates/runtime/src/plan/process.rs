@@ -1,0 +1,166 @@
+//! The program, its rights and its limits: `process` of config.json, decided.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use hull_kernel::capabilities::{Capabilities, ProcessCapabilities};
+use hull_kernel::mounts::{self, MOUNT_ATTR_RDONLY, MountAttributes};
+use hull_kernel::rlimits;
+use hull_kernel::seccomp::Program;
+use hull_oci::runtime::{LinuxCapabilities, LinuxSeccomp, Process};
+use rustix::fs::CWD;
+use rustix::process::Resource;
+use rustix::termios::Winsize;
+
+use super::{PlanError, Streams};
+
+/// What is executed and with which rights.
+#[derive(Debug)]
+pub struct ProcessPlan {
+    /// Argument vector; the first is the program.
+    pub args: Vec<String>,
+    /// Environment, `NAME=value`.
+    pub env: Vec<String>,
+    /// Working directory inside; made when missing.
+    pub cwd: PathBuf,
+    /// User id inside the user namespace.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
+    /// File mode creation mask.
+    pub umask: u32,
+    /// The five sets; `None` leaves what the caller has.
+    pub capabilities: Option<ProcessCapabilities>,
+    /// Resource limits: which, soft, hard, and its name for errors.
+    pub rlimits: Vec<(Resource, u64, u64, String)>,
+    /// Set `no_new_privs`.
+    pub no_new_privileges: bool,
+    /// oom_score_adj(5).
+    pub oom_score_adj: Option<i32>,
+    /// Compiled filter.
+    pub seccomp: Option<Program>,
+    /// Initial size of the terminal, when there is one.
+    pub terminal: Option<Winsize>,
+    /// Streams, when there is no terminal.
+    pub streams: Option<Streams>,
+    /// Hull's own program, through a read-only mount, when its init is to be PID 1 and the program its child.
+    pub init_program: Option<OwnedFd>,
+}
+
+impl ProcessPlan {
+    /// `PATH` of the program's environment, or the one that execvp(3) falls back to.
+    pub fn search_path(&self) -> &str {
+        self.env.iter().rev().find_map(|variable| variable.strip_prefix("PATH=")).unwrap_or("/bin:/usr/bin")
+    }
+}
+
+/// Reads `process` and compiles `linux.seccomp`.
+pub(crate) fn plan(
+    process: &Process,
+    seccomp: Option<&LinuxSeccomp>,
+    streams: Option<Streams>,
+    init: bool,
+) -> Result<ProcessPlan, PlanError> {
+    check(process, streams.is_some())?;
+    let terminal = process.terminal.then(|| {
+        let size = process.console_size.clone().unwrap_or_default();
+        let cells = |count: u64| u16::try_from(count).unwrap_or(u16::MAX);
+        Winsize { ws_row: cells(size.height), ws_col: cells(size.width), ws_xpixel: 0, ws_ypixel: 0 }
+    });
+    Ok(ProcessPlan {
+        args: process.args.clone(),
+        env: process.env.clone(),
+        cwd: process.cwd.clone(),
+        uid: process.user.uid,
+        gid: process.user.gid,
+        groups: process.user.additional_gids.clone(),
+        umask: process.user.umask.unwrap_or(0o022),
+        capabilities: process.capabilities.as_ref().map(capabilities).transpose()?,
+        rlimits: rlimits(process)?,
+        no_new_privileges: process.no_new_privileges,
+        oom_score_adj: process.oom_score_adj,
+        seccomp: seccomp.map(compile).transpose()?,
+        terminal,
+        streams,
+        init_program: if init { Some(own_program()?) } else { None },
+    })
+}
+
+/// This very program behind a read-only mount of its own: what a container's PID 1 shows in /proc/1/exe can then not
+/// be opened for writing, so it cannot be used to overwrite the host's file (CVE-2019-5736).
+fn own_program() -> Result<OwnedFd, PlanError> {
+    let path = Path::new("/proc/self/exe");
+    let failed = |source| PlanError::MountSource { destination: path.to_path_buf(), source };
+    let program = mounts::clone_tree(CWD, path, false).map_err(failed)?;
+    let attributes = MountAttributes { set: MOUNT_ATTR_RDONLY, ..MountAttributes::default() };
+    mounts::set_attributes(program.as_fd(), false, &attributes, "/proc/self/exe").map_err(failed)?;
+    Ok(program)
+}
+
+fn check(process: &Process, has_streams: bool) -> Result<(), PlanError> {
+    if process.args.first().is_none_or(String::is_empty) {
+        return Err(PlanError::invalid("process.args", "must name a program"));
+    }
+    if !process.cwd.is_absolute() {
+        return Err(PlanError::invalid("process.cwd", format!("{:?} is not an absolute path", process.cwd)));
+    }
+    if let Some(index) = process.env.iter().position(|variable| variable.starts_with('=') || !variable.contains('=')) {
+        return Err(PlanError::invalid(format!("process.env[{index}]"), "is not of the form NAME=value"));
+    }
+    let has_nul = |strings: &[String]| strings.iter().any(|string| string.contains('\0'));
+    if has_nul(&process.args) || has_nul(&process.env) {
+        return Err(PlanError::invalid("process", "args and env must not hold NUL bytes"));
+    }
+    if let Some(score) = process.oom_score_adj.filter(|score| !(-1000..=1000).contains(score)) {
+        return Err(PlanError::invalid("process.oomScoreAdj", format!("{score} is not between -1000 and 1000")));
+    }
+    if process.terminal == has_streams {
+        return Err(PlanError::invalid("process.terminal", "a process has either a terminal or three streams"));
+    }
+    Ok(())
+}
+
+fn capabilities(sets: &LinuxCapabilities) -> Result<ProcessCapabilities, PlanError> {
+    let set = |field: &str, names: &[String]| {
+        let mut set = Capabilities::default();
+        for (index, name) in names.iter().enumerate() {
+            if !set.insert(name) {
+                let field = format!("process.capabilities.{field}[{index}]");
+                return Err(PlanError::invalid(field, format!("unknown capability {name:?}")));
+            }
+        }
+        Ok(set)
+    };
+    Ok(ProcessCapabilities {
+        bounding: set("bounding", &sets.bounding)?,
+        effective: set("effective", &sets.effective)?,
+        inheritable: set("inheritable", &sets.inheritable)?,
+        permitted: set("permitted", &sets.permitted)?,
+        ambient: set("ambient", &sets.ambient)?,
+    })
+}
+
+fn rlimits(process: &Process) -> Result<Vec<(Resource, u64, u64, String)>, PlanError> {
+    let mut planned: Vec<(Resource, u64, u64, String)> = Vec::new();
+    for (index, limit) in process.rlimits.iter().enumerate() {
+        let field = format!("process.rlimits[{index}]");
+        let Some(resource) = rlimits::resource(&limit.type_) else {
+            return Err(PlanError::invalid(field, format!("unknown resource limit {:?}", limit.type_)));
+        };
+        if planned.iter().any(|(_, _, _, name)| *name == limit.type_) {
+            return Err(PlanError::invalid(field, format!("{} is listed twice", limit.type_)));
+        }
+        if limit.soft > limit.hard {
+            return Err(PlanError::invalid(field, format!("{} soft limit is above the hard limit", limit.type_)));
+        }
+        planned.push((resource, limit.soft, limit.hard, limit.type_.clone()));
+    }
+    Ok(planned)
+}
+
+fn compile(seccomp: &LinuxSeccomp) -> Result<Program, PlanError> {
+    let filter = crate::seccomp::filter(seccomp).map_err(|error| PlanError::Seccomp(Box::new(error)))?;
+    hull_kernel::seccomp::compile(&filter).map_err(|error| PlanError::Seccomp(Box::new(error)))
+}

@@ -1,0 +1,56 @@
+//! Fields of config.json that the specification has and this runtime does not honour yet: each refused by name.
+
+use hull_oci::runtime::{Hooks, Linux, Process, Spec};
+
+use super::PlanError;
+
+/// Refuses the first field that asks for something this runtime does not do.
+///
+/// # Errors
+/// [`PlanError::Unsupported`] with the field's path.
+pub(super) fn refuse(spec: &Spec) -> Result<(), PlanError> {
+    let asked = spec
+        .hooks
+        .iter()
+        .flat_map(hooks)
+        .chain(spec.process.iter().flat_map(process))
+        .chain(spec.linux.iter().flat_map(linux))
+        .find(|(asked, _)| *asked);
+    match asked {
+        Some((_, field)) => Err(PlanError::unsupported(field, "")),
+        None => Ok(()),
+    }
+}
+
+fn hooks(hooks: &Hooks) -> [(bool, &'static str); 6] {
+    [
+        (!hooks.prestart.is_empty(), "hooks.prestart"),
+        (!hooks.create_runtime.is_empty(), "hooks.createRuntime"),
+        (!hooks.create_container.is_empty(), "hooks.createContainer"),
+        (!hooks.start_container.is_empty(), "hooks.startContainer"),
+        (!hooks.poststart.is_empty(), "hooks.poststart"),
+        (!hooks.poststop.is_empty(), "hooks.poststop"),
+    ]
+}
+
+fn process(process: &Process) -> [(bool, &'static str); 5] {
+    let set = |text: &Option<String>| text.as_deref().is_some_and(|text| !text.is_empty());
+    [
+        (set(&process.apparmor_profile), "process.apparmorProfile"),
+        (set(&process.selinux_label), "process.selinuxLabel"),
+        (process.scheduler.is_some(), "process.scheduler"),
+        (process.io_priority.is_some(), "process.ioPriority"),
+        (process.exec_cpu_affinity.is_some(), "process.execCPUAffinity"),
+    ]
+}
+
+fn linux(linux: &Linux) -> [(bool, &'static str); 6] {
+    [
+        (linux.mount_label.as_deref().is_some_and(|label| !label.is_empty()), "linux.mountLabel"),
+        (linux.intel_rdt.is_some(), "linux.intelRdt"),
+        (linux.memory_policy.is_some(), "linux.memoryPolicy"),
+        (linux.personality.is_some(), "linux.personality"),
+        (!linux.time_offsets.is_empty(), "linux.timeOffsets"),
+        (!linux.net_devices.is_empty(), "linux.netDevices"),
+    ]
+}

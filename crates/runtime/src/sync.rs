@@ -1,0 +1,128 @@
+//! The conversation between the parent and the child of a create: one SEQPACKET socket pair.
+//!
+//! ```text
+//! child                          parent
+//!   | --- NeedsIdMap -------------> |   only with a new user namespace; parent writes the maps
+//!   | <-- Continue [root mount] --- |   and sends the root mount when that needed the namespace
+//!   | --- Terminal [pty master] --> |   only with a terminal
+//!   | --- Ready ------------------> |   everything but the program is in place
+//!   | <-- Start ------------------- |
+//!   |   execve closes its end       |   end of file: the program runs
+//!   | --- Failed {..} ------------> |   at any point instead
+//! ```
+//!
+//! The socket is close-on-exec, so its end of file is the proof that execve succeeded.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::failure::InitFailure;
+
+/// A message of either side.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) enum Message {
+    /// Child: write my id maps.
+    NeedsIdMap,
+    /// Parent: go on with the set-up.
+    Continue,
+    /// Child: here is the master of my terminal.
+    Terminal,
+    /// Child: everything but the program is in place.
+    Ready,
+    /// Parent: execute the program.
+    Start,
+    /// Child: this failed; it exits.
+    Failed(InitFailure),
+}
+
+/// One end of the conversation.
+#[derive(Debug)]
+pub(crate) struct Sync(OwnedFd);
+
+/// Longest message: a failure with a path and a kernel message.
+const MAXIMUM_BYTES: usize = 16 * 1024;
+
+impl Sync {
+    /// Both ends.
+    pub(crate) fn pair() -> Result<(Sync, Sync), Errno> {
+        let (one, other) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        Ok((Sync(one), Sync(other)))
+    }
+
+    /// Takes over an end that was inherited.
+    pub(crate) fn from_fd(fd: OwnedFd) -> Sync {
+        Sync(fd)
+    }
+
+    /// Sends a message, with a descriptor where one belongs to it.
+    pub(crate) fn send(&self, message: &Message, fd: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
+        let mut bytes = serde_json::to_vec(message).map_err(|_| Errno::INVAL)?;
+        bytes.truncate(MAXIMUM_BYTES);
+        let fds: Vec<BorrowedFd<'_>> = fd.into_iter().collect();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        if !fds.is_empty() {
+            ancillary.push(SendAncillaryMessage::ScmRights(&fds));
+        }
+        rustix::io::retry_on_intr(|| sendmsg(&self.0, &[IoSlice::new(&bytes)], &mut ancillary, SendFlags::NOSIGNAL))?;
+        Ok(())
+    }
+
+    /// Waits for the next message; `None` is the end of the conversation.
+    pub(crate) fn receive(&self) -> Result<Option<(Message, Option<OwnedFd>)>, Errno> {
+        let mut bytes = vec![0_u8; MAXIMUM_BYTES];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let received = rustix::io::retry_on_intr(|| {
+            recvmsg(&self.0, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)
+        });
+        let received = match received {
+            Ok(received) => received,
+            Err(Errno::CONNRESET) => return Ok(None),
+            Err(errno) => return Err(errno),
+        };
+        if received.bytes == 0 {
+            return Ok(None);
+        }
+        let fd = ancillary.drain().find_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+            _ => None,
+        });
+        let message = serde_json::from_slice(&bytes[..received.bytes]).map_err(|_| Errno::BADMSG)?;
+        Ok(Some((message, fd)))
+    }
+}
+
+impl AsFd for Sync {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::failure::Step;
+
+    #[test]
+    fn messages_and_descriptors_cross_and_the_end_is_seen() {
+        let (one, other) = Sync::pair().unwrap();
+        one.send(&Message::Terminal, Some(one.as_fd())).unwrap();
+        let (message, fd) = other.receive().unwrap().unwrap();
+        assert!(message == Message::Terminal && fd.is_some());
+        drop(fd);
+        let failure = InitFailure::new(Step::Mount, "/proc", Errno::PERM);
+        one.send(&Message::Failed(failure.clone()), None).unwrap();
+        assert_eq!(other.receive().unwrap().unwrap().0, Message::Failed(failure));
+        drop(one);
+        assert!(other.receive().unwrap().is_none());
+    }
+}
