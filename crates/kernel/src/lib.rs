@@ -9,4 +9,5 @@ pub mod cgroups;
 pub mod loopback;
 pub mod mounts;
 pub mod rlimits;
+pub mod seccomp;
 pub mod terminal;

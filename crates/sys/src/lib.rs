@@ -8,5 +8,6 @@ pub mod memory;
 pub mod mount;
 pub mod pidfd_info;
 pub mod process;
+pub mod seccomp;
 pub mod signals;
 pub mod spawn;
