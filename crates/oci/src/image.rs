@@ -12,6 +12,7 @@ pub use oci_spec::image::{
     ImageConfigurationBuilder, ImageIndex, ImageIndexBuilder, ImageManifest, ImageManifestBuilder, MediaType,
     OciLayout, OciLayoutBuilder, Os, RootFs, RootFsBuilder,
 };
+use serde::{Deserialize, Serialize};
 
 /// OCI image manifest.
 pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -67,7 +68,10 @@ pub fn is_layer(media_type: &str) -> bool {
 }
 
 /// The execution part of an image configuration, absent values made empty.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+///
+/// Its serialised form is Hull's own, as containers record it; it is not the image-spec's.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ImageConfig {
     /// `user[:group]` by name or id; empty for root.
     pub user: String,

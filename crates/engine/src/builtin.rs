@@ -1,0 +1,3 @@
+//! The images that Hull carries in itself: `hello` and `host`.
+mod hello;
+pub use hello::hello_main;

@@ -1,0 +1,431 @@
+//! From created to running: the processes of a start.
+//!
+//! ```text
+//! A  the caller            plans: spec, root mount, mount sources, streams, lock, socket - all opened, nothing joined
+//! |-- X --exec--> S        the supervisor: lock (4), listening socket (5), launch channel (3), first client (6)
+//!     |-- W                still has A's plan in memory; makes the cgroup, clones the container's process with
+//!     |                    CLONE_PARENT, executes it, hands it to S, reports to A, ends
+//!     |-- init             the container's first process: S is its parent
+//! ```
+//!
+//! The lock is taken before the fork and travels to S, so at no moment does a container that is being started look
+//! abandoned. A planning failure is A's own error; what fails in W comes back over a pipe with its exit code. If A dies
+//! the start goes on to its end; if W dies the container's process sees its socket close and ends, and S sweeps.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::path::{Path, PathBuf};
+
+use hull_oci::runtime::Spec;
+use hull_runtime::create::{CreateError, Started};
+use hull_runtime::plan::{InitPlan, PlanOptions, RootSource, Streams};
+use hull_supervisor::client::Client;
+use hull_supervisor::launch::{Launch, LaunchFailed, LaunchSender, LaunchStdio};
+use hull_supervisor::log::LogOptions;
+use hull_supervisor::record::ExitRecord;
+use hull_sys::process::{self as sys, Cloned, ExecVectors};
+use rustix::fs::{CWD, FileType, FlockOperation, Mode, OFlags, flock, mknodat};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with, socketpair,
+};
+use rustix::process::setsid;
+use serde::{Deserialize, Serialize};
+
+use crate::error::EngineError;
+use crate::id::ContainerId;
+use crate::lifecycle::prepare::StartPlan;
+use crate::Engine;
+
+/// Name of the lock file in the state folder; whoever holds its flock(2) writes the container's state.
+pub const LOCK_FILE: &str = "lock";
+/// Name of the spec of the present start, in the state folder.
+pub const CONFIG_FILE: &str = "config.json";
+
+/// What W tells A.
+#[derive(Debug, Serialize, Deserialize)]
+enum Report {
+    Running,
+    Failed { exit_code: i32, message: String },
+}
+
+/// What A has opened before it forks.
+struct Prepared {
+    id: ContainerId,
+    plan: InitPlan,
+    lock: OwnedFd,
+    listener: OwnedFd,
+    ends: SupervisorEnds,
+    log: LogOptions,
+    stdin_once: bool,
+    auto_remove: bool,
+}
+
+/// The supervisor's ends of the container's streams; a terminal's comes later, from the container's devpts.
+enum SupervisorEnds {
+    Terminal { stdin: bool },
+    Streams { stdin: Option<OwnedFd>, stdout: OwnedFd, stderr: OwnedFd },
+}
+
+impl Engine {
+    /// Starts a created or ended container and returns when its program runs.
+    ///
+    /// # Errors
+    /// Why it cannot be started; nothing of the start is left then.
+    pub fn start(&self, name: &str) -> Result<(), EngineError> {
+        let id = self.resolve(name)?;
+        self.launch(&id, false).map(drop)
+    }
+
+    /// Starts a container and returns a client that has been attached since before its first byte.
+    ///
+    /// # Errors
+    /// As [`Engine::start`].
+    pub fn start_attached(&self, name: &str) -> Result<Client, EngineError> {
+        let id = self.resolve(name)?;
+        self.launch(&id, true)?.ok_or(EngineError::SupervisorLost { id })
+    }
+
+    fn launch(&self, id: &ContainerId, attached: bool) -> Result<Option<Client>, EngineError> {
+        let state = self.roots().runtime_state(id.as_str());
+        let lock = take_lock(&state, id)?;
+        let result = self.prepare(id, lock).and_then(|prepared| self.fork(prepared, attached));
+        if result.is_err() {
+            // The failure is what the user needs to hear; leftovers are swept by the next command.
+            if let Err(error) = self.clean_up_run(id) {
+                tracing::warn!(%error, "cleaning up after a failed start");
+            }
+        }
+        result
+    }
+
+    /// Opens and decides everything.
+    fn prepare(&self, id: &ContainerId, lock: OwnedFd) -> Result<Prepared, EngineError> {
+        let start = self.prepare_start(id)?;
+        let state = &start.state_dir;
+        remove_stale_record(&self.roots().container(id.as_str()))?;
+        write_config(state, &start.spec)?;
+        let (ends, streams) = streams(state, &start)?;
+        let plan = plan(start.spec, start.rootfs, streams, start.init, start.cgroup_path, state)?;
+        let request = &start.record.request;
+        Ok(Prepared {
+            id: id.clone(),
+            plan,
+            lock,
+            listener: listener(state)?,
+            ends,
+            log: LogOptions { path: start.log.path, max_bytes: start.log.max_file_bytes, max_files: start.log.max_files },
+            stdin_once: request.interactive && !request.tty,
+            auto_remove: request.auto_remove,
+        })
+    }
+
+    /// Makes X and W, waits for W's report.
+    fn fork(&self, prepared: Prepared, attached: bool) -> Result<Option<Client>, EngineError> {
+        let id = prepared.id.clone();
+        let failed = |source: std::io::Error| EngineError::Process { id: id.clone(), source };
+        let pair = || {
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+                .map_err(|errno| failed(errno.into()))
+        };
+        let (channel_w, channel_s) = pair()?;
+        let (mut report_a, report_w) = std::io::pipe().map_err(failed)?;
+        let clients = if attached { Some(pair()?) } else { None };
+        match sys::clone3(0, None).map_err(failed)? {
+            Cloned::Parent { .. } => {}
+            Cloned::Child => {
+                drop(report_a);
+                let first_client = clients.as_ref().map(|(_, theirs)| theirs);
+                become_supervisor(self, prepared, channel_w, channel_s, report_w, first_client)
+            }
+        }
+        drop((prepared, channel_w, channel_s, report_w));
+        let mut text = Vec::new();
+        report_a.read_to_end(&mut text).map_err(failed)?;
+        match serde_json::from_slice(&text) {
+            Ok(Report::Running) => Ok(clients.map(|(ours, _)| Client::from_fd(ours))),
+            Ok(Report::Failed { exit_code, message }) => Err(EngineError::Launch { exit_code, message }),
+            Err(_) => Err(EngineError::SupervisorLost { id }),
+        }
+    }
+}
+
+/// X: makes W, then becomes S.
+fn become_supervisor(
+    engine: &Engine,
+    prepared: Prepared,
+    channel_w: OwnedFd,
+    channel_s: OwnedFd,
+    report: std::io::PipeWriter,
+    client: Option<&OwnedFd>,
+) -> ! {
+    // Out of the caller's process group, so that a terminal's ctrl-c reaches the client alone.
+    let _ = setsid();
+    match sys::clone3(0, None) {
+        Ok(Cloned::Child) => {
+            let _ = setsid();
+            drop(channel_s);
+            work(prepared, LaunchSender::new(channel_w), report)
+        }
+        Ok(Cloned::Parent { .. }) => {}
+        Err(error) => {
+            send_report(report, &Report::Failed { exit_code: 125, message: format!("clone3: {error}") });
+            sys::exit_now(125)
+        }
+    }
+    let fixed: Vec<(&OwnedFd, RawFd)> = [(&channel_s, 3), (&prepared.lock, 4), (&prepared.listener, 5)]
+        .into_iter()
+        .chain(client.map(|client| (client, 6)))
+        .collect();
+    let root = engine.roots();
+    let mut args: Vec<Vec<u8>> = ["hull-supervisor", "--id", prepared.id.as_str(), "--root"].map(Vec::from).into();
+    args.push(bytes(root.root()));
+    args.extend([Vec::from("--state"), bytes(root.state())]);
+    if client.is_some() {
+        args.push(Vec::from("--client"));
+    }
+    let _ = exec_with(&fixed, &args);
+    sys::exit_now(125)
+}
+
+fn bytes(path: &Path) -> Vec<u8> {
+    std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()).to_vec()
+}
+
+/// Executes this binary again with descriptors at fixed numbers; returns only with what failed.
+fn exec_with(fixed: &[(&OwnedFd, RawFd)], args: &[Vec<u8>]) -> std::io::Error {
+    const ABOVE_FIXED: RawFd = 16;
+    let mut copies = Vec::with_capacity(fixed.len());
+    for (fd, number) in fixed {
+        match sys::dup_above(fd.as_fd(), ABOVE_FIXED) {
+            Ok(copy) => copies.push((copy, *number)),
+            Err(error) => return error,
+        }
+    }
+    // Nothing else that is open may reach the supervisor.
+    if let Err(error) = sys::cloexec_from(3) {
+        return error;
+    }
+    for (copy, number) in &copies {
+        if let Err(error) = sys::place_fd(copy.as_fd(), *number) {
+            return error;
+        }
+    }
+    match ExecVectors::new::<_, &[u8]>(args, &[]) {
+        Ok(vectors) => sys::execve(c"/proc/self/exe", &vectors),
+        Err(error) => error,
+    }
+}
+
+/// W: the container's process, handed to S.
+fn work(prepared: Prepared, channel: LaunchSender, report: std::io::PipeWriter) -> ! {
+    let (log, stdin_once, auto_remove) = (prepared.log, prepared.stdin_once, prepared.auto_remove);
+    let result = run_container(prepared.plan).map(|started| {
+        let oom_events = started.cgroup.as_ref().and_then(|cgroup| cgroup.oom_events_path());
+        Launch {
+            session: 0,
+            pid: started.pid,
+            pidfd: started.pidfd,
+            stdio: match (prepared.ends, started.terminal) {
+                (SupervisorEnds::Streams { stdin, stdout, stderr }, _) => LaunchStdio::Streams { stdin, stdout, stderr },
+                (SupervisorEnds::Terminal { stdin }, Some(master)) => LaunchStdio::Terminal { master, stdin },
+                (SupervisorEnds::Terminal { .. }, None) => sys::exit_now(125),
+            },
+            stdin_once,
+            auto_remove,
+            log: Some(log),
+            oom_events: oom_events.and_then(|path| File::open(path).ok()).map(OwnedFd::from),
+        }
+    });
+    let code = match result {
+        Ok(launch) => hand_over(channel, &launch, report),
+        Err(error) => {
+            let (exit_code, message) = describe(&error);
+            let _ = channel.failed(&LaunchFailed { exit_code, message: message.clone() });
+            send_report(report, &Report::Failed { exit_code, message });
+            exit_code
+        }
+    };
+    sys::exit_now(code)
+}
+
+fn run_container(plan: InitPlan) -> Result<Started, CreateError> {
+    hull_runtime::create::create(plan)?.start()
+}
+
+fn hand_over(channel: LaunchSender, launch: &Launch, report: std::io::PipeWriter) -> i32 {
+    match channel.launched(launch) {
+        Ok(()) => {
+            send_report(report, &Report::Running);
+            0
+        }
+        Err(error) => {
+            hull_runtime::create::end(launch.pidfd.as_fd());
+            let message = format!("the supervisor is gone: {error}");
+            send_report(report, &Report::Failed { exit_code: 125, message });
+            125
+        }
+    }
+}
+
+/// Exit code and text of a failed create.
+pub(super) fn describe(error: &CreateError) -> (i32, String) {
+    let code = match error {
+        CreateError::Init(failure) => i32::from(failure.exit_code()),
+        _ => 125,
+    };
+    let mut message = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(next) = cause {
+        message = format!("{message}: {next}");
+        cause = next.source();
+    }
+    (code, message)
+}
+
+fn send_report(mut pipe: std::io::PipeWriter, report: &Report) {
+    // A may be gone; the start stands on its own.
+    if let Ok(text) = serde_json::to_vec(report) {
+        let _ = pipe.write_all(&text);
+    }
+}
+
+/// Takes the container's lock, waiting for a clean-up in progress to end, and makes its state folder.
+fn take_lock(state: &Path, id: &ContainerId) -> Result<OwnedFd, EngineError> {
+    const ATTEMPTS: usize = 1000;
+    let path = state.join(LOCK_FILE);
+    let failed = |errno: Errno| EngineError::Path { action: "lock", path: path.clone(), source: errno.into() };
+    for attempt in 0..ATTEMPTS {
+        rustix::fs::mkdir(state, Mode::from_raw_mode(0o711)).or_else(exists).map_err(failed)?;
+        let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let lock = match rustix::fs::open(&path, flags, Mode::from_raw_mode(0o600)) {
+            Err(Errno::NOENT) => continue,
+            other => other.map_err(failed)?,
+        };
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            // The folder may have been removed between open and lock: then this lock is on a file nobody sees.
+            Ok(()) if is_at(&lock, &path) => return Ok(lock),
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) if attempt + 1 < ATTEMPTS && is_ending(state) => {
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
+            Err(Errno::WOULDBLOCK) => return Err(EngineError::AlreadyStarted { id: id.clone() }),
+            Err(errno) => return Err(failed(errno)),
+        }
+    }
+    Err(EngineError::AlreadyStarted { id: id.clone() })
+}
+
+fn exists(errno: Errno) -> Result<(), Errno> {
+    if errno == Errno::EXIST { Ok(()) } else { Err(errno) }
+}
+
+fn is_at(file: &OwnedFd, path: &Path) -> bool {
+    match (rustix::fs::fstat(file), rustix::fs::stat(path)) {
+        (Ok(held), Ok(seen)) => (held.st_dev, held.st_ino) == (seen.st_dev, seen.st_ino),
+        _ => false,
+    }
+}
+
+/// Whether the container of this folder has ended and is only being cleaned up.
+fn is_ending(state: &Path) -> bool {
+    match hull_supervisor::record::LiveState::read(state) {
+        Ok(Some(live)) => !live.is_running(),
+        _ => false,
+    }
+}
+
+/// A container that starts again has no exit record until it ends again.
+fn remove_stale_record(container: &Path) -> Result<(), EngineError> {
+    let path = container.join(ExitRecord::FILE);
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(EngineError::Path { action: "remove", path, source: error })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn write_config(state: &Path, spec: &Spec) -> Result<(), EngineError> {
+    let path = state.join(CONFIG_FILE);
+    let failed = |source| EngineError::Path { action: "write", path: path.clone(), source };
+    let text = serde_json::to_vec(spec).map_err(|error| failed(error.into()))?;
+    fs::write(&path, text).map_err(failed)
+}
+
+/// The listening socket, bound through the folder's descriptor because socket paths are limited to 107 bytes.
+fn listener(state: &Path) -> Result<OwnedFd, EngineError> {
+    let path = state.join(hull_supervisor::protocol::SOCKET_FILE);
+    let failed = |errno: Errno| EngineError::Path { action: "listen on", path: path.clone(), source: errno.into() };
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(EngineError::Path { action: "remove", path, source: error });
+        }
+        _ => {}
+    }
+    let folder = rustix::fs::open(state, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(failed)?;
+    let short = format!("/proc/self/fd/{}/{}", folder.as_raw_fd(), hull_supervisor::protocol::SOCKET_FILE);
+    let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).map_err(failed)?;
+    bind(&socket, &SocketAddrUnix::new(short).map_err(failed)?).map_err(failed)?;
+    listen(&socket, 64).map_err(failed)?;
+    Ok(socket)
+}
+
+/// Both sides of the container's streams. stdout and stderr are FIFOs that outlive their reader; the container's side
+/// is open for reading too, so that a supervisor's death is not a SIGPIPE for the container.
+fn streams(state: &Path, start: &StartPlan) -> Result<(SupervisorEnds, Option<Streams>), EngineError> {
+    let interactive = start.record.request.interactive;
+    if start.record.request.tty {
+        return Ok((SupervisorEnds::Terminal { stdin: interactive }, None));
+    }
+    let (stdout, container_stdout) = fifo(state.join("stdout"))?;
+    let (stderr, container_stderr) = fifo(state.join("stderr"))?;
+    let (stdin, container_stdin) = if interactive {
+        let (read, write) = std::io::pipe()
+            .map_err(|source| EngineError::Path { action: "make", path: PathBuf::from("stdin"), source })?;
+        (Some(OwnedFd::from(write)), OwnedFd::from(read))
+    } else {
+        (None, open(Path::new("/dev/null"), OFlags::RDONLY)?)
+    };
+    let streams = Streams { stdin: container_stdin, stdout: container_stdout, stderr: container_stderr };
+    Ok((SupervisorEnds::Streams { stdin, stdout, stderr }, Some(streams)))
+}
+
+/// A fresh FIFO, opened once for each side, so that the supervisor's non-blocking mode is not the container's.
+fn fifo(path: PathBuf) -> Result<(OwnedFd, OwnedFd), EngineError> {
+    match fs::remove_file(&path) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            return Err(EngineError::Path { action: "remove", path, source });
+        }
+        _ => {}
+    }
+    mknodat(CWD, &path, FileType::Fifo, Mode::from_raw_mode(0o600), 0)
+        .map_err(|errno| EngineError::Path { action: "make", path: path.clone(), source: errno.into() })?;
+    Ok((open(&path, OFlags::RDWR | OFlags::NONBLOCK)?, open(&path, OFlags::RDWR)?))
+}
+
+fn open(path: &Path, flags: OFlags) -> Result<OwnedFd, EngineError> {
+    rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|errno| EngineError::Path { action: "open", path: path.to_path_buf(), source: errno.into() })
+}
+
+fn plan(
+    spec: Spec,
+    rootfs: hull_snapshot::Rootfs,
+    streams: Option<Streams>,
+    init: bool,
+    cgroup_path: String,
+    state: &Path,
+) -> Result<InitPlan, EngineError> {
+    let has_user_namespace = spec.linux.as_ref().is_some_and(|linux| !linux.uid_mappings.is_empty());
+    let root = if has_user_namespace {
+        RootSource::InUserNamespace(Box::new(move |namespace| rootfs.mount_detached_in(namespace)))
+    } else {
+        RootSource::Detached(rootfs.mount_detached()?)
+    };
+    let options =
+        PlanOptions { root, bundle: state, streams, init, cgroup_path: Some(cgroup_path), sibling: true };
+    Ok(hull_runtime::plan::plan(&spec, options)?)
+}
