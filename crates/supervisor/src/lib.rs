@@ -13,10 +13,12 @@
 //! binary. It is kept small: no threads, buffers only while data flows.
 #![forbid(unsafe_code)]
 
+pub mod client;
 pub mod launch;
 pub mod log;
 pub mod protocol;
 pub mod record;
+pub mod start;
 mod timestamp;
 mod wire;
 

@@ -153,7 +153,7 @@ pub enum Reply<'a> {
     Exited(Exited),
     /// A request failed, or the session could not start.
     Error {
-        /// 125, 126 or 127 as docker gives them.
+        /// 125, 126 or 127 as docker gives them for what could not start; 0 for any other refused request.
         exit_code: i32,
         /// Text for the user.
         text: &'a str,

@@ -136,18 +136,23 @@ pub(crate) fn send(socket: impl AsFd, parts: &[&[u8]], flags: SendFlags) -> io::
         IoSlice::new(parts.get(1).copied().unwrap_or_default()),
     ];
     let mut nothing = SendAncillaryBuffer::default();
-    let send = || rustix::net::sendmsg(&socket, &slices, &mut nothing, flags | SendFlags::NOSIGNAL);
-    rustix::io::retry_on_intr(send)?;
+    retry(|| rustix::net::sendmsg(&socket, &slices, &mut nothing, flags | SendFlags::NOSIGNAL))?;
     Ok(())
 }
 
 /// Receives one message into `buffer` and returns its length; 0 is the end of the connection.
 ///
+/// A peer that closed without having read everything is reported by the kernel once, as a reset, ahead of what it had
+/// sent before (unix(7)): that report is passed over, because its last messages matter.
+///
 /// # Errors
 /// recv(2)'s, and `EMSGSIZE` for a message longer than the buffer.
 pub(crate) fn receive(socket: impl AsFd, buffer: &mut [u8], flags: RecvFlags) -> io::Result<usize> {
-    let receive = || rustix::net::recv(&socket, &mut *buffer, flags | RecvFlags::TRUNC);
-    let (received, length) = retry(receive)?;
+    let mut receive = || retry(|| rustix::net::recv(&socket, &mut *buffer, flags | RecvFlags::TRUNC));
+    let (received, length) = match receive() {
+        Err(rustix::io::Errno::CONNRESET) => receive(),
+        other => other,
+    }?;
     if length > received { Err(rustix::io::Errno::MSGSIZE.into()) } else { Ok(received) }
 }
 
@@ -160,9 +165,7 @@ fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> rustix::io::Resu
     }
 }
 
-/// Most descriptors that one launch message carries.
-pub(crate) const MAX_DESCRIPTORS: usize = 8;
-/// `CMSG_SPACE(8 * sizeof(int))`, rounded up generously.
+/// Space for the descriptors of one message: eight of them are 48 bytes, `CMSG_SPACE(8 * sizeof(int))`.
 const CONTROL_SIZE: usize = 128;
 
 /// Sends one message together with descriptors (unix(7) `SCM_RIGHTS`).
@@ -235,7 +238,10 @@ mod tests {
         assert_eq!(receive(&ours, &mut buffer, RecvFlags::empty()).unwrap(), 6);
         assert_eq!(&buffer, b"abcdef");
         assert!(receive(&ours, &mut buffer[..3], RecvFlags::empty()).is_err());
+        send(&ours, &[b"never read"], SendFlags::empty()).unwrap();
+        send(&theirs, &[b"last"], SendFlags::empty()).unwrap();
         drop(theirs);
+        assert_eq!(receive(&ours, &mut buffer, RecvFlags::empty()).unwrap(), 4);
         assert_eq!(receive(&ours, &mut buffer, RecvFlags::empty()).unwrap(), 0);
     }
 }
