@@ -21,9 +21,9 @@ pub struct LinuxSeccomp {
     /// Architectures beside the native one, such as `SCMP_ARCH_X86`.
     #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
     pub architectures: Vec<String>,
-    /// Filter flags such as `SECCOMP_FILTER_FLAG_LOG`.
-    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
-    pub flags: Vec<String>,
+    /// Filter flags such as `SECCOMP_FILTER_FLAG_LOG`; the runtime's choice when absent, none when empty.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flags: Option<Vec<String>>,
     /// Socket that receives the notification descriptor.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listener_path: Option<PathBuf>,
