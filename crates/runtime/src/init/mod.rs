@@ -30,7 +30,7 @@ use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior, setsid};
 
 use crate::failure::{InitFailure, Step};
-use crate::plan::{InitPlan, NamespacePlan, RootMount};
+use crate::plan::{InitPlan, NamespacePlan, ProcessPlan, RootMount};
 use crate::sync::{Message, Sync};
 
 use identity::Credentials;
@@ -82,8 +82,24 @@ fn become_container(mut plan: InitPlan, sync: &Sync, joiner: Option<&Joiner>) ->
     if let Some(terminal) = &terminal {
         terminal.hand_over(sync)?;
     }
-    wait_for_start(sync)?;
+    match &plan.start_fifo {
+        Some(fifo) => wait_for_fifo(sync, fifo, &plan.process)?,
+        None => wait_for_start(sync)?,
+    }
     execute(plan.process, terminal, sync)
+}
+
+/// Waits for another process than the creator, who will not hear of a program that cannot be executed; so that is
+/// looked at before.
+fn wait_for_fifo(sync: &Sync, fifo: &OwnedFd, process: &ProcessPlan) -> Result<(), InitFailure> {
+    let lost = |errno| InitFailure::new(Step::Start, "", errno);
+    program::look_for(&process.args, process.search_path())?;
+    sync.send(&Message::Ready, None).map_err(lost)?;
+    let mut byte = [0_u8; 1];
+    match rustix::io::retry_on_intr(|| rustix::io::read(fifo, &mut byte)).map_err(lost)? {
+        1 => Ok(()),
+        _ => Err(lost(Errno::CANCELED)),
+    }
 }
 
 /// First steps of every child: not dumpable, and in its cgroup.

@@ -12,7 +12,7 @@ use std::path::Path;
 use hull_kernel::rlimits;
 use hull_sys::memory::close_from;
 use hull_sys::process::{self as sys, ExecVectors};
-use rustix::fs::{FileType, Uid, fchown, fstat, major, minor};
+use rustix::fs::{Access, FileType, Uid, access, fchown, fstat, major, minor, stat};
 use rustix::io::Errno;
 use rustix::process::{chdir, getcwd};
 
@@ -125,6 +125,29 @@ fn give_to(stream: BorrowedFd<'_>, uid: u32) {
     if !is_null && stat.st_uid != uid {
         let _ = fchown(stream, Some(Uid::from_raw(uid)), None);
     }
+}
+
+/// Whether `args[0]` can be found and executed, as [`search_and_execute`] will look for it; what would fail if not.
+pub(super) fn look_for(args: &[String], search_path: &str) -> Result<(), InitFailure> {
+    let Some(name) = args.first() else { return Err(InitFailure::new(Step::Exec, "", Errno::NOENT)) };
+    let check = |path: &str| {
+        access(path, Access::EXEC_OK)?;
+        let kind = FileType::from_raw_mode(stat(path)?.st_mode);
+        if kind == FileType::RegularFile { Ok(()) } else { Err(Errno::ACCESS) }
+    };
+    let mut found = Err(Errno::NOENT);
+    if name.contains('/') {
+        found = check(name);
+    } else {
+        for directory in search_path.split(':') {
+            match check(&format!("{directory}/{name}")) {
+                Ok(()) => return Ok(()),
+                Err(Errno::ACCESS) => found = Err(Errno::ACCESS),
+                Err(_) => {}
+            }
+        }
+    }
+    found.map_err(|errno| InitFailure::new(Step::Exec, name.as_str(), errno))
 }
 
 /// Executes `args[0]`, looked for in `search_path` when it has no slash, as execvp(3) does; returns what failed.

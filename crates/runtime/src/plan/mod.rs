@@ -191,6 +191,8 @@ pub struct InitPlan {
     pub domainname: Option<String>,
     /// The program and its rights.
     pub process: ProcessPlan,
+    /// A FIFO, open for both directions, whose first byte starts the program; without it the creating process does.
+    pub start_fifo: Option<OwnedFd>,
 }
 
 /// Makes the plan.
@@ -219,6 +221,7 @@ pub fn plan(spec: &Spec, options: PlanOptions<'_>) -> Result<InitPlan, PlanError
         domainname: in_own_uts("domainname", &spec.domainname, &namespaces)?,
         process: process::plan(process, linux.seccomp.as_ref(), options.streams, options.init)?,
         namespaces,
+        start_fifo: None,
     })
 }
 
