@@ -11,3 +11,4 @@ pub mod mounts;
 pub mod rlimits;
 pub mod seccomp;
 pub mod terminal;
+pub mod tree;
