@@ -1,0 +1,7 @@
+//! The end-to-end tests: the real `hull` on a real kernel, as root, in the lanes that `cargo xtask` prepares.
+//!
+//! One module per subject. A test whose name contains `fallback` also runs on the oldest kernel.
+
+#![forbid(unsafe_code)]
+
+mod smoke;

@@ -1,0 +1,67 @@
+//! qemu: a machine with two processors, no network, a serial console in a file, and one read-only disk.
+//!
+//! It runs in software (tcg): hardware help is not there on most machines that run tests, and a lane should be the same
+//! everywhere. The emulator is ended by its own pid when it takes too long; the guest powers itself off otherwise.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::apt::Apt;
+use crate::{program, workspace};
+
+/// Memory of the machine, in mebibytes.
+const MEMORY_MB: u32 = 3072;
+/// Quiet and fast: nothing on the console but the tests, a panic ends the machine, no mitigations to emulate.
+const COMMAND_LINE: &str =
+    "console=ttyS0 quiet loglevel=1 panic=-1 mitigations=off random.trust_cpu=on no_timer_check nokaslr rdinit=/init";
+
+/// Boots `kernel` with `initramfs` and waits until the machine is off. The console goes to the file `console`.
+pub fn run(kernel: &Path, initramfs: &Path, disk: &Path, console: &Path, limit: Duration) -> Result<()> {
+    let mut command = qemu()?;
+    command.args(["-machine", "pc,usb=off", "-cpu", "max", "-accel", "tcg,thread=multi", "-smp", "2"]);
+    command.args(["-m", &MEMORY_MB.to_string(), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
+    command.arg("-serial").arg(format!("file:{}", console.display()));
+    let drive = format!("file={},if=virtio,format=raw,readonly=on", disk.display());
+    command.args(["-drive", &drive, "-append", COMMAND_LINE]);
+    command.arg("-kernel").arg(kernel).arg("-initrd").arg(initramfs);
+    fs::write(console, "")?;
+    let words = console.with_extension("qemu");
+    fs::write(&words, "")?;
+    let status = program::logged(&mut command, &words, limit)
+        .with_context(|| format!("the console says: {}", last_lines(console)))?;
+    if !status.success() {
+        bail!("qemu: {status}\n{}", program::text(&words)?);
+    }
+    Ok(())
+}
+
+fn last_lines(console: &Path) -> String {
+    let text = program::text(console).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(15)..].join("\n")
+}
+
+/// The machine's own qemu, or Debian's, unpacked.
+fn qemu() -> Result<Command> {
+    let name = "qemu-system-x86_64";
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    if std::env::split_paths(&paths).any(|folder| folder.join(name).exists()) {
+        return Ok(Command::new(name));
+    }
+    let tree = workspace::folder("tools")?.join("qemu");
+    Apt::machine()?.unpack(&["qemu-system-x86"], true, &tree).context("unpacking qemu")?;
+    let triplet = format!("{}-linux-gnu", std::env::consts::ARCH);
+    let libraries: Vec<PathBuf> =
+        [format!("usr/lib/{triplet}"), format!("lib/{triplet}")].iter().map(|place| tree.join(place)).collect();
+    let mut command = Command::new(tree.join("usr/bin").join(name));
+    command.env("LD_LIBRARY_PATH", std::env::join_paths(libraries)?);
+    command.env("QEMU_MODULE_DIR", tree.join(format!("usr/lib/{triplet}/qemu")));
+    for data in ["usr/share/qemu", "usr/share/seabios"] {
+        command.arg("-L").arg(tree.join(data));
+    }
+    Ok(command)
+}

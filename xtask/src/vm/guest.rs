@@ -1,0 +1,110 @@
+//! What runs inside of the virtual machine: each test program in turn, then a look at what they left.
+//!
+//! The console is the only way out, so the result stands between two marks that carry a word known only to this boot:
+//!
+//! ```text
+//! HULL-BEGIN <nonce>
+//! ... what the programs printed ...
+//! left behind: ...
+//! HULL-END <nonce> good|bad
+//! ```
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::cgroups;
+use crate::contained::Traces;
+
+/// A test program and the names of the tests it is to run.
+#[derive(Serialize, Deserialize)]
+pub struct Program {
+    name: String,
+    path: PathBuf,
+    filter: Vec<String>,
+}
+
+impl Program {
+    /// The program at `path` in the guest; no filter means all its tests.
+    pub fn new(name: &str, path: &Path, filter: &[String]) -> Program {
+        Program { name: name.into(), path: path.into(), filter: filter.to_vec() }
+    }
+}
+
+/// Everything that one boot is to do.
+#[derive(Serialize, Deserialize)]
+pub struct Work {
+    /// What to run, in this order.
+    pub programs: Vec<Program>,
+    /// Its environment.
+    pub env: BTreeMap<String, String>,
+    /// Where tests make their files; empty afterwards.
+    pub files: PathBuf,
+}
+
+/// `xtask inside guest FILE`: does the work and prints the result between its marks.
+pub fn run(file: &Path) -> Result<()> {
+    let text = fs::read_to_string(file).with_context(|| file.display().to_string())?;
+    let (nonce, work): (String, Work) = serde_json::from_str(&text)?;
+    println!("HULL-BEGIN {nonce}");
+    let good = perform(&work).unwrap_or_else(|error| {
+        println!("guest: {error:#}");
+        false
+    });
+    println!("HULL-END {nonce} {}", if good { "good" } else { "bad" });
+    Ok(())
+}
+
+fn perform(work: &Work) -> Result<bool> {
+    let mounts: Vec<PathBuf> = cgroups::hierarchies()?.into_iter().map(|hierarchy| hierarchy.mount).collect();
+    let before = Traces::now(&mounts, Some(&work.files))?;
+    let mut good = true;
+    for program in &work.programs {
+        println!("-- {}", program.name);
+        let status = Command::new(&program.path).args(&program.filter).envs(&work.env).status();
+        let status = status.with_context(|| program.path.display().to_string())?;
+        good &= status.success();
+    }
+    for left in Traces::settled(&mounts, Some(&work.files), &before)? {
+        println!("left behind: {left}");
+        good = false;
+    }
+    Ok(good)
+}
+
+/// The result of a boot, as its console shows it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Report<'a> {
+    /// What the programs printed.
+    pub text: &'a str,
+    /// Whether all passed and nothing was left.
+    pub is_good: bool,
+}
+
+impl<'a> Report<'a> {
+    /// Finds the result of the boot with that nonce.
+    pub fn read(console: &'a str, nonce: &str) -> Option<Report<'a>> {
+        let (_, rest) = console.split_once(&format!("HULL-BEGIN {nonce}\n"))?;
+        let (text, end) = rest.split_once(&format!("HULL-END {nonce} "))?;
+        Some(Report { text, is_good: end.starts_with("good\n") })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_only_the_own_result() {
+        let console = "boot\nHULL-BEGIN a\ntest result: ok\nHULL-END a good\noff\n";
+        assert_eq!(Report::read(console, "a"), Some(Report { text: "test result: ok\n", is_good: true }));
+        assert_eq!(Report::read(console, "b"), None);
+        assert_eq!(Report::read("HULL-BEGIN a\nKernel panic\n", "a"), None);
+        let bad = Report::read("HULL-BEGIN a\nx\nHULL-END a bad\n", "a").unwrap();
+        assert!(!bad.is_good);
+    }
+}

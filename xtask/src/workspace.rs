@@ -1,0 +1,102 @@
+//! Where things are in the source tree, and what cargo has built there.
+//!
+//! Everything that xtask makes is below `target/`: nothing is installed and nothing is written elsewhere.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+
+/// The root of the source tree.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_path_buf).unwrap_or_default()
+}
+
+/// A folder below `target/`, made when it is missing.
+pub fn folder(name: &str) -> Result<PathBuf> {
+    let path = root().join("target").join(name);
+    std::fs::create_dir_all(&path).with_context(|| path.display().to_string())?;
+    Ok(path)
+}
+
+/// `cargo`, in the root of the tree, with the toolchain that runs this task.
+pub fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(root());
+    command
+}
+
+/// One line of `cargo --message-format json`, of the fields used here.
+#[derive(Deserialize)]
+struct Message {
+    reason: String,
+    target: Option<Target>,
+    profile: Option<Profile>,
+    executable: Option<PathBuf>,
+}
+
+#[derive(Deserialize)]
+struct Target {
+    name: String,
+    kind: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct Profile {
+    test: bool,
+}
+
+/// A program that cargo has built.
+pub struct Executable {
+    /// The target's name: the crate for unit tests, the file for integration tests.
+    pub name: String,
+    /// Whether the target is a library (its unit tests) and not a program or an integration test.
+    pub is_library: bool,
+    /// Whether it is a test program.
+    pub is_test: bool,
+    /// Where it is.
+    pub path: PathBuf,
+}
+
+/// Runs cargo with `arguments` (a build, or a test with `--no-run`) and returns the programs that it made.
+/// Compiler errors go to standard error as they are.
+pub fn build(arguments: &[&str]) -> Result<Vec<Executable>> {
+    let out = cargo()
+        .args(arguments)
+        .args(["--message-format", "json-render-diagnostics", "--quiet"])
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cannot start cargo")?;
+    if !out.status.success() {
+        bail!("cargo {}: {}", arguments.join(" "), out.status);
+    }
+    let messages = String::from_utf8_lossy(&out.stdout);
+    Ok(messages.lines().filter_map(|line| serde_json::from_str(line).ok()).filter_map(executable).collect())
+}
+
+fn executable(message: Message) -> Option<Executable> {
+    let (target, profile) = (message.target?, message.profile?);
+    (message.reason == "compiler-artifact").then_some(())?;
+    Some(Executable {
+        name: target.name,
+        is_library: target.kind.iter().any(|kind| kind == "lib"),
+        is_test: profile.test,
+        path: message.executable?,
+    })
+}
+
+/// The release build of `hull`, built when it is not up to date.
+pub fn hull() -> Result<PathBuf> {
+    let made = build(&["build", "--release", "--package", "hull"])?;
+    let hull = made.into_iter().find(|program| program.name == "hull");
+    Ok(hull.context("cargo built no program called hull")?.path)
+}
+
+/// The end-to-end tests: one libtest program.
+pub fn system_tests() -> Result<PathBuf> {
+    let made = build(&["test", "--no-run", "--package", "system-tests", "--test", "system"])?;
+    let tests = made.into_iter().find(|program| program.name == "system" && program.is_test);
+    Ok(tests.context("cargo built no test program called system")?.path)
+}
