@@ -372,6 +372,13 @@ mod tests {
         assert_eq!(Table::parse("c 1 rwm"), None);
     }
 
+    proptest::proptest! {
+        #[test]
+        fn foreign_lists_never_panic(text in "([abcx] ?[0-9*]{0,12}:?[0-9*]{0,12} ?[rwmx]{0,4}\n?){0,6}") {
+            let _either = Table::parse(&text);
+        }
+    }
+
     #[test]
     fn everything_allowed_is_seen() {
         assert!(allows_everything(&[rule("+a *:* rwm")]));

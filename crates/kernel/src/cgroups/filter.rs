@@ -7,7 +7,9 @@
 //! default decides at the end. That is "the last matching rule wins" for each access on its own, the same meaning as
 //! [`super::devices`] gives cgroup v1. Rules for nothing (everything allowed) make no program.
 //!
-//! Registers: r1 context, r2 kind, r3 undecided access, r4 major, r5 minor, r6 scratch.
+//! Registers: r1 context, r2 kind, r3 undecided access, r4 scratch. Numbers are loaded anew for each test: what the
+//! verifier learns of a register from a test would otherwise follow every path through the rest of the program, and a
+//! list of some hundred rules would exceed its bounds. So it sees few states however many rules there are.
 
 use hull_sys::bpf::Instruction;
 
@@ -16,6 +18,10 @@ use super::devices::{DeviceKind, DeviceRule, allows_everything, effective};
 /// linux/bpf.h: `BPF_DEVCG_DEV_BLOCK` and `BPF_DEVCG_DEV_CHAR`.
 const BLOCK: i32 = 1;
 const CHAR: i32 = 2;
+
+/// Offsets in the context.
+const MAJOR: i16 = 4;
+const MINOR: i16 = 8;
 
 // Operation codes, composed as in linux/bpf_common.h and linux/bpf.h.
 const LOAD_WORD: u8 = 0x61; // BPF_LDX | BPF_W | BPF_MEM
@@ -42,8 +48,6 @@ pub(super) fn compile(rules: &[DeviceRule]) -> Option<Vec<Instruction>> {
         instruction(MOVE_REGISTER, 3, 2, 0, 0),
         instruction(AND_IMMEDIATE, 2, 0, 0, 0xffff),
         instruction(SHIFT_RIGHT, 3, 0, 0, 16),
-        instruction(LOAD_WORD, 4, 1, 4, 0),
-        instruction(LOAD_WORD, 5, 1, 8, 0),
     ];
     for rule in rules.iter().rev() {
         program.extend(block(rule));
@@ -55,39 +59,45 @@ pub(super) fn compile(rules: &[DeviceRule]) -> Option<Vec<Instruction>> {
 
 /// One rule: tests that jump behind the block when it does not match, then what it decides.
 fn block(rule: &DeviceRule) -> Vec<Instruction> {
-    let mut tests: Vec<(u8, i32)> = Vec::new();
+    let mut block = Vec::new();
+    let mut tests = Vec::new();
+    let mut test = |load: Option<i16>, register: u8, value: i32| {
+        block.extend(load.map(|offset| instruction(LOAD_WORD, register, 1, offset, 0)));
+        tests.push(block.len());
+        block.push(instruction(JUMP_UNEQUAL, register, 0, 0, value));
+    };
     match rule.kind {
         DeviceKind::All => {}
-        DeviceKind::Block => tests.push((2, BLOCK)),
-        DeviceKind::Char => tests.push((2, CHAR)),
+        DeviceKind::Block => test(None, 2, BLOCK),
+        DeviceKind::Char => test(None, 2, CHAR),
     }
     // Numbers fit: dev_t has 12 and 20 bits, and `DeviceRule::validate` has seen to it.
-    tests.extend(rule.major.map(|major| (4, major as i32)));
-    tests.extend(rule.minor.map(|minor| (5, minor as i32)));
+    if let Some(major) = rule.major {
+        test(Some(MAJOR), 4, major as i32);
+    }
+    if let Some(minor) = rule.minor {
+        test(Some(MINOR), 4, minor as i32);
+    }
     let access = i32::from(rule.access.bits());
-    let verdict = if rule.allow {
-        vec![
+    if rule.allow {
+        block.extend([
             instruction(AND_IMMEDIATE, 3, 0, 0, !access & 7),
             instruction(JUMP_UNEQUAL, 3, 0, 2, 0),
             instruction(MOVE_IMMEDIATE, 0, 0, 0, 1),
             instruction(EXIT, 0, 0, 0, 0),
-        ]
+        ]);
     } else {
-        vec![
-            instruction(MOVE_REGISTER, 6, 3, 0, 0),
-            instruction(AND_IMMEDIATE, 6, 0, 0, access),
-            instruction(JUMP_EQUAL, 6, 0, 2, 0),
+        block.extend([
+            instruction(MOVE_REGISTER, 4, 3, 0, 0),
+            instruction(AND_IMMEDIATE, 4, 0, 0, access),
+            instruction(JUMP_EQUAL, 4, 0, 2, 0),
             instruction(MOVE_IMMEDIATE, 0, 0, 0, 0),
             instruction(EXIT, 0, 0, 0, 0),
-        ]
-    };
-    let mut block = Vec::with_capacity(tests.len() + verdict.len());
-    for (position, (register, value)) in tests.iter().enumerate() {
-        // Over the tests that are left and the verdict.
-        let distance = (tests.len() - position - 1 + verdict.len()) as i16;
-        block.push(instruction(JUMP_UNEQUAL, *register, 0, distance, *value));
+        ]);
     }
-    block.extend(verdict);
+    for position in tests {
+        block[position].offset = (block.len() - position - 1) as i16;
+    }
     block
 }
 

@@ -78,10 +78,10 @@ impl Folder {
         let failed = |errno: Errno| CgroupError::Read { path: self.path.join(file), source: errno.into() };
         let fd = match self.open_file(file, OFlags::RDONLY) {
             Ok(fd) => fd,
-            Err(Errno::NOENT) => return Ok(None),
+            // Not every file can be read although it is there: EOPNOTSUPP says that the feature is off (psi=0).
+            Err(Errno::NOENT | Errno::OPNOTSUPP) => return Ok(None),
             Err(errno) => return Err(failed(errno)),
         };
-        // Not every cgroup file can be read although it is there: EOPNOTSUPP says that the feature is off.
         match read_whole(fd.as_fd()) {
             Ok(text) => Ok(Some(text)),
             Err(Errno::OPNOTSUPP) => Ok(None),
@@ -143,13 +143,19 @@ fn write_whole(fd: BorrowedFd<'_>, value: &str) -> Result<(), Errno> {
     }
 }
 
+/// Reads a cgroup file. The kernel fills a page with whole records, so what leaves half of a page free is the end (no
+/// record of a cgroup file with several is anywhere near as long), and no further read(2) is needed to be told so.
 fn read_whole(fd: BorrowedFd<'_>) -> Result<String, Errno> {
     let mut text: Vec<u8> = Vec::new();
     let mut chunk = [0u8; 4096];
     loop {
         match rustix::io::read(fd, &mut chunk) {
-            Ok(0) => return String::from_utf8(text).map_err(|_| Errno::ILSEQ),
-            Ok(count) => text.extend_from_slice(&chunk[..count]),
+            Ok(count) => {
+                text.extend_from_slice(&chunk[..count]);
+                if count < chunk.len() / 2 {
+                    return String::from_utf8(text).map_err(|_| Errno::ILSEQ);
+                }
+            }
             Err(Errno::INTR) => {}
             Err(errno) => return Err(errno),
         }

@@ -66,6 +66,13 @@ impl Layout {
         Layout { legacy: Vec::new(), unified: Some(unified) }
     }
 
+    /// The v1 part alone, to try on one machine what another one has.
+    #[cfg(test)]
+    pub(super) fn without_unified(mut self) -> Layout {
+        self.unified = None;
+        self
+    }
+
     /// The layout that a mountinfo file (proc_pid_mountinfo(5)) describes.
     ///
     /// # Errors
@@ -368,6 +375,17 @@ mod tests {
         let onto = format!("{MIXED}70 35 0:60 / /sys/fs/cgroup/memory rw - tmpfs tmpfs rw\n");
         let layout = Layout::from_mountinfo(&onto).unwrap();
         assert_eq!(mounts(&layout), ["/sys/fs/cgroup/cpu,cpuacct", "/sys/fs/cgroup/systemd"]);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn foreign_text_never_panics(text in ".{0,200}", lines in "([0-9]{1,3} [0-9]{1,3} 0:1 /[a-z]? /[a-z/]{0,4} rw - cgroup2? x [a-z,=]{0,9}\n){0,8}") {
+            let _either = Layout::from_mountinfo(&text);
+            let _either = Layout::from_mountinfo(&lines);
+            let _either = Layout::from_mountinfo(MIXED).unwrap().cgroup_from_proc(&text);
+            let _either = normal_path(&text);
+            unescape(&text);
+        }
     }
 
     #[test]

@@ -26,6 +26,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use rustix::fs::{Mode, OFlags, open};
 use rustix::process::Pid;
@@ -203,6 +204,16 @@ pub enum CgroupError {
         /// Why.
         source: io::Error,
     },
+    /// chown(2).
+    #[error("cannot hand {} to user {uid}", path.display())]
+    Delegate {
+        /// The file or directory.
+        path: PathBuf,
+        /// The user.
+        uid: u32,
+        /// Why.
+        source: io::Error,
+    },
     /// Freezing or thawing took too long and was taken back.
     #[error("the processes of cgroup {} did not all freeze or thaw in time", path.display())]
     FreezeTimeout {
@@ -248,6 +259,7 @@ impl CgroupError {
             | CgroupError::Read { source, .. }
             | CgroupError::EnableController { source, .. }
             | CgroupError::DeviceFilter { source, .. }
+            | CgroupError::Delegate { source, .. }
             | CgroupError::Kill { source, .. }
             | CgroupError::Wait { source } => source.raw_os_error(),
             _ => None,
@@ -506,6 +518,19 @@ impl Cgroup {
         }
     }
 
+    /// Hands the v2 cgroup to a user: the directory and the files with which it makes and fills child cgroups, and
+    /// nothing that sets the cgroup's own limits (runtime-spec config-linux.md, "Cgroup ownership"). Does nothing on
+    /// v1, whose directories cannot be handed over safely.
+    ///
+    /// # Errors
+    /// [`CgroupError::Delegate`].
+    pub fn delegate(&self, uid: u32) -> Result<(), CgroupError> {
+        match self.unified_folder().filter(|_| self.legacy.is_empty()) {
+            Some(folder) => unified::delegate(folder, uid),
+            None => Ok(()),
+        }
+    }
+
     /// Opens what the process needs that will live in the cgroup.
     ///
     /// # Errors
@@ -619,7 +644,9 @@ impl Cgroup {
     /// # Errors
     /// [`CgroupError::Remove`], with `EBUSY` when processes are left; [`CgroupError::Several`].
     pub fn remove(&self) -> Result<(), CgroupError> {
-        let mut errors: Vec<_> = self.places().filter_map(|place| tree::remove(&place.folder).err()).collect();
+        let deadline = Instant::now() + tree::REMOVAL_PATIENCE;
+        let mut errors: Vec<_> =
+            self.places().filter_map(|place| tree::remove(&place.folder, deadline).err()).collect();
         match errors.len() {
             0 => Ok(()),
             1 => Err(errors.remove(0)),

@@ -61,7 +61,8 @@ pub struct MemoryStats {
     pub swap_limit_bytes: Option<u64>,
     /// Processes killed for want of memory.
     pub oom_kills: u64,
-    /// How often the limit was hit (v1 memory.failcnt, v2 `max` of memory.events).
+    /// How often a limit was hit: on v1 the failcnt of memory and of memory+swap (newer kernels no longer
+    /// count there), on v2 `max` of memory.events.
     pub limit_hits: u64,
     /// The lines of memory.stat, in this version's own words.
     pub detail: BTreeMap<String, u64>,
@@ -224,12 +225,12 @@ fn legacy_cpu(accounting: &Folder, bandwidth: &str) -> Result<CpuStats, CgroupEr
 fn unified_cpu(text: &str) -> CpuStats {
     let lines = flat(text);
     CpuStats {
-        usage_ns: value(&lines, "usage_usec") * 1000,
-        user_ns: value(&lines, "user_usec") * 1000,
-        system_ns: value(&lines, "system_usec") * 1000,
+        usage_ns: value(&lines, "usage_usec").saturating_mul(1000),
+        user_ns: value(&lines, "user_usec").saturating_mul(1000),
+        system_ns: value(&lines, "system_usec").saturating_mul(1000),
         periods: value(&lines, "nr_periods"),
         throttled_periods: value(&lines, "nr_throttled"),
-        throttled_ns: value(&lines, "throttled_usec") * 1000,
+        throttled_ns: value(&lines, "throttled_usec").saturating_mul(1000),
     }
 }
 
@@ -248,7 +249,9 @@ fn legacy_memory(folder: &Folder) -> Result<MemoryStats, CgroupError> {
         swap_usage_bytes: total.map(|total| total.saturating_sub(usage_bytes)),
         swap_limit_bytes: total_limit.zip(limit_bytes).map(|(total, memory)| total.saturating_sub(memory)),
         oom_kills: value(&flat(&folder.read("memory.oom_control")?), "oom_kill"),
-        limit_hits: folder.number("memory.failcnt")?,
+        limit_hits: folder
+            .number("memory.failcnt")?
+            .saturating_add(folder.try_number("memory.memsw.failcnt")?.unwrap_or(0)),
         detail,
     })
 }
@@ -414,6 +417,16 @@ mod tests {
         let text = "some avg10=1.50 avg60=0.25 avg300=0.00 total=77\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=3\n";
         let pressure = pressure(text);
         assert_eq!((pressure.some.avg10, pressure.some.total_us, pressure.full.total_us), (1.5, 77, 3));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn foreign_text_never_panics(text in "([a-z]{0,4}[ =:]?[0-9]{0,24}[ \n]?){0,20}") {
+            unified_cpu(&format!("usage_usec {text}"));
+            unified_io(&text);
+            pressure(&format!("some {text}"));
+            add_legacy_io(&mut BTreeMap::new(), &text, true);
+        }
     }
 
     #[test]

@@ -21,7 +21,7 @@ use super::folder::Folder;
 const ROUNDS: u32 = 1000;
 
 /// How long a cgroup may stay busy after its last process was seen to end.
-const REMOVAL_PATIENCE: Duration = Duration::from_secs(2);
+pub(super) const REMOVAL_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Makes `mount/path` with all that is missing above it; what is there already is left as it is. `prepare` is run on
 /// each ancestor that this call made, before anything is made in it.
@@ -85,10 +85,9 @@ pub(super) fn fill_cpuset(mount: &Path, folder: &Path) -> Result<(), CgroupError
     Ok(())
 }
 
-/// Removes a cgroup and those below it. One that is not there counts as removed. What stays busy is tried again for a
-/// while, since a killed process leaves its cgroup a moment after its death is reported.
-pub(super) fn remove(folder: &Path) -> Result<(), CgroupError> {
-    let started = Instant::now();
+/// Removes a cgroup and those below it. One that is not there counts as removed. What stays busy is tried again until
+/// the deadline, since a killed process leaves its cgroup a moment after its death is reported.
+pub(super) fn remove(folder: &Path, deadline: Instant) -> Result<(), CgroupError> {
     let mut pause = Duration::from_micros(200);
     loop {
         match rmdir(folder) {
@@ -102,7 +101,7 @@ pub(super) fn remove(folder: &Path) -> Result<(), CgroupError> {
             Err(Errno::NOENT | Errno::NODEV) => return Ok(()),
             Err(errno) => return Err(CgroupError::Remove { path: folder.to_owned(), source: errno.into() }),
         };
-        if started.elapsed() > REMOVAL_PATIENCE {
+        if Instant::now() > deadline {
             return Err(CgroupError::Remove { path: folder.to_owned(), source: Errno::BUSY.into() });
         }
         if progress {

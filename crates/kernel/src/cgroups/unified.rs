@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use hull_sys::bpf;
-use rustix::fs::{Mode, OFlags, open};
+use rustix::fs::{Mode, OFlags, Uid, chown, open};
 use rustix::io::Errno;
 
 use super::devices::DeviceRule;
@@ -252,6 +252,21 @@ pub(super) fn devices(folder: &Path, rules: &[DeviceRule], fresh: bool) -> Resul
             several.iter().try_for_each(|old| bpf::detach_device_filter(cgroup.as_fd(), old)).map_err(failed("detach"))
         }
     }
+}
+
+/// Gives a cgroup's directory and its delegatable files to a user; which these are the kernel says.
+pub(super) fn delegate(folder: &Path, uid: u32) -> Result<(), CgroupError> {
+    let usual = "cgroup.procs\ncgroup.threads\ncgroup.subtree_control\n";
+    let files = std::fs::read_to_string("/sys/kernel/cgroup/delegate").unwrap_or_else(|_| usual.to_owned());
+    let directory = std::iter::once(folder.to_owned());
+    for path in directory.chain(files.lines().filter(|name| !name.is_empty()).map(|name| folder.join(name))) {
+        match chown(&path, Some(Uid::from_raw(uid)), None) {
+            // The list is of all files that some kernel configuration could have.
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(errno) => return Err(CgroupError::Delegate { path, uid, source: errno.into() }),
+        }
+    }
+    Ok(())
 }
 
 /// The cgroup's directory, as `CLONE_INTO_CGROUP` and bpf(2) want it.
