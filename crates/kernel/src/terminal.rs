@@ -109,9 +109,7 @@ impl RawMode {
     pub fn renew(&self) -> Result<(), TerminalError> {
         let held = RAW.lock().unwrap_or_else(PoisonError::into_inner);
         match held.as_ref() {
-            Some((fd, _)) => {
-                termios::tcsetattr(fd, OptionalActions::Now, &self.raw).map_err(failed("set raw mode"))
-            }
+            Some((fd, _)) => termios::tcsetattr(fd, OptionalActions::Now, &self.raw).map_err(failed("set raw mode")),
             None => Ok(()),
         }
     }

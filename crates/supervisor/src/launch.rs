@@ -3,8 +3,9 @@
 //! ```text
 //! worker W                                       supervisor S (parent of the process by CLONE_PARENT)
 //!   clone init ... init reports a successful execve
-//!   -- Launch {session, pid, ...} + descriptors -->   supervises, tells clients Started
-//!   exits
+//!   -- Launch {session, pid, ...} + descriptors -->   writes state.json
+//!   <------------------------------- Taken ----------  tells clients Started
+//!   reports to its own parent, exits
 //! or, when anything fails, after having removed what it made:
 //!   -- LaunchFailed {exit_code, message} --------->   tells clients Error
 //! or dies: the channel ends without a message ---->   the same as a failed launch
@@ -19,6 +20,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
+use rustix::net::{RecvFlags, SendFlags};
+
 use crate::log::LogOptions;
 use crate::wire::{self, Decoder, Encoder, Malformed};
 
@@ -28,8 +31,11 @@ pub enum LaunchError {
     /// The supervisor's end is gone, or the socket failed.
     #[error("cannot send to the supervisor: {0}")]
     Send(#[source] io::Error),
-    /// The worker's message could not be received.
-    #[error("cannot receive from the worker: {0}")]
+    /// The supervisor was killed, or could not put the process on record (then it has killed it).
+    #[error("the supervisor did not take the process over")]
+    NotTaken,
+    /// The other side's message could not be received.
+    #[error("cannot receive on the launch channel: {0}")]
     Receive(#[source] io::Error),
     /// The message is not one of this protocol.
     #[error("bad launch message: {0}")]
@@ -99,6 +105,8 @@ pub enum LaunchMessage {
 
 const LAUNCHED: u8 = 1;
 const FAILED: u8 = 2;
+/// The supervisor's answer to `LAUNCHED`.
+const TAKEN: u8 = 3;
 
 const FLAG_TERMINAL: u8 = 1;
 const FLAG_STDIN: u8 = 1 << 1;
@@ -120,13 +128,19 @@ impl LaunchSender {
         LaunchSender(socket)
     }
 
-    /// Hands the process over. From here on it is the supervisor's.
+    /// Hands the process over, and waits until the supervisor has it on record. From then on it is the supervisor's.
     ///
     /// # Errors
-    /// [`LaunchError::Send`]; the process must then be killed by the caller.
+    /// [`LaunchError::Send`] or [`LaunchError::NotTaken`]; the process must then be killed by the caller.
     pub fn launched(self, launch: &Launch) -> Result<(), LaunchError> {
         let (message, descriptors) = encode(launch);
-        wire::send_with_descriptors(&self.0, &message, &descriptors).map_err(LaunchError::Send)
+        wire::send_with_descriptors(&self.0, &message, &descriptors).map_err(LaunchError::Send)?;
+        let mut answer = [0];
+        match wire::receive(&self.0, &mut answer, RecvFlags::empty()) {
+            Ok(1) if answer == [TAKEN] => Ok(()),
+            Ok(_) => Err(LaunchError::NotTaken),
+            Err(error) => Err(LaunchError::Receive(error)),
+        }
     }
 
     /// Reports that there is no process.
@@ -138,6 +152,12 @@ impl LaunchSender {
         let text = &text[..text.floor_char_boundary_at(MAX_MESSAGE - 8)];
         let message = Encoder::new(FAILED).i32(failed.exit_code).rest(text);
         wire::send_with_descriptors(&self.0, &message, &[]).map_err(LaunchError::Send)
+    }
+}
+
+impl LaunchStdio {
+    pub(crate) fn is_terminal(&self) -> bool {
+        matches!(self, LaunchStdio::Terminal { .. })
     }
 }
 
@@ -184,6 +204,11 @@ impl LaunchReceiver {
             return Ok(None);
         }
         Ok(Some(decode(&buffer[..length], descriptors)?))
+    }
+
+    /// Tells the worker that the process is on record. A worker that has ended meanwhile need not be told.
+    pub(crate) fn acknowledge(&self) {
+        let _ended = wire::send(&self.0, &[&[TAKEN]], SendFlags::DONTWAIT);
     }
 }
 
@@ -307,9 +332,10 @@ mod tests {
             log: Some(LogOptions { path: "/x/log".into(), max_bytes: 5, max_files: 2 }),
             oom_events: None,
         };
-        sender.launched(&launch).unwrap();
-        drop(launch);
+        let worker = std::thread::spawn(move || sender.launched(&launch));
         let Some(LaunchMessage::Launched(launch)) = receiver.receive().unwrap() else { panic!("no launch") };
+        receiver.acknowledge();
+        worker.join().unwrap().unwrap();
         assert_eq!((launch.session, launch.pid, launch.stdin_once, launch.auto_remove), (7, 4711, true, false));
         assert_eq!(launch.log, Some(LogOptions { path: "/x/log".into(), max_bytes: 5, max_files: 2 }));
         let LaunchStdio::Streams { stdin: Some(stdin), stdout, .. } = launch.stdio else { panic!("streams") };
@@ -320,6 +346,26 @@ mod tests {
         std::fs::File::from(stdout).read_to_string(&mut output).unwrap();
         assert_eq!((input.as_str(), output.as_str()), ("in", "out"));
         assert!(receiver.receive().unwrap().is_none());
+    }
+
+    #[test]
+    fn a_supervisor_that_does_not_answer_has_not_taken_the_process() {
+        let (sender, receiver) = channel();
+        let (reader, _writer) = io::pipe().unwrap();
+        let launch = Launch {
+            session: 0,
+            pid: 1,
+            pidfd: pidfd_open(getpid(), PidfdFlags::empty()).unwrap(),
+            stdio: LaunchStdio::Terminal { master: reader.into(), stdin: false },
+            stdin_once: false,
+            auto_remove: true,
+            log: None,
+            oom_events: None,
+        };
+        let worker = std::thread::spawn(move || sender.launched(&launch));
+        assert!(matches!(receiver.receive(), Ok(Some(LaunchMessage::Launched(_)))));
+        drop(receiver);
+        assert!(matches!(worker.join().unwrap(), Err(LaunchError::NotTaken)));
     }
 
     #[test]

@@ -19,8 +19,10 @@ pub mod log;
 pub mod protocol;
 pub mod record;
 pub mod start;
+mod supervise;
 mod timestamp;
 mod wire;
 
+pub use supervise::run;
 pub use timestamp::{InvalidTimestamp, Timestamp};
 pub use wire::Malformed;

@@ -56,10 +56,7 @@ pub struct AttachFlags {
 
 impl AttachFlags {
     fn bits(self) -> u8 {
-        u8::from(self.stdin)
-            | u8::from(self.stdout) << 1
-            | u8::from(self.stderr) << 2
-            | u8::from(self.foreground) << 3
+        u8::from(self.stdin) | u8::from(self.stdout) << 1 | u8::from(self.stderr) << 2 | u8::from(self.foreground) << 3
     }
 
     fn from_bits(bits: u8) -> Result<AttachFlags, Malformed> {

@@ -180,7 +180,9 @@ impl ExitRecord {
 fn read<T: for<'de> Deserialize<'de>>(path: &Path, version: impl Fn(&T) -> u32) -> Result<Option<T>, RecordError> {
     let text = match fs::read(path) {
         Ok(text) => text,
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(None),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(None);
+        }
         Err(source) => return Err(RecordError::Read { path: path.to_owned(), source }),
     };
     let value: T =
@@ -194,7 +196,8 @@ fn read<T: for<'de> Deserialize<'de>>(path: &Path, version: impl Fn(&T) -> u32) 
 fn write<T: Serialize>(dir: &Path, name: &str, value: &T) -> Result<(), RecordError> {
     let path = dir.join(name);
     let temporary = dir.join(format!("{name}.new"));
-    let text = serde_json::to_vec(value).map_err(|error| RecordError::Write { path: path.clone(), source: error.into() })?;
+    let text =
+        serde_json::to_vec(value).map_err(|error| RecordError::Write { path: path.clone(), source: error.into() })?;
     fs::write(&temporary, text)
         .and_then(|()| fs::rename(&temporary, &path))
         .map_err(|source| RecordError::Write { path, source })

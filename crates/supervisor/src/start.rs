@@ -270,7 +270,8 @@ impl CommandLine {
                 _ => return Err(format!("unknown argument {arg:?}")),
             }
         }
-        let id = id.and_then(|id| id.into_string().ok()).filter(|id| is_plain_name(id)).ok_or("--id is missing or bad")?;
+        let id =
+            id.and_then(|id| id.into_string().ok()).filter(|id| is_plain_name(id)).ok_or("--id is missing or bad")?;
         let folder = |name: &str, value: Option<OsString>| {
             let folder = PathBuf::from(value.ok_or(format!("{name} is missing"))?);
             if folder.is_absolute() { Ok(folder) } else { Err(format!("{name} is not absolute")) }

@@ -92,7 +92,8 @@ impl FromStr for Timestamp {
 fn parse(text: &[u8]) -> Option<Timestamp> {
     let (date_and_time, tail) = text.split_at_checked(19)?;
     let separators = [(4, b'-'), (7, b'-'), (13, b':'), (16, b':')];
-    if separators.iter().any(|(at, byte)| date_and_time[*at] != *byte) || !matches!(date_and_time[10], b'T' | b't' | b' ')
+    if separators.iter().any(|(at, byte)| date_and_time[*at] != *byte)
+        || !matches!(date_and_time[10], b'T' | b't' | b' ')
     {
         return None;
     }

@@ -108,14 +108,6 @@ impl<'a> Decoder<'a> {
         Ok(i64::from_le_bytes(self.take()?))
     }
 
-    pub(crate) fn flag(&mut self) -> Result<bool, Malformed> {
-        match self.u8()? {
-            0 => Ok(false),
-            1 => Ok(true),
-            _ => Err(Malformed("a flag is neither 0 nor 1")),
-        }
-    }
-
     /// Everything that is left.
     pub(crate) fn rest(self) -> &'a [u8] {
         self.0
@@ -216,13 +208,12 @@ mod tests {
 
     #[test]
     fn fields_come_back_in_order_and_extra_bytes_are_refused() {
-        let message = Encoder::new(9).u16(513).i32(-2).u64(u64::MAX).u8(1).rest(b"tail");
+        let message = Encoder::new(9).u16(513).i32(-2).u64(u64::MAX).rest(b"tail");
         let mut decoder = Decoder::new(&message);
         assert_eq!(decoder.u8(), Ok(9));
         assert_eq!(decoder.u16(), Ok(513));
         assert_eq!(decoder.i32(), Ok(-2));
         assert_eq!(decoder.u64(), Ok(u64::MAX));
-        assert_eq!(decoder.flag(), Ok(true));
         assert_eq!(decoder.rest(), b"tail");
         assert!(decoder.end(()).is_err());
         assert_eq!(Decoder::new(&[1, 2]).u32(), Err(Malformed("too short")));

@@ -119,10 +119,8 @@ mod tests {
         let (mut second_read, second_write) = io::pipe().unwrap();
         let script = format!("echo one >&{0}; echo two >&{1}", second_write.as_raw_fd(), first_write.as_raw_fd());
         let vectors = ExecVectors::new(&["sh", "-c", &script], &["PATH=/usr/bin:/bin"]).unwrap();
-        let crossed = [
-            (first_write.as_fd(), second_write.as_raw_fd()),
-            (second_write.as_fd(), first_write.as_raw_fd()),
-        ];
+        let crossed =
+            [(first_write.as_fd(), second_write.as_raw_fd()), (second_write.as_fd(), first_write.as_raw_fd())];
         let pid = spawn(c"/bin/sh", &vectors, &crossed).unwrap();
         drop((first_write, second_write));
         let (mut first, mut second) = (String::new(), String::new());

@@ -222,8 +222,10 @@ impl<'a> Attached<'a> {
         let stdin = io::stdin();
         let (stdout, stderr) = (io::stdout(), io::stderr());
         let background = self.stdin_open && self.stdin_is_terminal && !terminal::in_foreground(&stdin);
-        let stdin_wanted =
-            self.stdin_open && !background && self.unacknowledged + STDIN_CHUNK <= STDIN_WINDOW && self.outgoing.is_empty();
+        let stdin_wanted = self.stdin_open
+            && !background
+            && self.unacknowledged + STDIN_CHUNK <= STDIN_WINDOW
+            && self.outgoing.is_empty();
         let mut socket_flags = if self.output.is_none() { PollFlags::IN } else { PollFlags::empty() };
         if !self.outgoing.is_empty() {
             socket_flags |= PollFlags::OUT;
