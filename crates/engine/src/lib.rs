@@ -18,6 +18,7 @@ mod names;
 mod record;
 pub mod request;
 mod row;
+pub mod seccomp_profile;
 mod signal;
 pub mod spec;
 
