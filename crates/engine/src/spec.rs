@@ -130,6 +130,8 @@ pub enum SpecError {
     Variable { variable: String },
     #[error(transparent)]
     Signal(#[from] SignalError),
+    #[error(transparent)]
+    Seccomp(#[from] crate::seccomp_profile::ProfileError),
 }
 
 /// Refuses what can never start on this machine. `image` is the configuration of the image that was found.
