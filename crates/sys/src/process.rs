@@ -70,9 +70,7 @@ pub fn clone3(flags: u64, into_cgroup: Option<BorrowedFd<'_>>) -> io::Result<Clo
     if flags & !(NAMESPACES | CLONE_PARENT as u64) != 0 {
         return Err(io::Error::from_raw_os_error(libc::EINVAL));
     }
-    if thread_count()? > 1 {
-        return Err(io::Error::from_raw_os_error(libc::EDEADLK));
-    }
+    single_threaded()?;
     let mut pidfd: i32 = -1;
     let mut args = CloneArgs {
         flags: flags | CLONE_PIDFD | CLONE_CLEAR_SIGHAND,
@@ -114,15 +112,29 @@ pub enum Forked {
 /// # Errors
 /// `EDEADLK` when the caller has more than one thread, else fork(2)'s.
 pub fn fork() -> io::Result<Forked> {
-    if thread_count()? > 1 {
-        return Err(io::Error::from_raw_os_error(libc::EDEADLK));
-    }
+    single_threaded()?;
     // SAFETY: the process has one thread (checked above), so no lock of another thread is left held in the copy.
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
         0 => Ok(Forked::Child),
         pid => Ok(Forked::Parent(pid)),
     }
+}
+
+/// Refuses to go on with more than one thread. A thread that was just joined is counted until the kernel has let go of
+/// it, so a moment's patience is part of the check.
+///
+/// # Errors
+/// `EDEADLK`.
+fn single_threaded() -> io::Result<()> {
+    const ATTEMPTS: u32 = 100;
+    for _ in 0..ATTEMPTS {
+        if thread_count()? <= 1 {
+            return Ok(());
+        }
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    Err(io::Error::from_raw_os_error(libc::EDEADLK))
 }
 
 /// Number of threads of this process: the link count of `/proc/self/task` less its own two, or 1 without /proc.

@@ -13,8 +13,8 @@
 //! the start goes on to its end; if W dies the container's process sees its socket close and ends, and S sweeps.
 
 use std::fs::{self, File};
-use std::io::{Read, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::io::{PipeWriter, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use hull_oci::runtime::Spec;
@@ -23,23 +23,19 @@ use hull_runtime::plan::{InitPlan, PlanOptions, RootSource, Streams};
 use hull_supervisor::client::Client;
 use hull_supervisor::launch::{Launch, LaunchFailed, LaunchSender, LaunchStdio};
 use hull_supervisor::log::LogOptions;
-use hull_supervisor::record::ExitRecord;
-use hull_sys::process::{self as sys, Cloned, ExecVectors};
-use rustix::fs::{CWD, FileType, FlockOperation, Mode, OFlags, flock, mknodat};
+use hull_supervisor::record::{ExitRecord, LiveState};
+use hull_supervisor::start::{self, Handover, StartError, SupervisorArgs};
+use hull_sys::process::{self as sys, Cloned};
+use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
 use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with, socketpair,
-};
 use rustix::process::setsid;
 use serde::{Deserialize, Serialize};
 
+use crate::engine::Engine;
 use crate::error::EngineError;
 use crate::id::ContainerId;
 use crate::lifecycle::prepare::StartPlan;
-use crate::Engine;
 
-/// Name of the lock file in the state folder; whoever holds its flock(2) writes the container's state.
-pub const LOCK_FILE: &str = "lock";
 /// Name of the spec of the present start, in the state folder.
 pub const CONFIG_FILE: &str = "config.json";
 
@@ -113,7 +109,7 @@ impl Engine {
             id: id.clone(),
             plan,
             lock,
-            listener: listener(state)?,
+            listener: start::listen(state)?,
             ends,
             log: LogOptions { path: start.log.path, max_bytes: start.log.max_file_bytes, max_files: start.log.max_files },
             stdin_once: request.interactive && !request.tty,
@@ -125,18 +121,14 @@ impl Engine {
     fn fork(&self, prepared: Prepared, attached: bool) -> Result<Option<Client>, EngineError> {
         let id = prepared.id.clone();
         let failed = |source: std::io::Error| EngineError::Process { id: id.clone(), source };
-        let pair = || {
-            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-                .map_err(|errno| failed(errno.into()))
-        };
-        let (channel_w, channel_s) = pair()?;
+        let (channel_w, channel_s) = start::channel()?;
         let (mut report_a, report_w) = std::io::pipe().map_err(failed)?;
-        let clients = if attached { Some(pair()?) } else { None };
+        let clients = if attached { Some(start::channel()?) } else { None };
         match sys::clone3(0, None).map_err(failed)? {
             Cloned::Parent { .. } => {}
             Cloned::Child => {
                 drop(report_a);
-                let first_client = clients.as_ref().map(|(_, theirs)| theirs);
+                let first_client = clients.map(|(_, theirs)| theirs);
                 become_supervisor(self, prepared, channel_w, channel_s, report_w, first_client)
             }
         }
@@ -157,8 +149,8 @@ fn become_supervisor(
     prepared: Prepared,
     channel_w: OwnedFd,
     channel_s: OwnedFd,
-    report: std::io::PipeWriter,
-    client: Option<&OwnedFd>,
+    report: PipeWriter,
+    client: Option<OwnedFd>,
 ) -> ! {
     // Out of the caller's process group, so that a terminal's ctrl-c reaches the client alone.
     let _ = setsid();
@@ -174,52 +166,18 @@ fn become_supervisor(
             sys::exit_now(125)
         }
     }
-    let fixed: Vec<(&OwnedFd, RawFd)> = [(&channel_s, 3), (&prepared.lock, 4), (&prepared.listener, 5)]
-        .into_iter()
-        .chain(client.map(|client| (client, 6)))
-        .collect();
-    let root = engine.roots();
-    let mut args: Vec<Vec<u8>> = ["hull-supervisor", "--id", prepared.id.as_str(), "--root"].map(Vec::from).into();
-    args.push(bytes(root.root()));
-    args.extend([Vec::from("--state"), bytes(root.state())]);
-    if client.is_some() {
-        args.push(Vec::from("--client"));
-    }
-    let _ = exec_with(&fixed, &args);
+    let args = SupervisorArgs {
+        id: prepared.id.to_string(),
+        root: engine.roots().root.clone(),
+        state: engine.roots().state.clone(),
+    };
+    let Prepared { lock, listener, .. } = prepared;
+    let _ = start::exec_supervisor(&args, Handover { launch: channel_s, lock, listener, client });
     sys::exit_now(125)
 }
 
-fn bytes(path: &Path) -> Vec<u8> {
-    std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()).to_vec()
-}
-
-/// Executes this binary again with descriptors at fixed numbers; returns only with what failed.
-fn exec_with(fixed: &[(&OwnedFd, RawFd)], args: &[Vec<u8>]) -> std::io::Error {
-    const ABOVE_FIXED: RawFd = 16;
-    let mut copies = Vec::with_capacity(fixed.len());
-    for (fd, number) in fixed {
-        match sys::dup_above(fd.as_fd(), ABOVE_FIXED) {
-            Ok(copy) => copies.push((copy, *number)),
-            Err(error) => return error,
-        }
-    }
-    // Nothing else that is open may reach the supervisor.
-    if let Err(error) = sys::cloexec_from(3) {
-        return error;
-    }
-    for (copy, number) in &copies {
-        if let Err(error) = sys::place_fd(copy.as_fd(), *number) {
-            return error;
-        }
-    }
-    match ExecVectors::new::<_, &[u8]>(args, &[]) {
-        Ok(vectors) => sys::execve(c"/proc/self/exe", &vectors),
-        Err(error) => error,
-    }
-}
-
 /// W: the container's process, handed to S.
-fn work(prepared: Prepared, channel: LaunchSender, report: std::io::PipeWriter) -> ! {
+fn work(prepared: Prepared, channel: LaunchSender, report: PipeWriter) -> ! {
     let (log, stdin_once, auto_remove) = (prepared.log, prepared.stdin_once, prepared.auto_remove);
     let result = run_container(prepared.plan).map(|started| {
         let oom_events = started.cgroup.as_ref().and_then(|cgroup| cgroup.oom_events_path());
@@ -254,7 +212,7 @@ fn run_container(plan: InitPlan) -> Result<Started, CreateError> {
     hull_runtime::create::create(plan)?.start()
 }
 
-fn hand_over(channel: LaunchSender, launch: &Launch, report: std::io::PipeWriter) -> i32 {
+fn hand_over(channel: LaunchSender, launch: &Launch, report: PipeWriter) -> i32 {
     match channel.launched(launch) {
         Ok(()) => {
             send_report(report, &Report::Running);
@@ -284,7 +242,7 @@ pub(super) fn describe(error: &CreateError) -> (i32, String) {
     (code, message)
 }
 
-fn send_report(mut pipe: std::io::PipeWriter, report: &Report) {
+fn send_report(mut pipe: PipeWriter, report: &Report) {
     // A may be gone; the start stands on its own.
     if let Ok(text) = serde_json::to_vec(report) {
         let _ = pipe.write_all(&text);
@@ -294,31 +252,25 @@ fn send_report(mut pipe: std::io::PipeWriter, report: &Report) {
 /// Takes the container's lock, waiting for a clean-up in progress to end, and makes its state folder.
 fn take_lock(state: &Path, id: &ContainerId) -> Result<OwnedFd, EngineError> {
     const ATTEMPTS: usize = 1000;
-    let path = state.join(LOCK_FILE);
-    let failed = |errno: Errno| EngineError::Path { action: "lock", path: path.clone(), source: errno.into() };
+    let failed = |source| EngineError::Path { action: "make", path: state.to_path_buf(), source };
     for attempt in 0..ATTEMPTS {
-        rustix::fs::mkdir(state, Mode::from_raw_mode(0o711)).or_else(exists).map_err(failed)?;
-        let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let lock = match rustix::fs::open(&path, flags, Mode::from_raw_mode(0o600)) {
-            Err(Errno::NOENT) => continue,
-            other => other.map_err(failed)?,
-        };
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        match rustix::fs::mkdir(state, Mode::from_raw_mode(0o711)) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(errno) => return Err(failed(errno.into())),
+        }
+        match start::lock(state) {
             // The folder may have been removed between open and lock: then this lock is on a file nobody sees.
-            Ok(()) if is_at(&lock, &path) => return Ok(lock),
-            Ok(()) => {}
-            Err(Errno::WOULDBLOCK) if attempt + 1 < ATTEMPTS && is_ending(state) => {
+            Ok(Some(lock)) if is_at(&lock, &state.join(start::LOCK_FILE)) => return Ok(lock),
+            Ok(Some(_)) => {}
+            Ok(None) if attempt + 1 < ATTEMPTS && is_ending(state) => {
                 std::thread::sleep(std::time::Duration::from_millis(10));
             }
-            Err(Errno::WOULDBLOCK) => return Err(EngineError::AlreadyStarted { id: id.clone() }),
-            Err(errno) => return Err(failed(errno)),
+            Ok(None) => break,
+            Err(StartError::Lock { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error.into()),
         }
     }
     Err(EngineError::AlreadyStarted { id: id.clone() })
-}
-
-fn exists(errno: Errno) -> Result<(), Errno> {
-    if errno == Errno::EXIST { Ok(()) } else { Err(errno) }
 }
 
 fn is_at(file: &OwnedFd, path: &Path) -> bool {
@@ -330,7 +282,7 @@ fn is_at(file: &OwnedFd, path: &Path) -> bool {
 
 /// Whether the container of this folder has ended and is only being cleaned up.
 fn is_ending(state: &Path) -> bool {
-    match hull_supervisor::record::LiveState::read(state) {
+    match LiveState::read(state) {
         Ok(Some(live)) => !live.is_running(),
         _ => false,
     }
@@ -352,25 +304,6 @@ fn write_config(state: &Path, spec: &Spec) -> Result<(), EngineError> {
     let failed = |source| EngineError::Path { action: "write", path: path.clone(), source };
     let text = serde_json::to_vec(spec).map_err(|error| failed(error.into()))?;
     fs::write(&path, text).map_err(failed)
-}
-
-/// The listening socket, bound through the folder's descriptor because socket paths are limited to 107 bytes.
-fn listener(state: &Path) -> Result<OwnedFd, EngineError> {
-    let path = state.join(hull_supervisor::protocol::SOCKET_FILE);
-    let failed = |errno: Errno| EngineError::Path { action: "listen on", path: path.clone(), source: errno.into() };
-    match fs::remove_file(&path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            return Err(EngineError::Path { action: "remove", path, source: error });
-        }
-        _ => {}
-    }
-    let folder = rustix::fs::open(state, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(failed)?;
-    let short = format!("/proc/self/fd/{}/{}", folder.as_raw_fd(), hull_supervisor::protocol::SOCKET_FILE);
-    let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).map_err(failed)?;
-    bind(&socket, &SocketAddrUnix::new(short).map_err(failed)?).map_err(failed)?;
-    listen(&socket, 64).map_err(failed)?;
-    Ok(socket)
 }
 
 /// Both sides of the container's streams. stdout and stderr are FIFOs that outlive their reader; the container's side

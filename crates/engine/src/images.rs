@@ -1,0 +1,365 @@
+//! Images and snapshots together: what comes from a registry or an archive is unpacked, once, while the rest arrives.
+//!
+//! ```text
+//! blob verified ─> decompress ─> unpack into a prepared snapshot ─> diff id compared    (a thread per arriving layer)
+//! all layers ────> commit: one sync, one durable transaction ─────> image and names durable
+//! ```
+//!
+//! An image is only reported as present when its layers are. A failure or a kill before that leaves prepared snapshots
+//! under a dead lease, which the next sweep takes. Two processes that unpack the same layer do it twice; one is kept.
+
+use std::fs::File;
+use std::io::{BufReader, Read};
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+use hull_image::registry::{PullOptions, pull};
+use hull_image::unpack::{UnpackOptions, decompress, unpack_layer};
+use hull_image::{
+    Image, ImageStore, LayerDescriptor, LayerEvent, LayerSink, NewImage, Progress, Removal, Removed, SinkError, archive,
+};
+use hull_oci::{Digest, Platform, Reference};
+use hull_snapshot::{Finished, Overlay, Prepared, SnapshotId, Snapshotter};
+
+use crate::engine::Engine;
+use crate::error::EngineError;
+use crate::id::ContainerId;
+use crate::request::PullPolicy;
+
+/// How many layers are unpacked at once when their blobs are all here.
+const UNPACK_THREADS: usize = 2;
+
+/// A layer that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum LayerError {
+    /// The blob cannot be opened.
+    #[error("cannot open layer {digest}")]
+    Open {
+        /// The blob.
+        digest: Digest,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The archive is broken, hostile, or does not fit on the disk.
+    #[error("cannot unpack layer {digest}")]
+    Unpack {
+        /// The blob.
+        digest: Digest,
+        /// Why.
+        source: Box<hull_image::unpack::UnpackError>,
+    },
+    /// The configuration promises other content.
+    #[error("layer {digest} unpacks to {found}, but the image's configuration says {expected}")]
+    WrongContent {
+        /// The blob.
+        digest: Digest,
+        /// diff id of the configuration.
+        expected: Digest,
+        /// diff id of what came.
+        found: Digest,
+    },
+    /// No place for it.
+    #[error("cannot keep layer {digest}")]
+    Snapshot {
+        /// The blob.
+        digest: Digest,
+        /// Why.
+        source: Box<hull_snapshot::SnapshotError>,
+    },
+}
+
+/// Takes arriving layers and unpacks each.
+struct Unpacker<'a> {
+    snapshots: &'a Overlay<'a>,
+    progress: &'a dyn Progress,
+    finished: Mutex<Vec<Finished>>,
+}
+
+impl<'a> Unpacker<'a> {
+    fn new(snapshots: &'a Overlay<'a>, progress: &'a dyn Progress) -> Unpacker<'a> {
+        Unpacker { snapshots, progress, finished: Mutex::new(Vec::new()) }
+    }
+
+    fn unpack(&self, layer: &LayerDescriptor, blob: &Path) -> Result<(), LayerError> {
+        let failed = |source| LayerError::Snapshot { digest: layer.digest.clone(), source: Box::new(source) };
+        if self.snapshots.layer(layer.chain_id.as_str()).map_err(failed)?.is_some() {
+            self.progress.layer(&layer.digest, LayerEvent::Done);
+            return Ok(());
+        }
+        self.progress.layer(&layer.digest, LayerEvent::Unpacking);
+        let prepared = self.snapshots.prepare().map_err(failed)?;
+        match fill(&prepared, layer, blob) {
+            Ok(size_bytes) => {
+                let finished = Finished {
+                    prepared,
+                    chain_id: layer.chain_id.to_string(),
+                    diff_id: layer.diff_id.to_string(),
+                    size_bytes,
+                };
+                self.finished.lock().unwrap_or_else(PoisonError::into_inner).push(finished);
+                self.progress.layer(&layer.digest, LayerEvent::Done);
+                Ok(())
+            }
+            Err(error) => {
+                // The layer's own fault is what the user must hear; a folder that stays is swept.
+                let _ = self.snapshots.abandon(prepared);
+                Err(error)
+            }
+        }
+    }
+
+    /// Makes everything unpacked permanent.
+    fn commit(self) -> Result<(), EngineError> {
+        let finished = self.finished.into_inner().unwrap_or_else(PoisonError::into_inner);
+        self.snapshots.commit(finished)?;
+        Ok(())
+    }
+
+    /// Removes everything unpacked.
+    fn abandon(self) {
+        for finished in self.finished.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            let _ = self.snapshots.abandon(finished.prepared);
+        }
+    }
+}
+
+impl LayerSink for Unpacker<'_> {
+    fn layer_ready(&self, _index: usize, layer: &LayerDescriptor, blob: &Path) -> Result<(), SinkError> {
+        Ok(self.unpack(layer, blob)?)
+    }
+}
+
+/// Unpacks one layer into its folder and compares its content; returns what it takes, in bytes.
+fn fill(prepared: &Prepared, layer: &LayerDescriptor, blob: &Path) -> Result<u64, LayerError> {
+    let open = |source| LayerError::Open { digest: layer.digest.clone(), source };
+    let unpack = |source| LayerError::Unpack { digest: layer.digest.clone(), source: Box::new(source) };
+    let packed = BufReader::with_capacity(256 * 1024, File::open(blob).map_err(open)?);
+    let folder = File::open(&prepared.folder).map_err(open)?;
+    let tar = decompress(packed).map_err(open)?;
+    let report = unpack_layer(tar, folder.as_fd(), &UnpackOptions::default()).map_err(unpack)?;
+    if report.diff_id != layer.diff_id {
+        return Err(LayerError::WrongContent {
+            digest: layer.digest.clone(),
+            expected: layer.diff_id.clone(),
+            found: report.diff_id,
+        });
+    }
+    Ok(report.bytes)
+}
+
+impl Engine {
+    /// The images.
+    pub fn image_store(&self) -> ImageStore<'_> {
+        ImageStore::new(self.store(), self.roots())
+    }
+
+    /// The snapshots.
+    pub(crate) fn snapshots(&self) -> Overlay<'_> {
+        Overlay::new(self.store(), self.roots())
+    }
+
+    /// Every image, newest first.
+    ///
+    /// # Errors
+    /// What the database or a configuration says.
+    pub fn images(&self) -> Result<Vec<Image>, EngineError> {
+        Ok(self.image_store().list()?)
+    }
+
+    /// Fetches an image and unpacks it. The flag says whether it was here already, unchanged.
+    ///
+    /// # Errors
+    /// The registry's, a layer's, or the disk's; nothing of the image is left then.
+    pub fn pull(
+        &self,
+        name: &str,
+        platform: Option<&str>,
+        progress: &dyn Progress,
+    ) -> Result<(Image, bool), EngineError> {
+        let reference = Reference::parse(name)?;
+        let platform = platform.map(Platform::parse).transpose()?;
+        let images = self.image_store();
+        let snapshots = self.snapshots();
+        let unpacker = Unpacker::new(&snapshots, progress);
+        let options = PullOptions { platform, ..PullOptions::default() };
+        match pull(&images, &reference, &options, &unpacker, progress) {
+            Ok(pulled) => {
+                unpacker.commit()?;
+                Ok((images.add(&pulled.image)?, pulled.up_to_date))
+            }
+            Err(error) => {
+                unpacker.abandon();
+                Err(error.into())
+            }
+        }
+    }
+
+    /// The image that a container is to be made from, pulled as the policy says.
+    ///
+    /// # Errors
+    /// [`EngineError::NoSuchImage`] when it is not here and may not be pulled; else as [`Engine::pull`].
+    pub fn find_or_pull(
+        &self,
+        name: &str,
+        platform: Option<&str>,
+        policy: PullPolicy,
+        progress: &dyn Progress,
+    ) -> Result<Image, EngineError> {
+        if policy != PullPolicy::Always
+            && let Some(image) = self.image_store().resolve(name)?
+            && fits(&image, platform)?
+        {
+            return Ok(image);
+        }
+        if policy == PullPolicy::Never {
+            return Err(EngineError::NoSuchImage { name: name.to_owned() });
+        }
+        self.pull(name, platform, progress).map(|(image, _)| image)
+    }
+
+    /// The snapshots of an image's layers, lowest first, unpacking those that are only here as blobs.
+    ///
+    /// # Errors
+    /// A layer that is damaged or does not fit on the disk.
+    pub fn ensure_unpacked(&self, image: &Image) -> Result<Vec<SnapshotId>, EngineError> {
+        let snapshots = self.snapshots();
+        if let Some(all) = committed(&snapshots, &image.layers)? {
+            return Ok(all);
+        }
+        let images = self.image_store();
+        let unpacker = Unpacker::new(&snapshots, &hull_image::NoProgress);
+        unpack_all(&unpacker, &image.layers, |layer| images.content().path(&layer.digest))?;
+        unpacker.commit()?;
+        committed(&snapshots, &image.layers)?.ok_or_else(|| EngineError::NoSuchImage { name: image.id.to_string() })
+    }
+
+    /// Takes the images of a docker-archive or oci-archive in.
+    ///
+    /// # Errors
+    /// What is wrong with the archive; the images before it are kept.
+    pub fn load(&self, input: &mut dyn Read, progress: &dyn Progress) -> Result<Vec<Image>, EngineError> {
+        let images = self.image_store();
+        let mut loaded = Vec::new();
+        for image in archive::load(&images, input, progress)? {
+            loaded.push(self.admit(&images, &image, progress)?);
+        }
+        Ok(loaded)
+    }
+
+    /// Makes an image of one layer out of a root file system's tar.
+    ///
+    /// # Errors
+    /// What is wrong with the archive or the options.
+    pub fn import(
+        &self,
+        input: &mut dyn Read,
+        options: &archive::ImportOptions,
+        progress: &dyn Progress,
+    ) -> Result<Image, EngineError> {
+        let images = self.image_store();
+        let image = archive::import(&images, input, options, progress)?;
+        self.admit(&images, &image, progress)
+    }
+
+    /// Unpacks an image whose blobs are here and makes it present.
+    fn admit(
+        &self,
+        images: &ImageStore<'_>,
+        image: &NewImage<'_>,
+        progress: &dyn Progress,
+    ) -> Result<Image, EngineError> {
+        let snapshots = self.snapshots();
+        let unpacker = Unpacker::new(&snapshots, progress);
+        match unpack_all(&unpacker, &image.layers, |layer| image.blob_path(layer)) {
+            Ok(()) => unpacker.commit()?,
+            Err(error) => {
+                unpacker.abandon();
+                return Err(error);
+            }
+        }
+        Ok(images.add(image)?)
+    }
+
+    /// Removes a name, or an image by id, and the layers that nothing needs any more.
+    ///
+    /// # Errors
+    /// Docker's refusals, and what could not be removed.
+    pub fn remove_image(&self, name: &str, force: bool) -> Result<Removed, EngineError> {
+        let is_running = |id: &str| {
+            ContainerId::parse(id).and_then(|id| self.state(&id).ok()).is_some_and(|state| state.is_running())
+        };
+        let removed = self.image_store().remove(name, &Removal { force, is_running: &is_running })?;
+        self.remove_unused_layers(&removed.unused_layers)?;
+        Ok(removed)
+    }
+
+    /// Gives an image another name.
+    ///
+    /// # Errors
+    /// No such image, or a bad name.
+    pub fn tag(&self, source: &str, target: &str) -> Result<(), EngineError> {
+        Ok(self.image_store().tag(source, &Reference::parse(target)?)?)
+    }
+
+    fn remove_unused_layers(&self, chain_ids: &[Digest]) -> Result<(), EngineError> {
+        let snapshots = self.snapshots();
+        for chain_id in chain_ids {
+            let used = self.store().read(|db| {
+                hull_store::layer_is_used(db, chain_id.as_str()).map_err(EngineError::from)
+            })?;
+            if !used && let Some(id) = snapshots.layer(chain_id.as_str())? {
+                snapshots.remove(&id)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether an image that is here is of the platform asked for.
+fn fits(image: &Image, platform: Option<&str>) -> Result<bool, EngineError> {
+    match platform {
+        Some(platform) => Ok(Platform::parse(platform)?.matches(&image.platform())),
+        None => Ok(true),
+    }
+}
+
+/// The snapshots of all layers, or `None` when one is missing.
+fn committed(snapshots: &Overlay<'_>, layers: &[LayerDescriptor]) -> Result<Option<Vec<SnapshotId>>, EngineError> {
+    let mut all = Vec::with_capacity(layers.len());
+    for layer in layers {
+        match snapshots.layer(layer.chain_id.as_str())? {
+            Some(id) => all.push(id),
+            None => return Ok(None),
+        }
+    }
+    Ok(Some(all))
+}
+
+/// Unpacks layers whose blobs are all here, a few at a time; the first failure ends it.
+fn unpack_all(
+    unpacker: &Unpacker<'_>,
+    layers: &[LayerDescriptor],
+    blob: impl Fn(&LayerDescriptor) -> std::path::PathBuf + Sync,
+) -> Result<(), EngineError> {
+    let queue = Mutex::new(layers.iter());
+    let failure = Mutex::new(None);
+    std::thread::scope(|scope| {
+        for _ in 0..UNPACK_THREADS.min(layers.len()) {
+            scope.spawn(|| {
+                loop {
+                    let next = queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+                    let failed = || failure.lock().unwrap_or_else(PoisonError::into_inner);
+                    let Some(layer) = next.filter(|_| failed().is_none()) else { return };
+                    if let Err(error) = unpacker.unpack(layer, &blob(layer)) {
+                        failed().get_or_insert(error);
+                    }
+                }
+            });
+        }
+    });
+    match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        Some(error) => Err(error.into()),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,52 @@
+//! After the end of a container: what its run has left is removed, and with `--rm` the container itself.
+//!
+//! Done by the client in the foreground, which has promised it to the supervisor, or by the process into which the
+//! supervisor turns (`hull-worker cleanup`); either way while the container's lock is held. The order makes a kill at
+//! any point harmless: processes, cgroup, state folder (last, because it says that there was a run), and each step
+//! may be done again.
+
+use std::fs;
+use std::io;
+
+use hull_kernel::cgroups::Layout;
+
+use crate::engine::Engine;
+use crate::error::EngineError;
+use crate::id::ContainerId;
+use crate::lifecycle::remove::RemoveOptions;
+
+impl Engine {
+    /// Removes what a run has left, and the container when it was started with `--rm`.
+    ///
+    /// # Errors
+    /// What could not be removed; the next command tries again.
+    pub fn finish(&self, id: &ContainerId) -> Result<(), EngineError> {
+        self.clean_up_run(id)?;
+        match self.row(id.as_str()) {
+            Ok(row) if row.auto_remove => {
+                self.remove_ended(&row, &RemoveOptions { force: false, volumes: true })
+            }
+            Ok(_) | Err(EngineError::NoSuchContainer { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Kills what is left in the container's cgroup, removes the cgroup and the state folder.
+    ///
+    /// # Errors
+    /// The cgroup or folder that could not be removed.
+    pub(crate) fn clean_up_run(&self, id: &ContainerId) -> Result<(), EngineError> {
+        let cgroup = Layout::detect()?.cgroup(&self.cgroup_path(id))?;
+        if cgroup.exists() {
+            cgroup.kill_all()?;
+            cgroup.remove_with_parent()?;
+        }
+        let state = self.roots().runtime_state(id.as_str());
+        match fs::remove_dir_all(&state) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(EngineError::Path { action: "remove", path: state, source: error })
+            }
+            _ => Ok(()),
+        }
+    }
+}

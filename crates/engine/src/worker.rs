@@ -1,0 +1,174 @@
+//! The short-lived processes that a supervisor starts: `hull-worker exec` and `hull-worker cleanup`.
+//!
+//! ```text
+//! hull-worker cleanup ROOT STATE ID                the supervisor itself, after its container's end, lock still held
+//! hull-worker exec    ROOT STATE ID FILE SESSION   descriptor 3: launch channel; FILE: an ExecSpec
+//! ```
+//!
+//! The exec worker clones the process with CLONE_PARENT, so that it becomes the supervisor's child, and hands it over
+//! on the channel as the start of a container does. It opens no database.
+
+use std::ffi::OsString;
+use std::fs;
+use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use hull_kernel::cgroups::Layout;
+use hull_oci::runtime::{LinuxSeccomp, Process};
+use hull_runtime::exec::{self, ExecOptions};
+use hull_runtime::plan::Streams;
+use hull_store::Roots;
+use hull_supervisor::launch::{Launch, LaunchFailed, LaunchSender, LaunchStdio};
+use hull_supervisor::record::LiveState;
+use hull_sys::process::inherited_fd;
+use serde::{Deserialize, Serialize};
+
+use crate::engine::Engine;
+use crate::error::EngineError;
+use crate::id::ContainerId;
+use crate::lifecycle::start::describe;
+
+/// Number of the launch channel.
+const LAUNCH_FD: RawFd = 3;
+
+/// A process to be added to a running container, as `hull exec` leaves it for the worker.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ExecSpec {
+    /// The process.
+    pub process: Process,
+    /// The filter it runs under.
+    pub seccomp: Option<LinuxSeccomp>,
+    /// Keep stdin open.
+    pub interactive: bool,
+    /// The container's cgroup.
+    pub cgroup_path: String,
+}
+
+/// Runs a worker; `args` is what follows argv\[0\].
+pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
+    let args: Vec<OsString> = args.collect();
+    let words: Vec<&str> = args.iter().filter_map(|arg| arg.to_str()).collect();
+    match words.as_slice() {
+        ["cleanup", root, state, id] => cleanup(Roots::new(root, state), id),
+        ["exec", _, state, id, file, session] => match session.parse() {
+            Ok(session) => add_process(&Path::new(state).join(id), Path::new(file), session),
+            Err(_) => usage(),
+        },
+        _ => usage(),
+    }
+}
+
+fn usage() -> ExitCode {
+    eprintln!("hull-worker: is started by Hull's supervisors only");
+    ExitCode::from(125)
+}
+
+fn cleanup(roots: Roots, id: &str) -> ExitCode {
+    let Some(id) = ContainerId::parse(id) else { return usage() };
+    match Engine::open(roots).and_then(|engine| engine.finish(&id)) {
+        Ok(()) => ExitCode::SUCCESS,
+        // Nobody reads a supervisor's stderr; the next command sweeps and says what it cannot remove.
+        Err(_) => ExitCode::from(125),
+    }
+}
+
+fn add_process(state: &Path, file: &Path, session: u32) -> ExitCode {
+    let Some(channel) = inherited_fd(LAUNCH_FD).map(LaunchSender::new) else { return usage() };
+    let failed = match launch(state, file, session) {
+        Ok(launch) => match channel.launched(&launch) {
+            Ok(()) => return ExitCode::SUCCESS,
+            Err(_) => {
+                hull_runtime::create::end(launch.pidfd.as_fd());
+                return ExitCode::from(125);
+            }
+        },
+        Err(failed) => failed,
+    };
+    let code = u8::try_from(failed.exit_code).unwrap_or(125);
+    // A supervisor that is gone has no client to tell.
+    let _ = channel.failed(&failed);
+    ExitCode::from(code)
+}
+
+/// Reads the request and makes the process run.
+fn launch(state: &Path, file: &Path, session: u32) -> Result<Launch, LaunchFailed> {
+    let refused = |message: String| LaunchFailed { exit_code: 125, message };
+    let spec = read_spec(file).map_err(|error| refused(chain(&error)))?;
+    let pid = match LiveState::read(state) {
+        Ok(Some(live)) if live.is_running() => live.pid,
+        Ok(_) => return Err(refused("the container is not running".to_owned())),
+        Err(error) => return Err(refused(chain(&error))),
+    };
+    let cgroup = Layout::detect().and_then(|layout| layout.cgroup(&spec.cgroup_path));
+    let cgroup = cgroup.map_err(|error| refused(chain(&error)))?;
+    let ends = streams(&spec).map_err(|error| refused(format!("making the streams: {error}")))?;
+    let (ours, theirs) = match ends {
+        Some((ours, theirs)) => (Some(ours), Some(theirs)),
+        None => (None, None),
+    };
+    let options = ExecOptions { pid, cgroup: Some(cgroup), streams: theirs, sibling: true };
+    let plan =
+        exec::plan(&spec.process, spec.seccomp.as_ref(), options).map_err(|error| refused(chain(&error)))?;
+    let started = exec::create(plan).and_then(|created| created.start()).map_err(|error| {
+        let (exit_code, message) = describe(&error);
+        LaunchFailed { exit_code, message }
+    })?;
+    let stdio = match (ours, started.terminal) {
+        (Some(ours), _) => ours,
+        (None, Some(master)) => LaunchStdio::Terminal { master, stdin: spec.interactive },
+        (None, None) => return Err(refused("the process sent no terminal".to_owned())),
+    };
+    Ok(Launch {
+        session,
+        pid: started.pid,
+        pidfd: started.pidfd,
+        stdio,
+        stdin_once: spec.interactive,
+        auto_remove: false,
+        log: None,
+        oom_events: None,
+    })
+}
+
+/// Reads the request and removes its file.
+fn read_spec(path: &Path) -> Result<ExecSpec, EngineError> {
+    let failed = |action| move |source| EngineError::Path { action, path: path.to_path_buf(), source };
+    let text = fs::read(path).map_err(failed("read"))?;
+    fs::remove_file(path).map_err(failed("remove"))?;
+    serde_json::from_slice(&text).map_err(|error| failed("read")(error.into()))
+}
+
+/// The supervisor's and the process' ends of three pipes; `None` with a terminal.
+fn streams(spec: &ExecSpec) -> std::io::Result<Option<(LaunchStdio, Streams)>> {
+    if spec.process.terminal {
+        return Ok(None);
+    }
+    let (stdout, process_stdout) = std::io::pipe()?;
+    let (stderr, process_stderr) = std::io::pipe()?;
+    let (stdin, process_stdin): (Option<OwnedFd>, OwnedFd) = if spec.interactive {
+        let (read, write) = std::io::pipe()?;
+        (Some(write.into()), read.into())
+    } else {
+        (None, fs::File::open("/dev/null")?.into())
+    };
+    let ours = LaunchStdio::Streams { stdin, stdout: stdout.into(), stderr: stderr.into() };
+    let theirs = Streams { stdin: process_stdin, stdout: process_stdout.into(), stderr: process_stderr.into() };
+    Ok(Some((ours, theirs)))
+}
+
+/// An error and its causes on one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        text = format!("{text}: {next}");
+        cause = next.source();
+    }
+    text
+}
+
+/// Where `hull exec` leaves a request for the worker.
+pub(crate) fn exec_file(state: &Path, token: &str) -> PathBuf {
+    state.join(format!("exec-{token}.json"))
+}
