@@ -1,0 +1,102 @@
+//! The arguments of the commands on images.
+
+use clap::Args;
+
+use super::containers::filter;
+use super::values;
+
+/// `pull`.
+#[derive(Debug, Args)]
+pub struct PullArgs {
+    /// Platform of the image: OS[/ARCH[/VARIANT]]
+    #[arg(long, value_name = "PLATFORM", value_parser = values::platform)]
+    pub platform: Option<String>,
+    /// Print only the image's name
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Name of the image
+    #[arg(value_name = "NAME", hide = true)]
+    pub name: String,
+}
+
+/// `images`.
+#[derive(Debug, Args)]
+pub struct ListImagesArgs {
+    /// Show all images (Hull has no hidden ones)
+    #[arg(short, long)]
+    pub all: bool,
+    /// Show digests
+    #[arg(long)]
+    pub digests: bool,
+    /// Show only what matches: dangling, reference, label, before, since
+    #[arg(short, long, value_name = "KEY=VALUE", value_parser = filter)]
+    pub filter: Vec<String>,
+    /// Format: table, 'table TEMPLATE', json, or a Go template
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<String>,
+    /// Do not shorten anything
+    #[arg(long)]
+    pub no_trunc: bool,
+    /// Show only ids
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Only images of this name
+    #[arg(value_name = "REPOSITORY", hide = true)]
+    pub repository: Option<String>,
+}
+
+/// `rmi`.
+#[derive(Debug, Args)]
+pub struct RemoveImageArgs {
+    /// Remove an image although it has several names or a stopped container uses it
+    #[arg(short, long)]
+    pub force: bool,
+    /// Keep parents without a name (Hull has none)
+    #[arg(long)]
+    pub no_prune: bool,
+    /// Names or ids
+    #[arg(value_name = "IMAGE", required = true, hide = true)]
+    pub images: Vec<String>,
+}
+
+/// `import`.
+#[derive(Debug, Args)]
+pub struct ImportArgs {
+    /// Change the image's configuration: CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, STOPSIGNAL, USER, VOLUME, WORKDIR
+    #[arg(short, long, value_name = "INSTRUCTION")]
+    pub change: Vec<String>,
+    /// Note in the image's history
+    #[arg(short, long, value_name = "TEXT")]
+    pub message: Option<String>,
+    /// Platform of the image: OS[/ARCH[/VARIANT]]
+    #[arg(long, value_name = "PLATFORM", value_parser = values::platform)]
+    pub platform: Option<String>,
+    /// A tar file, or - for stdin
+    #[arg(value_name = "FILE", hide = true)]
+    pub file: String,
+    /// Name of the image
+    #[arg(value_name = "REPOSITORY", hide = true)]
+    pub name: Option<String>,
+}
+
+/// `load`.
+#[derive(Debug, Args)]
+pub struct LoadArgs {
+    /// Read from this file instead of stdin
+    #[arg(short, long, value_name = "FILE")]
+    pub input: Option<String>,
+    /// Show nothing while loading
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+/// `tag`.
+#[derive(Debug, Args)]
+pub struct TagArgs {
+    /// Name or id
+    #[arg(value_name = "SOURCE_IMAGE", hide = true)]
+    pub source: String,
+    /// New name
+    #[arg(value_name = "TARGET_IMAGE", hide = true)]
+    pub target: String,
+}

@@ -1,0 +1,156 @@
+//! Docker's flags that Hull knows and does not do yet: recognised, and refused by name.
+//!
+//! A flag that were merely unknown would read as a typing error, and one that were silently taken would be a
+//! lie. A value that asks for what happens anyway (`--restart no`) is accepted.
+
+use clap::{Arg, ArgAction, ArgMatches, Command};
+
+/// A flag of a later release.
+pub struct LaterFlag {
+    long: &'static str,
+    short: Option<char>,
+    takes_value: bool,
+    /// Values that ask for nothing and are therefore fine.
+    harmless: &'static [&'static str],
+    reason: &'static str,
+}
+
+const NETWORKS: &str = "it comes with the networks release";
+const LIMITS: &str = "this limit comes with a later release";
+const HEALTH: &str = "health checks come with a later release";
+const WINDOWS: &str = "it has a meaning on Windows only";
+
+const fn value(long: &'static str, reason: &'static str) -> LaterFlag {
+    LaterFlag { long, short: None, takes_value: true, harmless: &[], reason }
+}
+
+const fn switch(long: &'static str, reason: &'static str) -> LaterFlag {
+    LaterFlag { long, short: None, takes_value: false, harmless: &[], reason }
+}
+
+/// The flags of `run` and `create` that are refused.
+pub const RUN: &[LaterFlag] = &[
+    LaterFlag { short: Some('p'), ..value("publish", NETWORKS) },
+    LaterFlag { short: Some('P'), ..switch("publish-all", NETWORKS) },
+    value("add-host", NETWORKS),
+    value("dns", NETWORKS),
+    value("dns-opt", NETWORKS),
+    value("dns-option", NETWORKS),
+    value("dns-search", NETWORKS),
+    value("ip", NETWORKS),
+    value("ip6", NETWORKS),
+    value("link", NETWORKS),
+    value("link-local-ip", NETWORKS),
+    value("mac-address", NETWORKS),
+    value("network-alias", NETWORKS),
+    value("net-alias", NETWORKS),
+    value("net-rate", NETWORKS),
+    value("net-rate-in", NETWORKS),
+    value("net-rate-out", NETWORKS),
+    value("net-burst", NETWORKS),
+    LaterFlag { harmless: &["no", ""], ..value("restart", "restart policies come with a later release") },
+    value("health-cmd", HEALTH),
+    value("health-interval", HEALTH),
+    value("health-retries", HEALTH),
+    value("health-start-interval", HEALTH),
+    value("health-start-period", HEALTH),
+    value("health-timeout", HEALTH),
+    switch("no-healthcheck", HEALTH),
+    LaterFlag { short: Some('a'), ..value("attach", "use -d, -i and -t, or `hull attach`") },
+    value("blkio-weight", LIMITS),
+    value("blkio-weight-device", LIMITS),
+    value("cgroup-parent", LIMITS),
+    value("cpu-period", "use --cpus"),
+    value("cpu-quota", "use --cpus"),
+    value("cpu-rt-period", LIMITS),
+    value("cpu-rt-runtime", LIMITS),
+    value("cpuset-mems", LIMITS),
+    value("device-cgroup-rule", LIMITS),
+    value("device-read-bps", LIMITS),
+    value("device-read-iops", LIMITS),
+    value("device-write-bps", LIMITS),
+    value("device-write-iops", LIMITS),
+    LaterFlag { harmless: &["-1"], ..value("memory-swappiness", LIMITS) },
+    value("kernel-memory", "the kernel no longer has this limit"),
+    LaterFlag { harmless: &["false"], ..switch("oom-kill-disable", LIMITS) },
+    value("gpus", "GPUs come with a later release"),
+    LaterFlag { harmless: &["json-file"], ..value("log-driver", "the json-file log is the only one for now") },
+    value("log-opt", "logs are bounded at 5 files of 20 MB for now"),
+    value("storage-opt", "storage options come with a later release"),
+    LaterFlag { harmless: &["local"], ..value("volume-driver", "volume drivers come with a later release") },
+    value("volumes-from", "it comes with a later release"),
+    switch("disable-content-trust", "Hull has no content trust to disable"),
+    switch("use-api-socket", "there is no API socket yet"),
+    LaterFlag { harmless: &["default", ""], ..value("isolation", WINDOWS) },
+    value("cpu-count", WINDOWS),
+    value("cpu-percent", WINDOWS),
+    value("io-maxbandwidth", WINDOWS),
+    value("io-maxiops", WINDOWS),
+];
+
+/// The flags of `exec` that are refused.
+pub const EXEC: &[LaterFlag] = &[];
+
+/// The flags of `start` that are refused.
+pub const START: &[LaterFlag] = &[
+    value("checkpoint", "checkpoints come with a later release"),
+    value("checkpoint-dir", "checkpoints come with a later release"),
+];
+
+/// The flags of `rm` that are refused.
+pub const REMOVE: &[LaterFlag] = &[LaterFlag { short: Some('l'), ..switch("link", NETWORKS) }];
+
+/// The flags of `pull` that are refused.
+pub const PULL: &[LaterFlag] = &[
+    LaterFlag { short: Some('a'), ..switch("all-tags", "it comes with the images release") },
+    switch("disable-content-trust", "Hull has no content trust to disable"),
+];
+
+/// The flags of `images` that are refused.
+pub const IMAGES: &[LaterFlag] = &[switch("tree", "it comes with the images release")];
+
+/// The flags of `rmi` that are refused.
+pub const REMOVE_IMAGE: &[LaterFlag] = &[value("platform", "it comes with the images release")];
+
+/// The flags of `load` that are refused.
+pub const LOAD: &[LaterFlag] = &[value("platform", "it comes with the images release")];
+
+/// A flag was given whose time has not come.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("--{flag} is not supported yet ({reason})")]
+pub struct NotYet {
+    /// Long name of the flag.
+    pub flag: &'static str,
+    /// Why, or what to use instead.
+    pub reason: &'static str,
+}
+
+/// Teaches a command the flags, hidden from its help.
+pub fn recognise(command: Command, flags: &'static [LaterFlag]) -> Command {
+    command.args(flags.iter().map(|flag| {
+        let arg = Arg::new(flag.long).long(flag.long).hide(true).action(ArgAction::Append);
+        let arg = match flag.short {
+            Some(short) => arg.short(short),
+            None => arg,
+        };
+        if flag.takes_value {
+            arg.allow_hyphen_values(true)
+        } else {
+            arg.num_args(0..=1).require_equals(true).default_missing_value("true")
+        }
+    }))
+}
+
+/// Refuses the first flag of a later release that was given.
+///
+/// # Errors
+/// [`NotYet`], which names it.
+pub fn refuse(matches: &ArgMatches, flags: &'static [LaterFlag]) -> Result<(), NotYet> {
+    for flag in flags {
+        let mut values = matches.get_many::<String>(flag.long).into_iter().flatten();
+        if !values.all(|value| flag.harmless.contains(&value.as_str())) {
+            return Err(NotYet { flag: flag.long, reason: flag.reason });
+        }
+    }
+    Ok(())
+}

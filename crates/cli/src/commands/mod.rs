@@ -1,0 +1,124 @@
+//! The commands: a table of verbs, and one file for what each does.
+//!
+//! A command turns its arguments into a request, hands it to the engine, and prints the answer. Commands that
+//! take several names go on after a failure and end with 1 when there was one ([`each`]).
+
+mod completion;
+mod help;
+mod man;
+mod table;
+mod version;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{ArgMatches, FromArgMatches};
+use tracing_subscriber::filter::LevelFilter;
+
+use crate::args::system::{GlobalArgs, LogFormat};
+use crate::args::{self, Body, Purpose, Verb};
+use crate::error::{ExitRule, Failure, exit_code, report};
+
+pub use table::VERBS;
+
+/// What every command gets besides its own arguments.
+pub struct Context {
+    /// The options before the command.
+    pub global: GlobalArgs,
+}
+
+impl Context {
+    /// How messages on stderr look.
+    pub fn log_format(&self) -> LogFormat {
+        self.global.log_format
+    }
+}
+
+/// Runs a command line; `words` begins with the program's name.
+pub fn main(words: Vec<OsString>) -> ExitCode {
+    let matches = match args::tree(VERBS, Purpose::Parse).try_get_matches_from(&words) {
+        Ok(matches) => matches,
+        Err(error) => return without_command(&error, &words),
+    };
+    let global = match GlobalArgs::from_arg_matches(&matches) {
+        Ok(global) => global,
+        Err(error) => return without_command(&error, &words),
+    };
+    tell(&global);
+    let context = Context { global };
+    let (verb, matches) = chosen(VERBS, &matches);
+    let Body::Leaf { run, .. } = verb.body else {
+        return ExitCode::FAILURE;
+    };
+    match run(matches, &context) {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            report(&failure, context.log_format());
+            ExitCode::from(exit_code(&failure, verb.exits))
+        }
+    }
+}
+
+/// Help, version, and command lines that are none.
+fn without_command(error: &clap::Error, words: &[OsString]) -> ExitCode {
+    let path = args::named_verbs(VERBS, words);
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            let names: Vec<&str> = path.iter().map(|verb| verb.name).collect();
+            finished(write_stdout(args::help(VERBS, &names).to_string().as_bytes()))
+        }
+        ErrorKind::DisplayVersion => finished(write_stdout(error.to_string().as_bytes())),
+        _ => {
+            let failure = args::refusal(error, VERBS, words);
+            report(&failure, LogFormat::Text);
+            let rule = path.last().map_or(ExitRule::Ordinary, |verb| verb.exits);
+            ExitCode::from(exit_code(&failure, rule))
+        }
+    }
+}
+
+fn finished(result: Result<(), Failure>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            report(&failure, LogFormat::Text);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The verb that clap chose, through the groups, and its matches.
+fn chosen<'a>(verbs: &'static [Verb], matches: &'a ArgMatches) -> (&'static Verb, &'a ArgMatches) {
+    let (name, inner) = matches.subcommand().expect("clap asks for a command");
+    let verb = verbs.iter().find(|verb| verb.name == name).expect("clap knows the commands of the table only");
+    match verb.body {
+        Body::Leaf { .. } => (verb, inner),
+        Body::Group(verbs) => chosen(verbs, inner),
+    }
+}
+
+/// Has messages of the asked level written to stderr.
+fn tell(global: &GlobalArgs) {
+    let builder = tracing_subscriber::fmt()
+        .with_max_level(LevelFilter::from_level(global.log_level))
+        .with_writer(std::io::stderr)
+        .with_target(false);
+    match global.log_format {
+        LogFormat::Text => builder.init(),
+        LogFormat::Json => builder.json().init(),
+    }
+}
+
+/// Writes a command's result. A reader that has gone away (`hull ps | head -1`) is no failure.
+///
+/// # Errors
+/// When stdout cannot be written to.
+pub fn write_stdout(bytes: &[u8]) -> Result<(), Failure> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::stream("write to stdout")(error)),
+        _ => Ok(()),
+    }
+}
