@@ -3,11 +3,12 @@
 //! Mounting it makes a detached mount: a descriptor that no mount table shows, to be attached in a container's mount
 //! namespace, or read and written through openat(2).
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
 use hull_kernel::mounts::MountError;
 use hull_kernel::mounts::overlay::{OverlayMount, overlay};
+use hull_kernel::mounts::shifted::overlay_shifted;
 
 /// What to mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,5 +47,13 @@ impl Rootfs {
     /// What the kernel refused.
     pub fn mount_detached(&self) -> Result<OwnedFd, MountError> {
         overlay(&self.stack)
+    }
+
+    /// Mounts it, detached, with every id shifted through the user namespace.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub fn mount_detached_in(&self, user_namespace: OwnedFd) -> Result<OwnedFd, MountError> {
+        overlay_shifted(&self.stack, user_namespace.as_fd())
     }
 }

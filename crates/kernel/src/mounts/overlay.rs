@@ -15,7 +15,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use hull_sys::mount::{MOUNT_ATTR_RDONLY, MountAttributes};
+use hull_sys::mount::{MOUNT_ATTR_IDMAP, MOUNT_ATTR_RDONLY, MountAttributes};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, open, unlinkat};
 use rustix::io::Errno;
 use rustix::mount::{
@@ -23,7 +23,7 @@ use rustix::mount::{
     fsmount, fsopen, mount,
 };
 
-use super::{MountError, Propagation, clone_tree, kernel_log, set_attributes, set_propagation};
+use super::{MountError, Propagation, attach, clone_tree, kernel_log, set_attributes, set_propagation};
 
 /// How many lower directories the kernel stacks (`OVL_MAX_STACK`).
 pub const MAXIMUM_LOWERS: usize = 500;
@@ -70,6 +70,71 @@ pub fn overlay(stack: &OverlayMount) -> Result<OwnedFd, MountError> {
             }
         }
     }
+}
+
+/// As [`overlay`], with every file's owner shifted through `user_namespace` (idmapped layers, Linux 5.19): what
+/// belongs to id 0 on disk belongs to the namespace's root in the mount, and what it creates is id 0 on disk.
+///
+/// # Errors
+/// As [`overlay`]; `EINVAL` from mount_setattr(2) where a file system cannot shift ids.
+pub fn shifted_overlay(stack: &OverlayMount, user_namespace: BorrowedFd<'_>) -> Result<OwnedFd, MountError> {
+    let shifted = || std::thread::scope(|scope| scope.spawn(|| shifted_elsewhere(stack, user_namespace)).join());
+    match shifted() {
+        Ok(result) => result,
+        Err(panic) => std::panic::resume_unwind(panic),
+    }
+}
+
+/// Overlay takes layers from attached mounts only (before Linux 6.15), so the shifted ones are attached to a tmpfs in
+/// a mount namespace that ends with the thread.
+fn shifted_elsewhere(stack: &OverlayMount, user_namespace: BorrowedFd<'_>) -> Result<OwnedFd, MountError> {
+    leave_mount_namespace()?;
+    let mut mounts = Vec::new();
+    for lower in &stack.lowers {
+        mounts.push(shifted_clone(lower, user_namespace)?);
+    }
+    let upper = match &stack.upper {
+        None => None,
+        // Upper and work directory have to be of one mount.
+        Some((upper, work)) => {
+            let folder = shared_folder([upper, work].into_iter());
+            mounts.push(shifted_clone(&folder, user_namespace)?);
+            let inside = |path: &Path| path.strip_prefix(&folder).unwrap_or(path).to_path_buf();
+            Some((inside(upper), inside(work)))
+        }
+    };
+    let Some(place) = stack.lowers.first().or(stack.upper.as_ref().map(|(upper, _)| upper)) else {
+        return overlay(stack);
+    };
+    let failed = |operation, errno| MountError::new(operation, format!("tmpfs on {}", place.display()), errno);
+    mount("tmpfs", place, "tmpfs", MountFlags::empty(), None).map_err(|errno| failed("mount", errno))?;
+    for (index, mount) in mounts.iter().enumerate() {
+        let target = place.join(index.to_string());
+        rustix::fs::mkdir(&target, Mode::from_raw_mode(0o700)).map_err(|errno| failed("mkdir", errno))?;
+        let target = open_directory(&target)?;
+        attach(mount.as_fd(), target.as_fd(), "shifted layer")?;
+    }
+    let lowers: Vec<PathBuf> = (0..stack.lowers.len()).map(|index| place.join(index.to_string())).collect();
+    let top = place.join(lowers.len().to_string());
+    let upper = upper.map(|(upper, work)| (top.join(upper), top.join(work)));
+    overlay(&OverlayMount { lowers, upper, volatile: stack.volatile })
+}
+
+fn shifted_clone(directory: &Path, user_namespace: BorrowedFd<'_>) -> Result<OwnedFd, MountError> {
+    let mount = clone_tree(CWD, directory, false)?;
+    let userns_fd = u64::try_from(user_namespace.as_raw_fd()).unwrap_or_default();
+    let attributes = MountAttributes { set: MOUNT_ATTR_IDMAP, userns_fd, ..MountAttributes::default() };
+    set_attributes(mount.as_fd(), false, &attributes, &format!("{} (shifting ids)", directory.display()))?;
+    Ok(mount)
+}
+
+/// Gives the calling thread a mount namespace that nothing leaks out of.
+pub(super) fn leave_mount_namespace() -> Result<(), MountError> {
+    hull_sys::process::unshare(hull_sys::process::CLONE_NEWNS).map_err(|error| {
+        let errno = Errno::from_io_error(&error).unwrap_or(Errno::INVAL);
+        MountError::new("unshare", "mount namespace for overlay", errno)
+    })?;
+    set_propagation(c"/", true, Propagation::Private)
 }
 
 /// `lowerdir+` is not known: new kernels say so, old ones just refuse the whole without a word.
@@ -170,11 +235,7 @@ fn in_one_string(stack: &OverlayMount) -> Result<OwnedFd, MountError> {
 /// Mounts over the topmost layer in a mount namespace that ends with the thread, and clones the result out of it.
 /// Descriptors in the options are opened in that namespace too: overlay takes no directory from another one.
 fn mounted_elsewhere(stack: &OverlayMount) -> Result<OwnedFd, MountError> {
-    hull_sys::process::unshare(hull_sys::process::CLONE_NEWNS).map_err(|error| {
-        let errno = Errno::from_io_error(&error).unwrap_or(Errno::INVAL);
-        MountError::new("unshare", "mount namespace for overlay", errno)
-    })?;
-    set_propagation(c"/", true, Propagation::Private)?;
+    leave_mount_namespace()?;
     let uppers = stack.upper.iter().flat_map(|(upper, work)| [upper, work]);
     let base = shared_folder(stack.lowers.iter().chain(uppers));
     rustix::process::chdir(&base).map_err(|errno| MountError::new("chdir", base.display().to_string(), errno))?;
@@ -368,6 +429,39 @@ mod tests {
                 std::fs::remove_dir_all(folder.0.join("up")).unwrap();
             }
         }
+    }
+
+    #[test]
+    fn owners_are_shifted_through_a_user_namespace() {
+        use std::os::unix::fs::MetadataExt;
+        let folder = Folder::new("shifted");
+        let stack = folder.stack(2);
+        let mut child = std::process::Command::new("unshare")
+            .args(["--user", "--map-users=0,100000,1000", "--map-groups=0,100000,1000", "sleep", "60"])
+            .spawn()
+            .unwrap();
+        let path = format!("/proc/{}/ns/user", child.id());
+        let own = std::fs::read_link("/proc/self/ns/user").unwrap();
+        let mapped = || std::fs::read_to_string(format!("/proc/{}/uid_map", child.id())).unwrap().contains("100000");
+        while std::fs::read_link(&path).unwrap() == own || !mapped() {
+            std::thread::yield_now();
+        }
+        let namespace = std::fs::File::open(&path).unwrap();
+        for stack in [stack.clone(), OverlayMount { lowers: Vec::new(), ..stack.clone() }] {
+            let before = mount_table();
+            let mount = shifted_overlay(&stack, namespace.as_fd()).unwrap();
+            assert_eq!(mount_table(), before);
+            if !stack.lowers.is_empty() {
+                let stat = rustix::fs::statat(&mount, "shared", AtFlags::empty()).unwrap();
+                assert_eq!(stat.st_uid, 100_000);
+                rustix::fs::chownat(&mount, "file-1", None, Some(rustix::fs::Gid::from_raw(100_001)), AtFlags::empty())
+                    .unwrap();
+                let upper = std::fs::metadata(stack.upper.as_ref().unwrap().0.join("file-1")).unwrap();
+                assert_eq!((upper.uid(), upper.gid()), (0, 1));
+            }
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 
     #[test]
