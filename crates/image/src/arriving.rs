@@ -53,7 +53,7 @@ pub struct NewImage<'a> {
 impl NewImage<'_> {
     /// Where a layer's blob is.
     pub fn blob_path(&self, layer: &LayerDescriptor) -> PathBuf {
-        self.holds.images.content().path(&layer.digest)
+        self.holds.path(&layer.digest)
     }
 }
 
@@ -90,6 +90,29 @@ impl<'a> Holds<'a> {
         Ok(())
     }
 
+    /// Holds the blobs and the chain ids of layers.
+    ///
+    /// # Errors
+    /// [`ImageError`] when the database cannot be written.
+    pub fn hold_layers(&self, layers: &[LayerDescriptor]) -> Result<(), ImageError> {
+        let things: Vec<_> = layers
+            .iter()
+            .flat_map(|layer| [(HoldKind::Blob, &layer.digest), (HoldKind::Layer, &layer.chain_id)])
+            .collect();
+        self.hold(&things)
+    }
+
+    /// The layers of an image that is in the store already, held, when all their blobs are there.
+    ///
+    /// # Errors
+    /// [`ImageError`] when the database or a file cannot be looked at.
+    pub fn existing_layers(&self, id: &Digest) -> Result<Option<Vec<LayerDescriptor>>, ImageError> {
+        let Some(found) = self.images.intact(id)? else { return Ok(None) };
+        self.hold_layers(&found.layers)?;
+        // It could have been removed before it was held.
+        Ok(self.images.intact(id)?.map(|image| image.layers).filter(|layers| *layers == found.layers))
+    }
+
     /// Whether a held blob is in the store, whole.
     ///
     /// # Errors
@@ -100,6 +123,11 @@ impl<'a> Holds<'a> {
             Ok::<_, ImageError>(connection.query_row(query, [digest.as_str()], |_| Ok(())).optional()?)
         })?;
         Ok(recorded.is_some() && self.images.content().size_bytes(digest)? == Some(size_bytes))
+    }
+
+    /// Where a blob is, or will be.
+    pub fn path(&self, digest: &Digest) -> PathBuf {
+        self.images.content().path(digest)
     }
 
     /// Begins a blob; see [`crate::content::Content::writer_of`].
@@ -126,16 +154,16 @@ impl<'a> Holds<'a> {
         let digest = sealed.digest.clone();
         let size_bytes = sealed.size_bytes;
         self.hold(&[(HoldKind::Blob, &digest)])?;
-        if !self.is_stored(&digest, size_bytes)? {
-            sealed.put_in_place()?;
-            self.images.database().write(|transaction| {
-                transaction.execute(
-                    "INSERT OR IGNORE INTO blobs VALUES (?1, ?2, ?3)",
-                    (digest.as_str(), size_bytes.cast_signed(), media_type),
-                )?;
-                Ok::<_, ImageError>(())
-            })?;
-        }
+        // Also over a file of that name, which could be damaged; this one is verified.
+        sealed.put_in_place()?;
+        self.images.database().write(|transaction| {
+            transaction.execute(
+                "INSERT INTO blobs VALUES (?1, ?2, ?3)
+                 ON CONFLICT (digest) DO UPDATE SET size_bytes = excluded.size_bytes",
+                (digest.as_str(), size_bytes.cast_signed(), media_type),
+            )?;
+            Ok::<_, ImageError>(())
+        })?;
         Ok(StoredBlob { digest, size_bytes, media_type: media_type.to_owned() })
     }
 
@@ -144,6 +172,13 @@ impl<'a> Holds<'a> {
     /// # Errors
     /// As [`Holds::admit`], and [`crate::content::ContentError::WrongDigest`].
     pub fn admit_bytes(&self, digest: &Digest, bytes: &[u8], media_type: &str) -> Result<StoredBlob, ImageError> {
+        self.hold(&[(HoldKind::Blob, digest)])?;
+        let size_bytes = bytes.len() as u64;
+        if self.is_stored(digest, size_bytes)?
+            && self.images.content().read(digest, size_bytes).is_ok_and(|stored| stored == bytes)
+        {
+            return Ok(StoredBlob { digest: digest.clone(), size_bytes, media_type: media_type.to_owned() });
+        }
         let mut writer = self.writer_of(digest)?;
         writer.append(bytes)?;
         self.admit(writer.seal_as(digest, None)?, media_type)

@@ -18,6 +18,7 @@ mod error;
 mod image;
 mod manifest;
 mod progress;
+pub mod registry;
 mod remove;
 mod store;
 

@@ -251,6 +251,12 @@ impl From<&Descriptor> for StoredBlob {
     }
 }
 
+impl From<&LayerDescriptor> for StoredBlob {
+    fn from(layer: &LayerDescriptor) -> Self {
+        Self { digest: layer.digest.clone(), size_bytes: layer.size_bytes, media_type: layer.media_type.clone() }
+    }
+}
+
 /// The entry of an index that fits a platform best: its own, else an older variant that it can run. A single entry
 /// without a platform fits everything.
 pub(crate) fn select<'a>(manifests: &'a [Descriptor], wanted: &Platform) -> Result<&'a Descriptor, ManifestError> {
@@ -277,6 +283,11 @@ pub(crate) fn select<'a>(manifests: &'a [Descriptor], wanted: &Platform) -> Resu
         offered.push("none".to_owned());
     }
     Err(ManifestError::Platform { wanted: wanted.clone(), offered })
+}
+
+/// Whether a machine of one platform runs images of another.
+pub(crate) fn runs(machine: &Platform, offered: &Platform) -> bool {
+    runnable(machine).iter().any(|candidate| candidate.matches(offered))
 }
 
 /// A platform and the older variants of it that the same machine runs, best first.

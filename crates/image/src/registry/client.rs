@@ -1,0 +1,447 @@
+//! One repository of one registry: authentication, redirects and retries (distribution-spec 1.1, "Pull").
+//!
+//! A request that is answered 401 is sent once more with what the challenge asks for: a bearer token from the realm
+//! it names, or user name and password. Redirects are followed up to ten times; the Authorization header stays behind
+//! when the origin changes, and a redirect from TLS to plain HTTP is refused unless it leads to this machine. What may
+//! be transient (a broken connection, 408, 429, 5xx) is tried again after growing pauses, longer where the server says
+//! so. Registries on loopback are asked over plain HTTP first and over TLS when that is not what they speak.
+
+use std::cell::RefCell;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hull_oci::{DEFAULT_REGISTRY, Reference};
+use hyper::body::Incoming;
+use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, LOCATION, RANGE, RETRY_AFTER, WWW_AUTHENTICATE};
+use hyper::http::request::Builder;
+use hyper::{Request, Response, StatusCode, Uri};
+use serde::Deserialize;
+
+use super::challenge::{self, Challenge, TokenSource};
+use super::credentials::{self, Credentials, encode_base64};
+use super::transport::{IDLE_TIMEOUT, Origin, Transport, TransportError};
+use super::{PullError, PullOptions};
+
+/// Where docker.io's API is.
+const DOCKER_HUB_HOST: &str = "registry-1.docker.io";
+const REDIRECTS_MAX: usize = 10;
+/// Longest error text or token that is read.
+const MESSAGE_BYTES_MAX: u64 = 64 << 10;
+/// Longest pause that a server may ask for.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(30);
+
+/// A client for the repository of one reference.
+pub(super) struct Client<'a> {
+    transport: Transport,
+    reference: &'a Reference,
+    base: String,
+    docker_config: Option<PathBuf>,
+    authorization: RefCell<Option<HeaderValue>>,
+    attempts: u32,
+    first_pause: Duration,
+}
+
+/// What one request asks for beyond its address.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Wanted<'a> {
+    /// Media types for the Accept header.
+    pub accept: &'a [&'a str],
+    /// First byte of the body, when it begins later.
+    pub from_byte: u64,
+}
+
+impl<'a> Client<'a> {
+    /// Finds out how the registry is reached.
+    pub async fn connect(reference: &'a Reference, options: &PullOptions) -> Result<Self, PullError> {
+        let host = match reference.registry.as_str() {
+            DEFAULT_REGISTRY => DOCKER_HUB_HOST,
+            other => other,
+        };
+        let mut client = Self {
+            transport: Transport::new(options.certificate_files.clone()),
+            reference,
+            base: format!("https://{host}"),
+            docker_config: options.docker_config.clone().or_else(credentials::default_path),
+            authorization: RefCell::default(),
+            attempts: options.attempts.max(1),
+            first_pause: options.first_pause,
+        };
+        if reference.is_loopback() && client.speaks_plain_http(host).await? {
+            client.base = format!("http://{host}");
+        }
+        Ok(client)
+    }
+
+    /// How often a transfer is tried.
+    pub fn attempts(&self) -> u32 {
+        self.attempts
+    }
+
+    /// The address of a manifest or blob of the repository.
+    pub fn url(&self, kind: &str, target: &str) -> String {
+        format!("{}/v2/{}/{kind}/{target}", self.base, self.reference.repository)
+    }
+
+    /// A server that wants TLS answers plain HTTP with 400 or closes the connection.
+    async fn speaks_plain_http(&self, host: &str) -> Result<bool, PullError> {
+        let request = build(Request::get(format!("http://{host}/v2/")), "")?;
+        match self.transport.send(request).await {
+            Ok(response) => Ok(response.status() != StatusCode::BAD_REQUEST),
+            Err(TransportError::Broken { .. }) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Gets an address of the registry, trying again where that may help. The answer's status is 200 or 206.
+    pub async fn get(&self, url: &str, wanted: Wanted<'_>) -> Result<Response<Incoming>, PullError> {
+        let mut attempt = 1;
+        loop {
+            match self.get_once(url, wanted).await {
+                Err((error, after)) if error.is_transient() && attempt < self.attempts => {
+                    tracing::debug!("attempt {attempt} of {}: {error}", self.attempts);
+                    self.pause(attempt, after).await;
+                    attempt += 1;
+                }
+                other => return other.map_err(|(error, _)| error),
+            }
+        }
+    }
+
+    /// Waits before attempt `attempt + 1`: twice as long each time, or as long as the server asked for.
+    pub async fn pause(&self, attempt: u32, asked_for: Option<Duration>) {
+        let growing = self.first_pause.saturating_mul(1 << attempt.saturating_sub(1).min(6));
+        tokio::time::sleep(asked_for.map_or(growing, |asked| asked.min(RETRY_AFTER_MAX))).await;
+    }
+
+    /// One attempt: the request, authenticated and redirected as needed. An error comes with the pause asked for.
+    async fn get_once(
+        &self,
+        url: &str,
+        wanted: Wanted<'_>,
+    ) -> Result<Response<Incoming>, (PullError, Option<Duration>)> {
+        let now = |error: PullError| (error, None);
+        let mut response = self.follow(url, wanted).await.map_err(now)?;
+        if response.status() == StatusCode::UNAUTHORIZED {
+            self.authenticate(url, response).await.map_err(now)?;
+            response = self.follow(url, wanted).await.map_err(now)?;
+        }
+        match response.status() {
+            StatusCode::OK | StatusCode::PARTIAL_CONTENT => Ok(response),
+            _ => {
+                let pause = retry_after(&response);
+                Err((self.refusal(url, response).await, pause))
+            }
+        }
+    }
+
+    /// Sends the request and follows redirects; the answer is any other status.
+    async fn follow(&self, url: &str, wanted: Wanted<'_>) -> Result<Response<Incoming>, PullError> {
+        let start = parse_url(url)?;
+        let home = Origin::of(&start)?;
+        let mut current = start;
+        for _ in 0..=REDIRECTS_MAX {
+            let authorization =
+                self.authorization.borrow().clone().filter(|_| Origin::of(&current).is_ok_and(|o| o == home));
+            let response = self.transport.send(request(&current, wanted, authorization)?).await?;
+            if !response.status().is_redirection() || response.status() == StatusCode::NOT_MODIFIED {
+                return Ok(response);
+            }
+            current = redirect_target(&current, &response)?;
+        }
+        Err(PullError::Redirect { url: url.to_owned(), reason: format!("more than {REDIRECTS_MAX} redirects") })
+    }
+
+    /// Gets what a 401 asks for and keeps it for the requests to come.
+    async fn authenticate(&self, url: &str, response: Response<Incoming>) -> Result<(), PullError> {
+        let headers = response.headers().get_all(WWW_AUTHENTICATE);
+        let texts: Vec<String> = headers.iter().filter_map(|value| value.to_str().ok()).map(str::to_owned).collect();
+        let challenges: Vec<Challenge> = texts.iter().flat_map(|text| challenge::parse(text)).collect();
+        let credentials = match &self.docker_config {
+            Some(path) => credentials::load(path, &self.reference.registry)?,
+            None => None,
+        };
+        let source = challenges.iter().find_map(|challenge| match challenge {
+            Challenge::Bearer(source) => Some(source),
+            Challenge::Basic => None,
+        });
+        let value = match (source, credentials) {
+            (Some(source), credentials) => format!("Bearer {}", self.token(source, credentials.as_ref()).await?),
+            (None, Some(Credentials::Password { user, password })) if challenges.contains(&Challenge::Basic) => {
+                basic(&user, &password)
+            }
+            (None, _) if challenges.contains(&Challenge::Basic) => {
+                return Err(self.denied(message_of(response).await));
+            }
+            (None, _) => {
+                return Err(PullError::Challenge { url: url.to_owned(), challenge: texts.join(", ") });
+            }
+        };
+        let mut value = HeaderValue::from_str(&value)
+            .map_err(|error| PullError::Token { url: url.to_owned(), reason: error.to_string() })?;
+        value.set_sensitive(true);
+        *self.authorization.borrow_mut() = Some(value);
+        Ok(())
+    }
+
+    /// A bearer token for pulling from the repository.
+    async fn token(&self, source: &TokenSource, credentials: Option<&Credentials>) -> Result<String, PullError> {
+        let scope = format!("repository:{}:pull", self.reference.repository);
+        let realm = parse_url(&source.realm)?;
+        let (is_safe, failed) = (is_safe_realm(&realm, &self.base), |reason: &str| PullError::Token {
+            url: source.realm.clone(),
+            reason: reason.to_owned(),
+        });
+        if !is_safe {
+            return Err(failed("it is reached over plain HTTP, which is for this machine only"));
+        }
+        let request = match credentials {
+            Some(Credentials::IdentityToken(token)) => refresh_request(source, &scope, token)?,
+            Some(Credentials::Password { user, password }) => {
+                let builder = Request::get(source.url(&scope)).header(AUTHORIZATION, basic(user, password));
+                build(builder, "")?
+            }
+            None => build(Request::get(source.url(&scope)), "")?,
+        };
+        let response = self.transport.send(request).await?;
+        match response.status() {
+            StatusCode::OK => {}
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => return Err(self.denied(message_of(response).await)),
+            _ => return Err(self.refusal(&source.realm, response).await),
+        }
+        #[derive(Deserialize)]
+        struct Answer {
+            token: Option<String>,
+            access_token: Option<String>,
+        }
+        let body = read_limited(&source.realm, response, MESSAGE_BYTES_MAX).await?;
+        let answer: Answer = serde_json::from_slice(&body).map_err(|_| failed("its answer is not JSON"))?;
+        let token = answer.token.or(answer.access_token).filter(|token| !token.is_empty());
+        token.ok_or_else(|| failed("its answer has neither token nor access_token"))
+    }
+
+    fn denied(&self, message: String) -> PullError {
+        PullError::Denied { reference: self.reference.clone(), message }
+    }
+
+    /// The error that a status other than success means.
+    async fn refusal(&self, url: &str, response: Response<Incoming>) -> PullError {
+        let status = response.status();
+        let message = message_of(response).await;
+        let url = url.to_owned();
+        match status {
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => self.denied(message),
+            StatusCode::NOT_FOUND if url.contains("/manifests/") => {
+                PullError::NotFound { reference: self.reference.clone(), message }
+            }
+            StatusCode::TOO_MANY_REQUESTS => PullError::TooManyRequests { url, message },
+            _ => PullError::Status { url, status: status.as_u16(), message },
+        }
+    }
+}
+
+fn parse_url(url: &str) -> Result<Uri, PullError> {
+    let invalid =
+        |error: hyper::http::uri::InvalidUri| TransportError::Url { url: url.to_owned(), reason: error.to_string() };
+    Ok(url.parse().map_err(invalid)?)
+}
+
+fn build(builder: Builder, body: &str) -> Result<Request<Full<Bytes>>, PullError> {
+    let url = builder.uri_ref().map(ToString::to_string).unwrap_or_default();
+    let built = builder.body(Full::new(Bytes::copy_from_slice(body.as_bytes())));
+    built.map_err(|error| TransportError::Url { url, reason: error.to_string() }.into())
+}
+
+fn request(
+    url: &Uri,
+    wanted: Wanted<'_>,
+    authorization: Option<HeaderValue>,
+) -> Result<Request<Full<Bytes>>, PullError> {
+    let mut builder = Request::get(url.clone());
+    for media_type in wanted.accept {
+        builder = builder.header(ACCEPT, *media_type);
+    }
+    if wanted.from_byte > 0 {
+        builder = builder.header(RANGE, format!("bytes={}-", wanted.from_byte));
+    }
+    if let Some(value) = authorization {
+        builder = builder.header(AUTHORIZATION, value);
+    }
+    build(builder, "")
+}
+
+/// The OAuth2 form by which an identity token is changed for an access token.
+fn refresh_request(source: &TokenSource, scope: &str, token: &str) -> Result<Request<Full<Bytes>>, PullError> {
+    let mut form = "grant_type=refresh_token&client_id=hull".to_owned();
+    let scope = source.scope.as_deref().unwrap_or(scope);
+    for (key, value) in
+        [("service", source.service.as_deref().unwrap_or_default()), ("scope", scope), ("refresh_token", token)]
+    {
+        form.push('&');
+        form.push_str(key);
+        form.push('=');
+        challenge::percent_encode(value, &mut form);
+    }
+    build(Request::post(&source.realm).header(CONTENT_TYPE, "application/x-www-form-urlencoded"), &form)
+}
+
+fn basic(user: &str, password: &str) -> String {
+    format!("Basic {}", encode_base64(format!("{user}:{password}").as_bytes()))
+}
+
+/// Credentials go over TLS, or to this machine, or where the registry itself is spoken to in the clear.
+fn is_safe_realm(realm: &Uri, base: &str) -> bool {
+    Origin::of(realm).is_ok_and(|origin| origin.is_tls || origin.is_loopback() || base.starts_with("http://"))
+}
+
+fn redirect_target(from: &Uri, response: &Response<Incoming>) -> Result<Uri, PullError> {
+    let failed = |reason: String| PullError::Redirect { url: from.to_string(), reason };
+    let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
+    let location = location.ok_or_else(|| failed(format!("status {} without a Location", response.status())))?;
+    let target = resolve_location(from, location)
+        .ok_or_else(|| failed(format!("it redirects to \"{location}\", which is not an address")))?;
+    let (old, new) = (Origin::of(from)?, Origin::of(&target)?);
+    if old.is_tls && !new.is_tls && !new.is_loopback() {
+        return Err(failed(format!("it redirects from TLS to plain HTTP ({new})")));
+    }
+    Ok(target)
+}
+
+/// Location may be absolute, or relative to the address that sent it (RFC 9110, 10.2.2).
+fn resolve_location(from: &Uri, location: &str) -> Option<Uri> {
+    let location = location.split('#').next().unwrap_or_default();
+    let (scheme, authority) = (from.scheme_str()?, from.authority()?);
+    let absolute = if location.starts_with("//") {
+        format!("{scheme}:{location}")
+    } else if location.starts_with('/') {
+        format!("{scheme}://{authority}{location}")
+    } else if location.contains("://") {
+        location.to_owned()
+    } else {
+        let folder = from.path().rsplit_once('/').map_or("", |(folder, _)| folder);
+        format!("{scheme}://{authority}{folder}/{location}")
+    };
+    absolute.parse().ok()
+}
+
+fn retry_after(response: &Response<Incoming>) -> Option<Duration> {
+    let seconds = response.headers().get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds))
+}
+
+/// Reads a body that must not be longer than a limit.
+pub(super) async fn read_limited(
+    url: &str,
+    response: Response<Incoming>,
+    limit_bytes: u64,
+) -> Result<Vec<u8>, PullError> {
+    let mut body = response.into_body();
+    let mut bytes = Vec::new();
+    while let Some(part) = next_part(url, &mut body).await? {
+        if (bytes.len() + part.len()) as u64 > limit_bytes {
+            return Err(PullError::TooLong { url: url.to_owned(), limit_bytes });
+        }
+        bytes.extend_from_slice(&part);
+    }
+    Ok(bytes)
+}
+
+/// The next bytes of a body; absent at its end.
+pub(super) async fn next_part(url: &str, body: &mut Incoming) -> Result<Option<Bytes>, TransportError> {
+    loop {
+        let waiting_for = "more of the body comes";
+        let frame = tokio::time::timeout(IDLE_TIMEOUT, body.frame()).await.map_err(|_| TransportError::Timeout {
+            url: url.to_owned(),
+            waiting_for,
+            seconds: IDLE_TIMEOUT.as_secs(),
+        })?;
+        match frame {
+            None => return Ok(None),
+            Some(Err(source)) => return Err(TransportError::Broken { url: url.to_owned(), source }),
+            // Trailers are of no use here.
+            Some(Ok(frame)) => {
+                if let Ok(data) = frame.into_data() {
+                    return Ok(Some(data));
+                }
+            }
+        }
+    }
+}
+
+/// What an error answer says: the registry's own messages, else its first line, else the status.
+async fn message_of(response: Response<Incoming>) -> String {
+    #[derive(Deserialize)]
+    struct Errors {
+        errors: Vec<Item>,
+    }
+    #[derive(Deserialize)]
+    struct Item {
+        #[serde(default)]
+        code: String,
+        #[serde(default)]
+        message: String,
+    }
+    let status = response.status();
+    // A body that cannot be read says nothing; the status still does.
+    let body = read_limited("", response, MESSAGE_BYTES_MAX).await.unwrap_or_default();
+    if let Ok(Errors { errors }) = serde_json::from_slice(&body) {
+        let said: Vec<String> = errors.iter().map(|item| join(&item.code, &item.message)).collect();
+        if !said.is_empty() {
+            return said.join("; ");
+        }
+    }
+    let text = String::from_utf8_lossy(&body);
+    let line = text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('<')).unwrap_or_default();
+    let line: String = line.chars().filter(|character| !character.is_control()).take(200).collect();
+    match line.is_empty() {
+        true => status.to_string(),
+        false => line,
+    }
+}
+
+/// `code: message`, the code in docker's lower-case words, without characters that could move a terminal's cursor.
+fn join(code: &str, message: &str) -> String {
+    let code = code.to_ascii_lowercase().replace('_', " ");
+    let text = match (code.is_empty(), message.is_empty()) {
+        (true, _) => message.to_owned(),
+        (_, true) => code,
+        _ => format!("{code}: {message}"),
+    };
+    text.chars().filter(|character| !character.is_control()).take(500).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn locations_resolve_as_the_rfc_says() {
+        let from: Uri = "https://r.example:444/v2/a/blobs/x?y=1".parse().expect("address");
+        for (location, expected) in [
+            ("https://cdn.example/b?sig=%2F", "https://cdn.example/b?sig=%2F"),
+            ("/v2/b", "https://r.example:444/v2/b"),
+            ("//cdn.example/b#part", "https://cdn.example/b"),
+            ("other", "https://r.example:444/v2/a/blobs/other"),
+        ] {
+            assert_eq!(resolve_location(&from, location).expect("address").to_string(), expected);
+        }
+        assert!(resolve_location(&from, "https://a b/").is_none());
+    }
+
+    #[test]
+    fn passwords_do_not_travel_in_the_clear() {
+        let safe = |realm: &str, base| is_safe_realm(&realm.parse().expect("address"), base);
+        assert!(safe("https://auth.example/token", "https://r.example"));
+        assert!(safe("http://localhost:5001/token", "https://r.example"));
+        assert!(!safe("http://auth.example/token", "https://r.example"));
+        assert!(safe("http://auth.example/token", "http://127.0.0.1:5000"));
+    }
+
+    #[test]
+    fn messages_are_joined_and_cleaned() {
+        assert_eq!(join("MANIFEST_UNKNOWN", "manifest unknown"), "manifest unknown: manifest unknown");
+        assert_eq!(join("", "a\u{1b}[2Jb"), "a[2Jb");
+        assert_eq!(join("DENIED", ""), "denied");
+    }
+}

@@ -1,0 +1,340 @@
+//! HTTP/1.1 over TCP or TLS, with errors that say what failed.
+//!
+//! One [`Transport`] keeps the connections of one pull and reuses them by origin. It follows nothing, retries nothing
+//! and knows no registry; a response is whatever the server said. TLS trusts the roots of the Mozilla program that
+//! are built in, the machine's own bundle where there is one, and the files given. The crypto provider is chosen in
+//! one place, [`tls_config`].
+
+use std::cell::{OnceCell, RefCell};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::header::{HOST, HeaderValue, USER_AGENT};
+use hyper::{Request, Response, Uri};
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+/// How long one address may take to accept a connection, and TLS to be agreed.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long a server may take to begin its answer, and to send the next part of a body.
+pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+const AGENT: &str = concat!("hull/", env!("CARGO_PKG_VERSION"));
+/// Where distributions keep the machine's trusted certificates; the first that exists is taken.
+const SYSTEM_BUNDLES: [&str; 4] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+
+/// Why there is no response.
+#[derive(Debug, thiserror::Error)]
+pub enum TransportError {
+    /// It is not `http://host...` or `https://host...`.
+    #[error("invalid address \"{url}\": {reason}")]
+    Url {
+        /// The address.
+        url: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The host's name has no address.
+    #[error("cannot find the host {host}: {source}")]
+    UnknownHost {
+        /// The host.
+        host: String,
+        /// What the resolver said.
+        source: io::Error,
+    },
+    /// No address of the host accepts a connection.
+    #[error("cannot connect to {origin}: {source}")]
+    Connect {
+        /// Scheme, host and port.
+        origin: String,
+        /// What the kernel said about the last address.
+        source: io::Error,
+    },
+    /// TLS could not be agreed: an unknown authority, a wrong name, or a server that speaks no TLS.
+    #[error("TLS with {origin} failed: {source}")]
+    Tls {
+        /// Scheme, host and port.
+        origin: String,
+        /// What rustls said.
+        source: io::Error,
+    },
+    /// A file of certificates cannot be used.
+    #[error("cannot read certificates from {path}: {reason}")]
+    Certificates {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The server was silent for too long.
+    #[error("{url}: no answer for {seconds} s while {waiting_for}")]
+    Timeout {
+        /// The address.
+        url: String,
+        /// What was waited for.
+        waiting_for: &'static str,
+        /// How long.
+        seconds: u64,
+    },
+    /// The connection broke, or what came over it is not HTTP.
+    #[error("{url}: the connection failed: {source}")]
+    Broken {
+        /// The address.
+        url: String,
+        /// What hyper said.
+        source: hyper::Error,
+    },
+}
+
+impl TransportError {
+    /// Whether the same request may succeed a moment later.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Timeout { .. } | Self::Broken { .. })
+            || matches!(self, Self::Connect { source, .. } if source.kind() != io::ErrorKind::ConnectionRefused)
+    }
+}
+
+/// Scheme, host and port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Origin {
+    pub is_tls: bool,
+    pub host: String,
+    pub port: u16,
+}
+
+impl Origin {
+    /// The origin of an absolute address.
+    pub fn of(url: &Uri) -> Result<Self, TransportError> {
+        let invalid = |reason: &str| TransportError::Url { url: url.to_string(), reason: reason.to_owned() };
+        let is_tls = match url.scheme_str() {
+            Some("https") => true,
+            Some("http") => false,
+            _ => return Err(invalid("it is neither http nor https")),
+        };
+        let host = url.host().filter(|host| !host.is_empty()).ok_or_else(|| invalid("it has no host"))?;
+        let port = url.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
+        Ok(Self { is_tls, host: host.to_ascii_lowercase(), port })
+    }
+
+    /// Whether the host is this machine.
+    pub fn is_loopback(&self) -> bool {
+        match self.bare_host().parse::<IpAddr>() {
+            Ok(address) => address.is_loopback(),
+            Err(_) => self.host == "localhost",
+        }
+    }
+
+    /// The host without the brackets of an IPv6 address.
+    fn bare_host(&self) -> &str {
+        self.host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(&self.host)
+    }
+}
+
+impl std::fmt::Display for Origin {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "{}://{}:{}", if self.is_tls { "https" } else { "http" }, self.host, self.port)
+    }
+}
+
+type Sender = SendRequest<Full<Bytes>>;
+
+/// The connections of one pull.
+pub(super) struct Transport {
+    idle: RefCell<Vec<(Origin, Sender)>>,
+    tls: OnceCell<TlsConnector>,
+    certificate_files: Vec<PathBuf>,
+}
+
+impl Transport {
+    /// No connection yet. `certificate_files` are trusted besides the usual roots.
+    pub fn new(certificate_files: Vec<PathBuf>) -> Self {
+        Self { idle: RefCell::default(), tls: OnceCell::new(), certificate_files }
+    }
+
+    /// Sends a request to the absolute address in it and waits for the head of the answer.
+    pub async fn send(&self, mut request: Request<Full<Bytes>>) -> Result<Response<Incoming>, TransportError> {
+        let url = request.uri().clone();
+        let origin = Origin::of(&url)?;
+        let host = url.authority().map(|authority| authority.as_str()).unwrap_or_default();
+        let host = host.rsplit('@').next().unwrap_or_default();
+        let invalid = |reason: String| TransportError::Url { url: url.to_string(), reason };
+        let host = HeaderValue::from_str(host).map_err(|error| invalid(error.to_string()))?;
+        request.headers_mut().insert(HOST, host);
+        request.headers_mut().insert(USER_AGENT, HeaderValue::from_static(AGENT));
+        let path = url.path_and_query().map_or("/", |path| path.as_str());
+        *request.uri_mut() = path.parse().map_err(|error: hyper::http::uri::InvalidUri| invalid(error.to_string()))?;
+        let mut sender = match self.take_idle(&origin) {
+            Some(sender) => sender,
+            None => self.connect(&origin).await?,
+        };
+        let answer = tokio::time::timeout(IDLE_TIMEOUT, sender.send_request(request)).await;
+        let response = answer
+            .map_err(|_| timeout(&url, "it begins to answer", IDLE_TIMEOUT))?
+            .map_err(|source| TransportError::Broken { url: url.to_string(), source })?;
+        self.idle.borrow_mut().push((origin, sender));
+        Ok(response)
+    }
+
+    /// A connection on which nothing is under way.
+    fn take_idle(&self, origin: &Origin) -> Option<Sender> {
+        let mut idle = self.idle.borrow_mut();
+        idle.retain(|(_, sender)| !sender.is_closed());
+        let at = idle.iter().position(|(known, sender)| known == origin && sender.is_ready())?;
+        Some(idle.swap_remove(at).1)
+    }
+
+    async fn connect(&self, origin: &Origin) -> Result<Sender, TransportError> {
+        let stream = connect_tcp(origin).await?;
+        if !origin.is_tls {
+            return serve(origin, stream).await;
+        }
+        let tls_failed = |source| TransportError::Tls { origin: origin.to_string(), source };
+        let name = ServerName::try_from(origin.bare_host().to_owned())
+            .map_err(|error| TransportError::Url { url: origin.to_string(), reason: error.to_string() })?;
+        let agreed = tokio::time::timeout(CONNECT_TIMEOUT, self.tls()?.connect(name, stream)).await;
+        let agreed = agreed.map_err(|_| timeout(origin, "TLS is agreed", CONNECT_TIMEOUT))?;
+        serve(origin, agreed.map_err(tls_failed)?).await
+    }
+
+    fn tls(&self) -> Result<&TlsConnector, TransportError> {
+        if let Some(connector) = self.tls.get() {
+            return Ok(connector);
+        }
+        let config = tls_config(&self.certificate_files)?;
+        Ok(self.tls.get_or_init(|| TlsConnector::from(Arc::new(config))))
+    }
+}
+
+fn timeout(url: impl ToString, waiting_for: &'static str, limit: Duration) -> TransportError {
+    TransportError::Timeout { url: url.to_string(), waiting_for, seconds: limit.as_secs() }
+}
+
+/// Begins HTTP on a stream; a task of the runtime moves the bytes until the connection closes.
+async fn serve<S>(origin: &Origin, stream: S) -> Result<Sender, TransportError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let broken = |source| TransportError::Broken { url: origin.to_string(), source };
+    let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(broken)?;
+    // Its failure reaches whoever waits for a response or a body on it.
+    tokio::spawn(async move { drop(connection.await) });
+    Ok(sender)
+}
+
+async fn connect_tcp(origin: &Origin) -> Result<TcpStream, TransportError> {
+    let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    for address in addresses(origin).await? {
+        match tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => {
+                stream.set_nodelay(true).map_err(|source| refused(origin, source))?;
+                return Ok(stream);
+            }
+            Ok(Err(error)) => last = error,
+            Err(_) => last = io::ErrorKind::TimedOut.into(),
+        }
+    }
+    Err(refused(origin, last))
+}
+
+fn refused(origin: &Origin, source: io::Error) -> TransportError {
+    TransportError::Connect { origin: origin.to_string(), source }
+}
+
+/// The addresses of a host. `localhost` is never asked of a resolver (RFC 6761, 6.3).
+async fn addresses(origin: &Origin) -> Result<Vec<SocketAddr>, TransportError> {
+    let host = origin.bare_host();
+    if let Ok(address) = host.parse::<IpAddr>() {
+        return Ok(vec![(address, origin.port).into()]);
+    }
+    if host == "localhost" {
+        return Ok(vec![(Ipv4Addr::LOCALHOST, origin.port).into(), (Ipv6Addr::LOCALHOST, origin.port).into()]);
+    }
+    let unknown = |source| TransportError::UnknownHost { host: host.to_owned(), source };
+    Ok(tokio::net::lookup_host((host, origin.port)).await.map_err(unknown)?.collect())
+}
+
+/// The one place where cryptography is chosen.
+fn tls_config(certificate_files: &[PathBuf]) -> Result<ClientConfig, TransportError> {
+    let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+    if let Some(bundle) = system_bundle() {
+        // A bundle of many authorities may hold some that cannot be used; the others still count.
+        roots.add_parsable_certificates(certificates(&bundle)?);
+    }
+    for path in certificate_files {
+        for certificate in certificates(path)? {
+            let invalid = |error: rustls::Error| unusable(path, error);
+            roots.add(certificate).map_err(invalid)?;
+        }
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| unusable(&PathBuf::new(), error))?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+fn system_bundle() -> Option<PathBuf> {
+    let named = std::env::var_os("SSL_CERT_FILE").filter(|value| !value.is_empty()).map(PathBuf::from);
+    named.or_else(|| SYSTEM_BUNDLES.iter().map(PathBuf::from).find(|path| path.exists()))
+}
+
+fn certificates(path: &PathBuf) -> Result<Vec<CertificateDer<'static>>, TransportError> {
+    let parsed = CertificateDer::pem_file_iter(path).map_err(|error| unusable(path, error))?;
+    parsed.map(|certificate| certificate.map_err(|error| unusable(path, error))).collect()
+}
+
+fn unusable(path: &std::path::Path, reason: impl ToString) -> TransportError {
+    TransportError::Certificates { path: path.to_path_buf(), reason: reason.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn origins_have_their_default_ports() {
+        for (url, expected) in [
+            ("https://Registry.example/v2/", "https://registry.example:443"),
+            ("http://127.0.0.1:5000/", "http://127.0.0.1:5000"),
+            ("http://[::1]/x", "http://[::1]:80"),
+        ] {
+            assert_eq!(Origin::of(&url.parse().expect("address")).expect("origin").to_string(), expected);
+        }
+        for url in ["ftp://a/", "/path", "a:1"] {
+            assert!(Origin::of(&url.parse().expect("address")).is_err(), "{url}");
+        }
+    }
+
+    #[test]
+    fn loopback_is_known_by_address_and_name() {
+        let is_loopback = |url: &str| Origin::of(&url.parse().expect("address")).expect("origin").is_loopback();
+        assert!(is_loopback("http://127.3.2.1/") && is_loopback("http://[::1]/") && is_loopback("http://LOCALHOST/"));
+        assert!(!is_loopback("http://localhost.example/") && !is_loopback("http://128.0.0.1/"));
+    }
+
+    #[test]
+    fn the_provider_and_the_roots_make_a_configuration() {
+        assert!(tls_config(&[]).is_ok());
+        let error = tls_config(&[PathBuf::from("/nowhere/ca.pem")]).expect_err("no such file").to_string();
+        assert!(error.contains("/nowhere/ca.pem"), "{error}");
+    }
+}

@@ -1,0 +1,8 @@
+//! The image crate from outside: a registry written here, archives made here, and the store they fill.
+//!
+//! Nothing leaves this machine: the registry is a thread on a loopback port that answers as each test tells it to.
+
+mod fixture;
+mod registry;
+mod server;
+mod store;

@@ -1,0 +1,203 @@
+//! A registry on a loopback port, which can be told to misbehave.
+//!
+//! It speaks enough HTTP/1.1 for GET with keep-alive. Before its own answer it asks the test's script, whose reply
+//! comes first; what it was asked is kept for the test to look at.
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use hull_oci::Reference;
+
+use crate::fixture::{Blob, TestImage};
+
+/// What came in.
+#[derive(Debug, Clone, Default)]
+pub struct Request {
+    pub method: String,
+    pub path: String,
+    pub headers: HashMap<String, String>,
+    pub body: String,
+}
+
+impl Request {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(String::as_str)
+    }
+}
+
+/// What goes out.
+#[derive(Debug, Clone, Default)]
+pub struct Reply {
+    pub status: u16,
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+    /// Announce the whole body but close the connection after so many bytes of it.
+    pub cut_after: Option<usize>,
+    /// Announce no length.
+    pub no_length: bool,
+}
+
+impl Reply {
+    pub fn new(status: u16, body: impl Into<Vec<u8>>) -> Self {
+        Self { status, body: body.into(), ..Self::default() }
+    }
+
+    pub fn header(mut self, name: &str, value: impl ToString) -> Self {
+        self.headers.push((name.to_owned(), value.to_string()));
+        self
+    }
+
+    pub fn error(status: u16, code: &str, message: &str) -> Self {
+        Self::new(status, format!(r#"{{"errors":[{{"code":"{code}","message":"{message}"}}]}}"#))
+    }
+}
+
+type Script = dyn Fn(&Request, usize) -> Option<Reply> + Send + Sync;
+
+struct State {
+    /// Path to media type and bytes.
+    documents: Mutex<HashMap<String, Blob>>,
+    /// Every request, in order.
+    requests: Mutex<Vec<Request>>,
+    script: Box<Script>,
+}
+
+/// A running registry; its threads end with the test process.
+pub struct Server {
+    pub host: String,
+    state: Arc<State>,
+}
+
+impl Server {
+    /// A registry that always behaves.
+    pub fn new() -> Self {
+        Self::with(|_, _| None)
+    }
+
+    /// A registry whose script sees each request and how often that path was asked for before.
+    pub fn with(script: impl Fn(&Request, usize) -> Option<Reply> + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let host = listener.local_addr().expect("bound").to_string();
+        let state =
+            Arc::new(State { documents: Mutex::default(), requests: Mutex::default(), script: Box::new(script) });
+        let shared = Arc::clone(&state);
+        thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let state = Arc::clone(&shared);
+                thread::spawn(move || serve(&state, stream));
+            }
+        });
+        Self { host, state }
+    }
+
+    pub fn reference(&self, rest: &str) -> Reference {
+        Reference::parse(&format!("{}/{rest}", self.host)).expect("reference")
+    }
+
+    pub fn put_manifest(&self, repository: &str, target: &str, manifest: &Blob) {
+        let mut documents = self.state.documents.lock().expect("no panic");
+        for target in [target, manifest.digest().as_str()] {
+            documents.insert(format!("/v2/{repository}/manifests/{target}"), manifest.clone());
+        }
+    }
+
+    pub fn put_blob(&self, repository: &str, blob: &Blob) {
+        let path = format!("/v2/{repository}/blobs/{}", blob.digest());
+        self.state.documents.lock().expect("no panic").insert(path, blob.clone());
+    }
+
+    pub fn put_at(&self, path: &str, blob: &Blob) {
+        self.state.documents.lock().expect("no panic").insert(path.to_owned(), blob.clone());
+    }
+
+    pub fn put_image(&self, repository: &str, tag: &str, image: &TestImage) {
+        self.put_manifest(repository, tag, &image.manifest);
+        for blob in image.layers.iter().chain([&image.config]) {
+            self.put_blob(repository, blob);
+        }
+    }
+
+    pub fn requests(&self) -> Vec<Request> {
+        self.state.requests.lock().expect("no panic").clone()
+    }
+
+    pub fn count(&self, part: &str) -> usize {
+        self.requests().iter().filter(|request| request.path.contains(part)).count()
+    }
+}
+
+fn serve(state: &State, stream: TcpStream) {
+    let mut reader = BufReader::new(stream.try_clone().expect("clones"));
+    while let Some(request) = read_request(&mut reader) {
+        let earlier = {
+            let mut requests = state.requests.lock().expect("no panic");
+            requests.push(request.clone());
+            requests.iter().filter(|earlier| earlier.path == request.path).count() - 1
+        };
+        let reply = (state.script)(&request, earlier).unwrap_or_else(|| own_reply(state, &request));
+        if !write_reply(&stream, &reply) {
+            break;
+        }
+    }
+}
+
+fn read_request(reader: &mut BufReader<TcpStream>) -> Option<Request> {
+    let mut line = String::new();
+    if reader.read_line(&mut line).ok()? == 0 {
+        return None;
+    }
+    let mut words = line.split_whitespace().map(str::to_owned);
+    let (method, path) = (words.next()?, words.next()?);
+    let mut headers = HashMap::new();
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line).ok()?;
+        let Some((name, value)) = line.trim_end().split_once(':') else { break };
+        let name = name.to_ascii_lowercase();
+        let earlier = headers.remove(&name).map(|earlier: String| earlier + ", ").unwrap_or_default();
+        headers.insert(name, earlier + value.trim());
+    }
+    let length = headers.get("content-length").and_then(|text| text.parse().ok()).unwrap_or(0);
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).ok()?;
+    Some(Request { method, path, headers, body: String::from_utf8_lossy(&body).into_owned() })
+}
+
+fn own_reply(state: &State, request: &Request) -> Reply {
+    if request.path == "/v2/" {
+        return Reply::new(200, "{}");
+    }
+    let documents = state.documents.lock().expect("no panic");
+    let Some(blob) = documents.get(&request.path) else {
+        let code = if request.path.contains("/manifests/") { "MANIFEST_UNKNOWN" } else { "BLOB_UNKNOWN" };
+        return Reply::error(404, code, &code.to_lowercase().replace('_', " "));
+    };
+    let from = request.header("range").and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok());
+    let reply = match from {
+        Some(from) if from < blob.bytes.len() => {
+            let (length, last) = (blob.bytes.len(), blob.bytes.len() - 1);
+            let partial = Reply::new(206, &blob.bytes[from..]);
+            partial.header("Content-Range", format!("bytes {from}-{last}/{length}"))
+        }
+        _ => Reply::new(200, blob.bytes.clone()),
+    };
+    reply.header("Content-Type", &blob.media_type).header("Docker-Content-Digest", blob.digest())
+}
+
+/// False when the connection is to be closed.
+fn write_reply(mut stream: &TcpStream, reply: &Reply) -> bool {
+    let mut head = format!("HTTP/1.1 {} Status\r\n", reply.status);
+    for (name, value) in &reply.headers {
+        head.push_str(&format!("{name}: {value}\r\n"));
+    }
+    if !reply.no_length {
+        head.push_str(&format!("Content-Length: {}\r\n", reply.body.len()));
+    }
+    head.push_str("\r\n");
+    let body = &reply.body[..reply.cut_after.unwrap_or(reply.body.len())];
+    let written = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body));
+    written.is_ok() && reply.cut_after.is_none()
+}
