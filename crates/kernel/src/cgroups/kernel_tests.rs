@@ -242,9 +242,9 @@ fn processor_time_is_limited_and_updated() {
     scratch.cgroup.update(&Limits { cpu_idle: Some(0), ..weight }).unwrap();
     assert_eq!(scratch.read("cpu", "cpu.idle"), "0");
     let mut child = shell(&scratch.cgroup, "while :; do :; done");
-    eventually("the quota bites", || scratch.cgroup.stats().unwrap().cpu.unwrap().throttled_periods > 0);
+    eventually("the quota bites", || scratch.cgroup.stats().unwrap().cpu.unwrap().throttled_ns > 0);
     let cpu = scratch.cgroup.stats().unwrap().cpu.unwrap();
-    assert!(cpu.usage_ns > 0 && cpu.periods >= cpu.throttled_periods && cpu.throttled_ns > 0);
+    assert!(cpu.usage_ns > 0 && cpu.periods >= cpu.throttled_periods && cpu.throttled_periods > 0);
     scratch.cgroup.kill_all().unwrap();
     child.wait().unwrap();
 }

@@ -9,6 +9,9 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Mode, OFlags, open};
+use rustix::io::Errno;
+
 use super::{Cgroup, CgroupError};
 
 /// The controllers and other words that can stand among a v1 mount's options without being a controller's name.
@@ -55,8 +58,7 @@ impl Layout {
         if rustix::fs::statfs(usual).is_ok_and(|fs| fs.f_type == CGROUP2_SUPER_MAGIC) {
             return Ok(Layout::unified_at(usual));
         }
-        let text =
-            std::fs::read_to_string("/proc/self/mountinfo").map_err(|source| CgroupError::Mountinfo { source })?;
+        let text = read_mountinfo().map_err(|errno| CgroupError::Mountinfo { source: errno.into() })?;
         Layout::from_mountinfo(&text)
     }
 
@@ -192,6 +194,23 @@ impl Layout {
 
 /// `CGROUP2_SUPER_MAGIC` of linux/magic.h, "cgrp".
 const CGROUP2_SUPER_MAGIC: rustix::fs::FsWord = 0x6367_7270;
+
+/// Reads the list a page at a time, which is how the kernel hands it out; std would begin with 32 bytes.
+fn read_mountinfo() -> Result<String, Errno> {
+    let file = open("/proc/self/mountinfo", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let mut text = Vec::with_capacity(8192);
+    let mut page = [0u8; 4096];
+    loop {
+        match rustix::io::read(&file, &mut page) {
+            Ok(0) => break,
+            Ok(count) => text.extend_from_slice(&page[..count]),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    // Names that are not UTF-8 belong to mounts that do not matter here.
+    Ok(String::from_utf8(text).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))
+}
 
 /// Whether `candidate` shows more of its hierarchy than `known` does: its root, else the deeper part, which is the one
 /// made for this process; of equals the first, which is the one under /sys/fs/cgroup.
