@@ -5,6 +5,7 @@
 //! tests cover v2. What needs v2 controllers is tested on files in a plain directory besides.
 
 use std::fs;
+use std::os::fd::AsFd;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};

@@ -22,9 +22,6 @@
 //! Nothing outside of the cgroups made here is written, but the cgroup.subtree_control of v2 ancestors, and empty
 //! cpusets of v1 ancestors, which could hold no process.
 
-use std::fmt;
-use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -34,8 +31,10 @@ use rustix::process::Pid;
 mod control;
 pub mod convert;
 pub mod devices;
+mod error;
 mod filter;
 mod folder;
+mod joiner;
 mod layout;
 mod legacy;
 pub mod limits;
@@ -47,225 +46,13 @@ mod unified;
 mod kernel_tests;
 
 pub use devices::{Access, DeviceKind, DeviceRule};
+pub use error::CgroupError;
+pub use joiner::{JoinError, Joiner};
 pub use layout::{Hierarchy, Layout};
 pub use limits::{BlkioThrottle, BlkioWeightDevice, HugetlbLimit, Limits, RdmaLimit, ThrottleKind};
 pub use stats::Stats;
 
 use folder::Folder;
-
-/// What went wrong with a cgroup.
-#[derive(Debug, thiserror::Error)]
-pub enum CgroupError {
-    /// /proc is not mounted or not readable.
-    #[error("cannot read /proc/self/mountinfo")]
-    Mountinfo {
-        /// Why.
-        source: io::Error,
-    },
-    /// There is no cgroup file system in this mount namespace.
-    #[error("no cgroup file system is mounted (expected at /sys/fs/cgroup)")]
-    NothingMounted,
-    /// A cgroup path that cannot be used.
-    #[error("cgroup path {path:?} cannot be used: {reason}")]
-    BadPath {
-        /// As given.
-        path: String,
-        /// What is wrong with it.
-        reason: &'static str,
-    },
-    /// mkdir(2).
-    #[error("cannot make cgroup {}", path.display())]
-    Make {
-        /// The directory.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// rmdir(2).
-    #[error("cannot remove cgroup {}", path.display())]
-    Remove {
-        /// The directory.
-        path: PathBuf,
-        /// Why; `EBUSY` when processes are left in it.
-        source: io::Error,
-    },
-    /// open(2).
-    #[error("cannot open {}", path.display())]
-    Open {
-        /// The file or directory.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// write(2), or the open before it.
-    #[error("cannot write {value:?} to {}", path.display())]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// What was to be written.
-        value: String,
-        /// Why.
-        source: io::Error,
-    },
-    /// read(2), or the open before it.
-    #[error("cannot read {}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// A cgroup file says something that is not understood.
-    #[error("unexpected content in {}: {content:?}", path.display())]
-    Parse {
-        /// The file.
-        path: PathBuf,
-        /// The content.
-        content: String,
-    },
-    /// A limit that no kernel would take.
-    #[error("{field} cannot be {value:?}: {reason}")]
-    Invalid {
-        /// The field of [`Limits`].
-        field: &'static str,
-        /// The value.
-        value: String,
-        /// What it may be.
-        reason: &'static str,
-    },
-    /// A limit that this kernel or this version of cgroups does not have.
-    #[error("{field} is not possible here: {reason}")]
-    Unsupported {
-        /// The field of [`Limits`].
-        field: &'static str,
-        /// Why.
-        reason: &'static str,
-    },
-    /// No hierarchy has the controller that a limit needs.
-    #[error("the cgroup controller {controller} is not available on this machine")]
-    NoController {
-        /// The controller.
-        controller: &'static str,
-    },
-    /// A v2 ancestor has processes of its own and therefore cannot pass a controller on.
-    #[error(
-        "the cgroup controller {controller} cannot be passed on by {}: processes are in that cgroup itself, and cgroup \
-         v2 allows limits only below one without; move them into a child cgroup first",
-        path.display()
-    )]
-    InternalProcesses {
-        /// The ancestor.
-        path: PathBuf,
-        /// The controller.
-        controller: &'static str,
-    },
-    /// A v2 ancestor does not pass a controller on for another reason.
-    #[error("the cgroup controller {controller} cannot be switched on in {}", path.display())]
-    EnableController {
-        /// The ancestor.
-        path: PathBuf,
-        /// The controller.
-        controller: &'static str,
-        /// Why.
-        source: io::Error,
-    },
-    /// A limit on swap on a kernel that does not count swap.
-    #[error(
-        "memory_swap_total cannot be set: this kernel does not account for swap ({} is missing; boot with swapaccount=1)",
-        path.display()
-    )]
-    NoSwapAccounting {
-        /// The file that a kernel with swap accounting has.
-        path: PathBuf,
-    },
-    /// A memory limit below what is in use.
-    #[error("the memory limit {limit} is below the {usage} bytes in use")]
-    LimitBelowUsage {
-        /// Bytes asked for.
-        limit: i64,
-        /// Bytes in use.
-        usage: u64,
-    },
-    /// A device rule that cannot be carried out.
-    #[error("device rule {rule:?} cannot be carried out: {reason}")]
-    DeviceRule {
-        /// The rule.
-        rule: String,
-        /// Why.
-        reason: String,
-    },
-    /// The eBPF program of a v2 cgroup.
-    #[error("cannot {action} the device filter of cgroup {}", path.display())]
-    DeviceFilter {
-        /// What was being done.
-        action: &'static str,
-        /// The cgroup.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// chown(2).
-    #[error("cannot hand {} to user {uid}", path.display())]
-    Delegate {
-        /// The file or directory.
-        path: PathBuf,
-        /// The user.
-        uid: u32,
-        /// Why.
-        source: io::Error,
-    },
-    /// Freezing or thawing took too long and was taken back.
-    #[error("the processes of cgroup {} did not all freeze or thaw in time", path.display())]
-    FreezeTimeout {
-        /// The cgroup.
-        path: PathBuf,
-    },
-    /// A process could not be killed.
-    #[error("cannot kill process {pid}")]
-    Kill {
-        /// The process.
-        pid: i32,
-        /// Why.
-        source: io::Error,
-    },
-    /// poll(2).
-    #[error("cannot wait for processes to end")]
-    Wait {
-        /// Why.
-        source: io::Error,
-    },
-    /// Killed processes did not end in time.
-    #[error("processes of cgroup {} did not end after SIGKILL: {processes:?}", path.display())]
-    StillPopulated {
-        /// The cgroup.
-        path: PathBuf,
-        /// Their ids.
-        processes: Vec<i32>,
-    },
-    /// Several hierarchies failed; the work went on past each.
-    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
-    Several(Vec<CgroupError>),
-}
-
-impl CgroupError {
-    /// The errno underneath, where a system call failed.
-    pub fn errno(&self) -> Option<i32> {
-        match self {
-            CgroupError::Mountinfo { source }
-            | CgroupError::Make { source, .. }
-            | CgroupError::Remove { source, .. }
-            | CgroupError::Open { source, .. }
-            | CgroupError::Write { source, .. }
-            | CgroupError::Read { source, .. }
-            | CgroupError::EnableController { source, .. }
-            | CgroupError::DeviceFilter { source, .. }
-            | CgroupError::Delegate { source, .. }
-            | CgroupError::Kill { source, .. }
-            | CgroupError::Wait { source } => source.raw_os_error(),
-            _ => None,
-        }
-    }
-}
 
 /// One cgroup, in every hierarchy of the machine. Holds names only; nothing is kept open.
 #[derive(Clone, Debug)]
@@ -468,13 +255,10 @@ impl Cgroup {
     }
 
     fn write_unified_files(&self, limits: &Limits) -> Result<(), CgroupError> {
-        if limits.unified.is_empty() {
-            return Ok(());
-        }
-        let Some(place) = &self.unified else {
-            return Err(CgroupError::Unsupported { field: "unified", reason: "this machine has cgroup v1 only" });
-        };
         for (file, value) in &limits.unified {
+            let Some(place) = &self.unified else {
+                return Err(limits::invalid("unified", file, "this machine has cgroup v1 only"));
+            };
             let prefix = file.split('.').next().unwrap_or("");
             if prefix != "cgroup" {
                 let known = Folder::at(&place.hierarchy.mount).read("cgroup.controllers")?;
@@ -680,56 +464,3 @@ impl Cgroup {
         }
     }
 }
-
-/// The descriptors with which a process gets into a cgroup, opened by its parent.
-#[derive(Debug)]
-pub struct Joiner {
-    /// The `tasks` file of every v1 hierarchy.
-    tasks: Vec<(PathBuf, OwnedFd)>,
-    directory: Option<OwnedFd>,
-}
-
-impl Joiner {
-    /// Moves the calling thread into the cgroup of every v1 hierarchy; does nothing on v2 alone. Meant for a
-    /// single-threaded child after clone(2): it allocates nothing and takes no lock.
-    ///
-    /// # Errors
-    /// The errno of the write and which file it was.
-    pub fn join_self(&self) -> Result<(), JoinError> {
-        for (position, (_, file)) in self.tasks.iter().enumerate() {
-            if let Err(errno) = rustix::io::write(file, b"0") {
-                return Err(JoinError { position, errno: errno.raw_os_error() });
-            }
-        }
-        Ok(())
-    }
-
-    /// The v2 directory for `CLONE_INTO_CGROUP`, where v2 is mounted.
-    pub fn clone_into(&self) -> Option<BorrowedFd<'_>> {
-        self.directory.as_ref().map(AsFd::as_fd)
-    }
-
-    /// The v1 `tasks` files in the order in which [`Joiner::join_self`] writes them; [`JoinError::position`] is an
-    /// index into them.
-    pub fn task_files(&self) -> impl Iterator<Item = (&Path, BorrowedFd<'_>)> {
-        self.tasks.iter().map(|(path, file)| (path.as_path(), file.as_fd()))
-    }
-}
-
-/// A cgroup that a process could not get into. Small and without allocation, so that a child can report it as data.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct JoinError {
-    /// Which of [`Joiner::task_files`].
-    pub position: usize,
-    /// Why.
-    pub errno: i32,
-}
-
-impl fmt::Display for JoinError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let reason = io::Error::from_raw_os_error(self.errno);
-        write!(f, "cannot join the cgroup of hierarchy {}: {reason}", self.position)
-    }
-}
-
-impl std::error::Error for JoinError {}
