@@ -2,8 +2,8 @@
 //!
 //! For every kind of access that is asked for (read, write, mknod) the last rule that names the device and that access
 //! decides, and a device that no rule names is refused (runtime-spec config-linux.md, "Allowed Device list"). cgroup v2
-//! asks an eBPF program compiled straight from the list ([`super::filter`]). cgroup v1 has no order, only a default and
-//! a set of exceptions, each with a wildcard at most (Documentation/admin-guide/cgroup-v1/devices.rst); [`Table`] brings
+//! asks an eBPF program compiled straight from the list (filter.rs). cgroup v1 has no order, only a default and
+//! a set of exceptions, each with a wildcard at most (Documentation/admin-guide/cgroup-v1/devices.rst); `Table` brings
 //! the list into that form and says so where it cannot be: v1 silently ignores an exception to an exception.
 
 use std::collections::BTreeMap;

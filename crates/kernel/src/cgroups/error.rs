@@ -76,7 +76,7 @@ pub enum CgroupError {
     /// A limit that no kernel would take.
     #[error("{field} cannot be {value:?}: {reason}")]
     Invalid {
-        /// The field of [`Limits`].
+        /// The field of [`Limits`](super::Limits).
         field: &'static str,
         /// The value.
         value: String,
@@ -86,7 +86,7 @@ pub enum CgroupError {
     /// A limit that this kernel or this version of cgroups does not have.
     #[error("{field} is not possible here: {reason}")]
     Unsupported {
-        /// The field of [`Limits`].
+        /// The field of [`Limits`](super::Limits).
         field: &'static str,
         /// Why.
         reason: &'static str,
