@@ -5,7 +5,8 @@
 //!
 //! - A rule whose action is the filter's default says nothing and is passed over.
 //! - The first rule without conditions for a call decides it, whatever conditional rules exist for it.
-//! - Otherwise conditional rules are tried in the order written; the first whose conditions all hold decides.
+//! - Otherwise conditional rules are tried in the order written; the first whose conditions all hold decides. (Where
+//!   conditional rules for one call overlap, libseccomp loses some of them; here each holds as written.)
 //! - On the 32-bit ABIs (i386, x32, arm) conditions see the low 32 bits of the argument and of the value.
 //! - On i386 a rule for a socket or System V IPC call also covers that call inside socketcall(2) or ipc(2). Arguments
 //!   cannot be seen there: a condition on argument 0 gives way to the test of the sub-call.
