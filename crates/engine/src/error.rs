@@ -7,7 +7,18 @@
 use std::io;
 use std::path::PathBuf;
 
+use hull_image::ImageError;
+use hull_image::registry::PullError;
+use hull_kernel::cgroups::CgroupError;
+use hull_kernel::mounts::MountError;
+use hull_oci::{PlatformError, ReferenceError};
+use hull_runtime::plan::PlanError;
+use hull_snapshot::SnapshotError;
 use hull_store::{LeaseError, StoreError};
+use hull_supervisor::client::ClientError;
+use hull_supervisor::log::LogError;
+use hull_supervisor::record::RecordError as LiveRecordError;
+use hull_supervisor::start::StartError;
 
 use crate::files::FilesError;
 use crate::id::ContainerId;
@@ -18,6 +29,7 @@ use crate::names::NameError;
 use crate::record::RecordError;
 use crate::signal::SignalError;
 use crate::spec::SpecError;
+use crate::volumes::VolumeError;
 
 /// What kind of failure it is, for exit codes and status codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -122,6 +134,9 @@ pub enum EngineError {
     /// A user or group that is not there.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// A volume or bind mount.
+    #[error(transparent)]
+    Volume(#[from] VolumeError),
     /// hosts, hostname, resolv.conf.
     #[error(transparent)]
     Files(#[from] FilesError),
@@ -144,6 +159,106 @@ pub enum EngineError {
         /// Cause.
         source: io::Error,
     },
+    /// An image that is not here and may not be pulled.
+    #[error("No such image: {name}")]
+    NoSuchImage {
+        /// As typed.
+        name: String,
+    },
+    /// The image store.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// A registry.
+    #[error(transparent)]
+    Pull(Box<PullError>),
+    /// An image's name.
+    #[error(transparent)]
+    Reference(#[from] ReferenceError),
+    /// A platform.
+    #[error(transparent)]
+    Platform(#[from] PlatformError),
+    /// A snapshot.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// A mount that this process makes itself.
+    #[error(transparent)]
+    Mount(#[from] MountError),
+    /// A cgroup.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    /// A spec that the runtime refuses.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// A supervisor cannot be started.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// state.json or exit.json.
+    #[error(transparent)]
+    Live(#[from] LiveRecordError),
+    /// A log.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The container's program could not be executed, or its surroundings could not be made.
+    #[error("{message}")]
+    Launch {
+        /// 125, 126 or 127.
+        exit_code: i32,
+        /// What failed, with its causes.
+        message: String,
+    },
+    /// Talking to a supervisor.
+    #[error("cannot talk to the supervisor of container {id}")]
+    Client {
+        /// The container.
+        id: ContainerId,
+        /// Cause.
+        source: ClientError,
+    },
+    /// A supervisor was killed while a container was being started.
+    #[error("the supervisor of container {id} was killed before the container ran")]
+    SupervisorLost {
+        /// The container.
+        id: ContainerId,
+    },
+    /// Somebody else has started it, or is starting it.
+    #[error("container {id} is already running")]
+    AlreadyStarted {
+        /// The container.
+        id: ContainerId,
+    },
+    /// A process could not be made, or not be reached by a signal.
+    #[error("cannot make or signal a process of container {id}")]
+    Process {
+        /// The container.
+        id: ContainerId,
+        /// Cause.
+        source: io::Error,
+    },
+    /// Waiting for a process.
+    #[error("cannot wait for a process")]
+    Wait(#[source] io::Error),
+    /// A supervisor does not write down how its container ended.
+    #[error("the supervisor of container {id} has not recorded its end within {seconds} s")]
+    NoExitRecord {
+        /// The container.
+        id: ContainerId,
+        /// How long was waited.
+        seconds: u64,
+    },
+    /// Another process keeps a container busy.
+    #[error("container {id} was kept busy by another process for {seconds} s")]
+    Locked {
+        /// The container.
+        id: ContainerId,
+        /// How long was waited.
+        seconds: u64,
+    },
+    /// A container whose user namespace is wanted has none.
+    #[error("container {name} has no user namespace of its own to share")]
+    NoUserNamespace {
+        /// The other container as typed.
+        name: String,
+    },
     /// The kernel gave no random bytes.
     #[error("cannot read random bytes")]
     Random(#[source] io::Error),
@@ -160,20 +275,34 @@ impl EngineError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             EngineError::NotRoot { .. } => ErrorKind::Permission,
-            EngineError::NoSuchContainer { .. } | EngineError::NoSuchObject { .. } => ErrorKind::NotFound,
-            EngineError::NameTaken { .. } | EngineError::Refused { .. } | EngineError::DonorNotRunning { .. } => {
-                ErrorKind::Conflict
-            }
+            EngineError::NoSuchContainer { .. }
+            | EngineError::NoSuchObject { .. }
+            | EngineError::NoSuchImage { .. } => ErrorKind::NotFound,
+            EngineError::NameTaken { .. }
+            | EngineError::Refused { .. }
+            | EngineError::AlreadyStarted { .. }
+            | EngineError::DonorNotRunning { .. } => ErrorKind::Conflict,
             EngineError::AmbiguousContainer { .. }
             | EngineError::Name(_)
             | EngineError::Spec(_)
             | EngineError::Signal(_)
+            | EngineError::Plan(_)
+            | EngineError::NoUserNamespace { .. }
             | EngineError::Identity(_) => ErrorKind::Invalid,
+            EngineError::Launch { exit_code: 126, .. } => ErrorKind::CommandNotExecutable,
+            EngineError::Launch { exit_code: 127, .. } => ErrorKind::CommandNotFound,
+            EngineError::Image(error) => image_kind(error),
+            EngineError::Pull(error) => pull_kind(error),
+            EngineError::Reference(_) | EngineError::Platform(_) => ErrorKind::Invalid,
+            EngineError::Snapshot(SnapshotError::File { source, .. }) => kind_of(source),
+            EngineError::Snapshot(SnapshotError::Store(error)) => store_kind(error),
+            EngineError::Locked { .. } => ErrorKind::Unavailable,
+            EngineError::Volume(error) => error.kind(),
             EngineError::Files(FilesError::File { source, .. }) => kind_of(source),
             EngineError::Record(error) => error.kind(),
             EngineError::Store(error) => store_kind(error),
             EngineError::Path { source, .. } => kind_of(source),
-            EngineError::StillRunning { .. } | EngineError::Machine(_) | EngineError::Random(_) => ErrorKind::Internal,
+            _ => ErrorKind::Internal,
         }
     }
 
@@ -189,6 +318,11 @@ impl EngineError {
             }
             EngineError::Identity(IdentityError::UnknownGroup(_)) => {
                 "names are looked up in the container's /etc/group; a number always works"
+            }
+            EngineError::Volume(VolumeError::BindSource { .. }) => "make the folder first, or use -v, which makes it",
+            EngineError::NoSuchImage { .. } => "`hull pull` fetches it, `hull images` lists those that are here",
+            EngineError::Pull(_) if self.kind() == ErrorKind::Unavailable => {
+                "is the registry's address right, and can this machine reach it?"
             }
             _ if self.kind() == ErrorKind::Exhausted => {
                 "the disk is full: free some space, for example with `hull rmi`"
@@ -208,6 +342,34 @@ pub(crate) fn kind_of(error: &io::Error) -> ErrorKind {
     }
 }
 
+fn image_kind(error: &ImageError) -> ErrorKind {
+    match error {
+        ImageError::Store(error) => store_kind(error),
+        ImageError::Reference(_) | ImageError::TagWithDigest { .. } | ImageError::Ambiguous { .. } => {
+            ErrorKind::Invalid
+        }
+        ImageError::NotFound { .. } => ErrorKind::NotFound,
+        ImageError::Conflict(_) => ErrorKind::Conflict,
+        _ => ErrorKind::Internal,
+    }
+}
+
+fn pull_kind(error: &PullError) -> ErrorKind {
+    match error {
+        PullError::Transport(_)
+        | PullError::Status { .. }
+        | PullError::TooManyRequests { .. }
+        | PullError::Truncated { .. }
+        | PullError::Redirect { .. } => ErrorKind::Unavailable,
+        PullError::Credentials(_)
+        | PullError::Denied { .. }
+        | PullError::Challenge { .. }
+        | PullError::Token { .. } => ErrorKind::Unauthorized,
+        PullError::NotFound { .. } | PullError::BlobNotFound { .. } => ErrorKind::NotFound,
+        _ => ErrorKind::Internal,
+    }
+}
+
 fn store_kind(error: &StoreError) -> ErrorKind {
     match error {
         StoreError::Folder { source, .. } | StoreError::File { source, .. } => kind_of(source),
@@ -217,6 +379,12 @@ fn store_kind(error: &StoreError) -> ErrorKind {
         },
         StoreError::Busy { .. } => ErrorKind::Unavailable,
         _ => ErrorKind::Internal,
+    }
+}
+
+impl From<PullError> for EngineError {
+    fn from(error: PullError) -> EngineError {
+        EngineError::Pull(Box::new(error))
     }
 }
 

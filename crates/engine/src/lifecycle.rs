@@ -1,5 +1,13 @@
 //! The life of a container, one file per command on it.
 //!
-//! [`state`] decides what is accepted; the other files do it.
+//! [`state`] decides what is accepted; [`create`], [`prepare`] and [`start`] lead to a running process, [`stop`],
+//! [`pause`] and [`remove`] away from it, and [`cleanup`] takes up what a run has left.
 
+pub mod cleanup;
+pub mod create;
+pub mod pause;
+pub mod prepare;
+pub mod remove;
+pub mod start;
 pub mod state;
+pub mod stop;

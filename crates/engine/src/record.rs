@@ -66,6 +66,17 @@ pub enum Builtin {
     Host,
 }
 
+impl Builtin {
+    /// The built-in image of this name.
+    pub fn named(name: &str) -> Option<Builtin> {
+        match name {
+            "hello" => Some(Builtin::Hello),
+            "host" => Some(Builtin::Host),
+            _ => None,
+        }
+    }
+}
+
 /// Why a record cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
@@ -86,6 +97,14 @@ pub enum RecordError {
         path: PathBuf,
         /// Cause.
         source: serde_json::Error,
+    },
+    /// It names no snapshot.
+    #[error("the record of container {id} is damaged: {snapshot:?} is no snapshot")]
+    Snapshot {
+        /// The container.
+        id: ContainerId,
+        /// What it names.
+        snapshot: String,
     },
     /// It comes from a newer Hull.
     #[error("{} was written by a newer Hull: it has version {version}, this one knows {REQUEST_VERSION}", path.display())]

@@ -56,11 +56,6 @@ impl ContainerRow {
             lease: Lease::from_columns(row.get(6)?, row.get(7)?, row.get(8)?),
         })
     }
-
-    /// Whether another living process is creating or removing it.
-    pub fn is_held_by_another(&self) -> bool {
-        self.lease.as_ref().is_some_and(|lease| lease.pid != std::process::id() && lease.is_alive())
-    }
 }
 
 /// Finds by full id, by name, then by unambiguous id prefix.
@@ -94,13 +89,6 @@ pub(crate) fn all(connection: &Connection) -> Result<Vec<ContainerRow>, StoreErr
     Ok(statement.query_map([], ContainerRow::read)?.collect::<Result<_, _>>()?)
 }
 
-/// Containers that somebody works on, or worked on when they died.
-pub(crate) fn leased(connection: &Connection) -> Result<Vec<ContainerRow>, StoreError> {
-    let mut statement =
-        connection.prepare_cached(&format!("SELECT {COLUMNS} FROM containers WHERE lease_pid IS NOT NULL"))?;
-    Ok(statement.query_map([], ContainerRow::read)?.collect::<Result<_, _>>()?)
-}
-
 /// The owner of a name.
 pub(crate) fn owner_of_name(connection: &Connection, name: &str) -> Result<Option<ContainerRow>, StoreError> {
     let sql = format!("SELECT {COLUMNS} FROM containers WHERE name = ?1");
@@ -125,9 +113,12 @@ pub(crate) fn insert(tx: &Transaction<'_>, row: &ContainerRow, lease: &Lease) ->
     Ok(())
 }
 
-/// Records the writable snapshot.
-pub(crate) fn set_snapshot(tx: &Transaction<'_>, id: &ContainerId, snapshot: &str) -> Result<(), StoreError> {
-    tx.prepare_cached("UPDATE containers SET snapshot_id = ?2 WHERE id = ?1")?.execute([id.as_str(), snapshot])?;
+/// Records the writable snapshot and takes the lease off: the container is whole.
+pub(crate) fn finish(tx: &Transaction<'_>, id: &ContainerId, snapshot: &str) -> Result<(), StoreError> {
+    tx.prepare_cached(
+        "UPDATE containers SET snapshot_id = ?2, lease_pid = NULL, lease_start = NULL, lease_boot = NULL WHERE id = ?1",
+    )?
+    .execute([id.as_str(), snapshot])?;
     Ok(())
 }
 
@@ -145,7 +136,7 @@ pub(crate) fn claim(tx: &Transaction<'_>, id: &ContainerId, lease: &Lease) -> Re
     Ok(true)
 }
 
-/// Takes the lease off: the container is whole.
+/// Takes the lease off.
 pub(crate) fn release(tx: &Transaction<'_>, id: &ContainerId) -> Result<(), StoreError> {
     tx.prepare_cached("UPDATE containers SET lease_pid = NULL, lease_start = NULL, lease_boot = NULL WHERE id = ?1")?
         .execute([id.as_str()])?;
@@ -211,9 +202,9 @@ mod tests {
         let lease = Lease::current().unwrap();
         let one = row("aa", "one");
         store.write(|tx| insert(tx, &one, &lease)).unwrap();
-        assert_eq!(store.read(leased).unwrap(), [ContainerRow { lease: Some(lease.clone()), ..one.clone() }]);
+        assert_eq!(store.read(all).unwrap(), [ContainerRow { lease: Some(lease.clone()), ..one.clone() }]);
         store.write(|tx| release(tx, &one.id)).unwrap();
-        assert_eq!(store.read(all).unwrap(), [one.clone()]);
+        assert_eq!(store.read(all).unwrap(), std::slice::from_ref(&one));
         assert!(store.write(|tx| claim(tx, &one.id, &lease)).unwrap());
         let other = Lease { pid: 1, ..Lease::of(1).unwrap() };
         assert!(!store.write(|tx| claim(tx, &one.id, &other)).unwrap(), "the holder lives");

@@ -228,7 +228,7 @@ fn hand_over(channel: LaunchSender, launch: &Launch, report: PipeWriter) -> i32 
 }
 
 /// Exit code and text of a failed create.
-pub(super) fn describe(error: &CreateError) -> (i32, String) {
+pub(crate) fn describe(error: &CreateError) -> (i32, String) {
     let code = match error {
         CreateError::Init(failure) => i32::from(failure.exit_code()),
         _ => 125,

@@ -156,7 +156,7 @@ pub struct Refusal {
 /// # Errors
 /// The refusal, which has a reason.
 pub fn decide(phase: Phase, action: Action) -> Result<Verdict, Refusal> {
-    use Phase::{Created, Creating, Dead, Exited, Paused, Removing, Running};
+    use Phase::{Created, Dead, Exited, Paused, Removing, Running};
     let verdict = match (action, phase) {
         (Action::Start, Created | Exited) => Verdict::Proceed,
         (Action::Start, Running) => Verdict::AlreadyDone,

@@ -1,0 +1,266 @@
+//! Everything that a start needs to know, found out before anything is made.
+//!
+//! The spec is derived afresh at every start: the user is looked up in the container's present files, the host's
+//! resolver is copied as it is now, `container:ID` is that container's present process. What a start makes on the way
+//! are the name files and a missing working directory; both do no harm when the start then fails.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+
+use hull_kernel::mounts::inside;
+use hull_network::NetworkMode;
+use hull_oci::runtime::{LinuxIdMapping, LinuxNamespaceType, Spec};
+use hull_snapshot::Rootfs;
+use rustix::fs::Mode;
+
+use crate::builtin;
+use crate::engine::Engine;
+use crate::error::EngineError;
+use crate::files::NameFiles;
+use crate::id::ContainerId;
+use crate::identity;
+use crate::lifecycle::state::{Action, Phase, Refusal};
+use crate::lifecycle::stop::DEFAULT_STOP_TIMEOUT_SECONDS;
+use crate::logs::LOG_FILE;
+use crate::machine::Machine;
+use crate::mount_point::MountPoint;
+use crate::record::{self, Builtin, ContainerRecord};
+use crate::request::{CreateContainer, NamespaceChoice};
+use crate::row::ContainerRow;
+use crate::signal::Signal;
+use crate::spec::{self, Effective, Resolved};
+use crate::volumes;
+
+/// Largest log file, bytes.
+const LOG_FILE_BYTES: u64 = 20_000_000;
+/// How many log files are kept, the newest included.
+const LOG_FILES: u32 = 5;
+
+/// What one start will do.
+#[derive(Debug)]
+pub struct StartPlan {
+    /// config.json of this start. `root.path` is informative: the root is mounted from `rootfs`.
+    pub spec: Spec,
+    /// The root file system.
+    pub rootfs: Rootfs,
+    /// The container as it was created.
+    pub record: ContainerRecord,
+    /// Whether Hull's init is PID 1.
+    pub init: bool,
+    /// The cgroup, from each hierarchy's root.
+    pub cgroup_path: String,
+    /// Where the output goes.
+    pub log: LogPlan,
+    /// `<state>/<id>`.
+    pub state_dir: PathBuf,
+    /// Signal that asks the container to stop.
+    pub stop_signal: Signal,
+    /// Seconds before SIGKILL follows; -1 for never.
+    pub stop_timeout_seconds: i64,
+    /// The OCI runtime to use instead of the built-in one.
+    pub runtime: Option<PathBuf>,
+}
+
+/// Where the output goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogPlan {
+    /// The newest file.
+    pub path: PathBuf,
+    /// Largest size of one file.
+    pub max_file_bytes: u64,
+    /// How many files are kept.
+    pub max_files: u32,
+}
+
+/// The containers whose namespaces are joined, as they run now.
+#[derive(Debug, Default)]
+struct Donors {
+    namespaces: BTreeMap<LinuxNamespaceType, PathBuf>,
+    network: Option<ContainerRecord>,
+    shm: Option<PathBuf>,
+    id_map: Option<LinuxIdMapping>,
+}
+
+impl Engine {
+    /// Finds out everything for a start. The caller holds the container's lock.
+    ///
+    /// # Errors
+    /// Why it cannot start: it is being removed, its user does not exist, a bind source is missing, ...
+    pub fn prepare_start(&self, id: &ContainerId) -> Result<StartPlan, EngineError> {
+        let row = self.row(id.as_str())?;
+        self.refuse_leased(&row)?;
+        let record = self.record(id)?;
+        let request = &record.request;
+        let effective = Effective::merge(request, &record.image_config);
+        let rootfs = self.container_rootfs(&record)?;
+        let donors = self.donors(id, request)?;
+        volumes::check_binds(&record.mounts)?;
+
+        let mounted = rootfs.mount_detached()?;
+        let identity = identity::look_up(mounted.as_fd(), &effective.user, &request.group_add)?;
+        make_workdir(mounted.as_fd(), &effective)?;
+        let mounts = self.all_mounts(&record, mounted.as_fd())?;
+        drop(mounted);
+
+        let folder = self.roots().container(id.as_str());
+        let resolved = Resolved {
+            id: id.clone(),
+            rootfs: self.state_dir(id).join("rootfs"),
+            hostname: self.hostname(id, request, &donors),
+            identity,
+            namespaces: donors.namespaces.clone(),
+            id_map: donors.id_map,
+            mounts,
+            name_files: folder.clone(),
+            shm_source: donors.shm.clone(),
+            cgroup_path: self.cgroup_path(id),
+            devices: spec::gather_devices(request)?,
+            machine: Machine::read()?,
+        };
+        let spec = spec::derive(request, &record.image_config, &resolved)?;
+        self.write_name_files(&record, &resolved, &donors)?;
+        Ok(StartPlan {
+            spec,
+            rootfs,
+            init: request.init,
+            cgroup_path: resolved.cgroup_path,
+            log: LogPlan { path: folder.join(LOG_FILE), max_file_bytes: LOG_FILE_BYTES, max_files: LOG_FILES },
+            state_dir: self.state_dir(id),
+            stop_signal: spec::stop_signal(&effective)?,
+            stop_timeout_seconds: request.stop_timeout_seconds.unwrap_or(DEFAULT_STOP_TIMEOUT_SECONDS),
+            runtime: request.runtime.clone().map(PathBuf::from),
+            record,
+        })
+    }
+
+    /// A container that somebody creates or removes is not started; what a dead command left is swept.
+    fn refuse_leased(&self, row: &ContainerRow) -> Result<(), EngineError> {
+        let Some(lease) = &row.lease else { return Ok(()) };
+        if !lease.is_alive() {
+            self.recover()?;
+            return Err(EngineError::NoSuchContainer { name: row.name.clone() });
+        }
+        let whole = self.roots().container(row.id.as_str()).join(record::FILE_NAME).exists();
+        let phase = if whole { Phase::Removing } else { Phase::Creating };
+        Err(EngineError::Refused { name: row.name.clone(), refusal: Refusal { action: Action::Start, phase } })
+    }
+
+    fn donors(&self, id: &ContainerId, request: &CreateContainer) -> Result<Donors, EngineError> {
+        let mut donors = Donors::default();
+        if request.userns == NamespaceChoice::Private {
+            donors.id_map = Some(spec::id_map(id));
+        }
+        if request.ipc == NamespaceChoice::Host {
+            donors.shm = Some(PathBuf::from("/dev/shm"));
+        }
+        for (type_, option, choice) in spec::choices(request) {
+            let NamespaceChoice::Container(name) = choice else { continue };
+            let row = self.row(name)?;
+            let state = if row.id == *id { None } else { Some(self.state_of(&row)?) };
+            let not_running = || EngineError::DonorNotRunning { option, name: name.clone() };
+            let pid = state.and_then(|state| state.pid()).ok_or_else(not_running)?;
+            donors.namespaces.insert(type_, PathBuf::from(format!("/proc/{pid}/ns/{}", proc_name(type_))));
+            match type_ {
+                LinuxNamespaceType::Network => donors.network = Some(self.record(&row.id)?),
+                LinuxNamespaceType::Ipc => donors.shm = Some(PathBuf::from(format!("/proc/{pid}/root/dev/shm"))),
+                LinuxNamespaceType::User => donors.id_map = Some(self.id_map_of(&row, name)?),
+                _ => {}
+            }
+        }
+        Ok(donors)
+    }
+
+    fn id_map_of(&self, row: &ContainerRow, name: &str) -> Result<LinuxIdMapping, EngineError> {
+        match self.record(&row.id)?.request.userns {
+            NamespaceChoice::Private => Ok(spec::id_map(&row.id)),
+            _ => Err(EngineError::NoUserNamespace { name: name.to_owned() }),
+        }
+    }
+
+    /// The mounts of the container, those that its image needs before those that were asked for.
+    fn all_mounts(&self, record: &ContainerRecord, root: BorrowedFd<'_>) -> Result<Vec<MountPoint>, EngineError> {
+        let mut mounts = match record.image.builtin {
+            Some(Builtin::Host) => builtin::host_mounts(self.roots(), root)?,
+            _ => Vec::new(),
+        };
+        mounts.retain(|hidden| !record.mounts.iter().any(|asked| asked.target == hidden.target));
+        mounts.extend(record.mounts.iter().cloned());
+        Ok(mounts)
+    }
+
+    /// The name inside: the one asked for, the host's where the host's is seen, the network donor's, or the id.
+    pub fn hostname_of(&self, record: &ContainerRecord) -> String {
+        let network = match &record.request.network {
+            NamespaceChoice::Container(name) => self.row(name).and_then(|row| self.record(&row.id)).ok(),
+            _ => None,
+        };
+        let donors = Donors { network, ..Donors::default() };
+        self.hostname(&record.id, &record.request, &donors)
+    }
+
+    fn hostname(&self, id: &ContainerId, request: &CreateContainer, donors: &Donors) -> String {
+        if let Some(hostname) = &request.hostname {
+            return hostname.clone();
+        }
+        if request.uts == NamespaceChoice::Host || request.network == NamespaceChoice::Host {
+            return rustix::system::uname().nodename().to_string_lossy().into_owned();
+        }
+        match &donors.network {
+            Some(donor) if donor.id != *id => self.hostname(&donor.id, &donor.request, &Donors::default()),
+            _ => id.short().to_owned(),
+        }
+    }
+
+    fn write_name_files(
+        &self,
+        record: &ContainerRecord,
+        resolved: &Resolved,
+        donors: &Donors,
+    ) -> Result<(), EngineError> {
+        let shared = donors.network.as_ref().map(|donor| self.roots().container(donor.id.as_str()));
+        let files = NameFiles {
+            network: &network_mode(&record.request.network, donors),
+            hostname: &resolved.hostname,
+            domainname: record.request.domainname.as_deref(),
+            shared_with: shared.as_deref(),
+            owner: resolved.id_map.map_or(0, |map| map.host_id),
+        };
+        Ok(files.write(&self.roots().container(record.id.as_str()))?)
+    }
+}
+
+fn network_mode(choice: &NamespaceChoice, donors: &Donors) -> NetworkMode {
+    match choice {
+        NamespaceChoice::Default | NamespaceChoice::Private => NetworkMode::Private,
+        NamespaceChoice::None => NetworkMode::None,
+        NamespaceChoice::Host => NetworkMode::Host,
+        NamespaceChoice::Container(name) => {
+            NetworkMode::Container(donors.network.as_ref().map_or_else(|| name.clone(), |donor| donor.id.to_string()))
+        }
+    }
+}
+
+/// Name of a namespace's file in /proc/PID/ns.
+fn proc_name(type_: LinuxNamespaceType) -> &'static str {
+    match type_ {
+        LinuxNamespaceType::Network => "net",
+        LinuxNamespaceType::Mount => "mnt",
+        LinuxNamespaceType::Pid => "pid",
+        LinuxNamespaceType::Uts => "uts",
+        LinuxNamespaceType::Ipc => "ipc",
+        LinuxNamespaceType::User => "user",
+        LinuxNamespaceType::Cgroup => "cgroup",
+        LinuxNamespaceType::Time => "time",
+    }
+}
+
+/// Makes a missing working directory in the container's own layer, as docker does; the runtime goes there later.
+fn make_workdir(root: BorrowedFd<'_>, effective: &Effective) -> Result<(), EngineError> {
+    let path = spec::clean_path(Path::new(&effective.working_dir));
+    if inside::exists(root, &path) {
+        return Ok(());
+    }
+    inside::make_directory(root, &path, Mode::from_raw_mode(0o755))?;
+    Ok(())
+}

@@ -1,0 +1,430 @@
+//! Volumes, named and anonymous, and the sources of bind mounts.
+//!
+//! ```text
+//! volumes/<name>/_data     what containers see; a container's own ids also with a user namespace
+//! ```
+//!
+//! Write order of a new volume: its row with a lease, its folder, its content from the image, the lease taken off
+//! (durably: a volume that was reported made is on disk). A row whose lease has died marks a volume that was never
+//! finished; the next one to want it fills it afresh. Removal goes the other way round: the row first, then the
+//! folder, so that a folder without a row is always rubbish; only those with an anonymous volume's name are swept.
+//! A volume is filled from the image while it is empty, with the owner and mode of the image's folder.
+
+use std::collections::HashSet;
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use hull_kernel::tree;
+use hull_oci::image::ImageConfig;
+use hull_store::{Lease, Roots, Store, StoreError};
+use rusqlite::{Connection, OptionalExtension, Transaction, params};
+use rustix::fs::OFlags;
+
+use crate::error::{EngineError, ErrorKind, kind_of};
+use crate::id::{ContainerId, is_hex, random_hex};
+use crate::mount_point::{MountKind, MountPoint};
+use crate::mountinfo::MountTable;
+use crate::request::{CreateContainer, MountSource};
+use crate::spec::{SpecError, clean_target};
+
+/// How often a command looks whether another one has finished filling a volume.
+const FILL_POLL: Duration = Duration::from_millis(20);
+
+/// What is wrong with a volume or the source of a bind mount.
+#[derive(Debug, thiserror::Error)]
+pub enum VolumeError {
+    /// A volume name that is not allowed.
+    #[error(
+        "{name:?} includes invalid characters for a local volume name, only \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. \
+         If you intended to pass a host directory, use absolute path"
+    )]
+    Name {
+        /// As typed.
+        name: String,
+    },
+    /// A bind source that is not there.
+    #[error("invalid mount config for type \"bind\": bind source path does not exist: {}", path.display())]
+    BindSource {
+        /// Host path.
+        path: PathBuf,
+    },
+    /// A bind source that is no absolute path.
+    #[error("invalid mount path: '{}' mount path must be absolute", path.display())]
+    BindRelative {
+        /// Host path.
+        path: PathBuf,
+    },
+    /// A propagation that the source's own mount does not allow.
+    #[error("path {} is mounted on {} but it is not a {wanted} mount", path.display(), mount.display())]
+    Propagation {
+        /// Host path.
+        path: PathBuf,
+        /// Mount point that it is on.
+        mount: PathBuf,
+        /// What it would have to be.
+        wanted: &'static str,
+    },
+    /// A target inside the container.
+    #[error(transparent)]
+    Target(#[from] SpecError),
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A folder of a volume or a bind mount.
+    #[error("cannot {action} {}", path.display())]
+    Folder {
+        /// Make, read, fill, remove.
+        action: &'static str,
+        /// The folder.
+        path: PathBuf,
+        /// Cause.
+        source: io::Error,
+    },
+    /// Copying the image's content.
+    #[error("cannot fill volume {name} from {} of the image", target.display())]
+    Fill {
+        /// Volume.
+        name: String,
+        /// Path in the image.
+        target: PathBuf,
+        /// Cause.
+        source: tree::TreeError,
+    },
+}
+
+impl VolumeError {
+    pub(crate) fn kind(&self) -> ErrorKind {
+        match self {
+            VolumeError::Name { .. }
+            | VolumeError::BindSource { .. }
+            | VolumeError::BindRelative { .. }
+            | VolumeError::Propagation { .. }
+            | VolumeError::Target(_) => ErrorKind::Invalid,
+            VolumeError::Folder { source, .. } => kind_of(source),
+            VolumeError::Fill { source, .. } => kind_of(&io::Error::from(source.errno)),
+            VolumeError::Store(_) => ErrorKind::Internal,
+        }
+    }
+}
+
+impl From<rusqlite::Error> for VolumeError {
+    fn from(error: rusqlite::Error) -> VolumeError {
+        VolumeError::Store(StoreError::from(error))
+    }
+}
+
+/// A mount as it will be, and whether the image's content belongs into it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Settled {
+    pub point: MountPoint,
+    pub copy_up: bool,
+}
+
+/// Names the volumes of a request: its own mounts, then the image's volume paths that no mount covers.
+pub(crate) fn settle(
+    request: &CreateContainer,
+    image: &ImageConfig,
+    roots: &Roots,
+) -> Result<Vec<Settled>, VolumeError> {
+    let mut settled: Vec<Settled> = Vec::new();
+    for mount in &request.mounts {
+        let (kind, source, copy_up) = settle_source(&mount.source, roots)?;
+        let point = MountPoint {
+            kind,
+            source,
+            target: clean_target(&mount.target)?,
+            read_only: mount.read_only,
+            propagation: mount.propagation.clone(),
+        };
+        settled.push(Settled { point, copy_up });
+    }
+    for path in &image.volumes {
+        let target = clean_target(path.as_ref())?;
+        if settled.iter().any(|have| have.point.target == target) {
+            continue;
+        }
+        let (kind, source) = volume(None, roots)?;
+        let point = MountPoint { kind, source: Some(source), target, read_only: false, propagation: None };
+        settled.push(Settled { point, copy_up: true });
+    }
+    Ok(settled)
+}
+
+fn settle_source(source: &MountSource, roots: &Roots) -> Result<(MountKind, Option<PathBuf>, bool), VolumeError> {
+    Ok(match source {
+        MountSource::Bind { path, create, recursive } => {
+            if !path.is_absolute() {
+                return Err(VolumeError::BindRelative { path: path.clone() });
+            }
+            (MountKind::Bind { recursive: *recursive, create: *create }, Some(path.clone()), false)
+        }
+        MountSource::Volume { name, copy_up } => {
+            let (kind, source) = volume(name.as_deref(), roots)?;
+            (kind, Some(source), *copy_up)
+        }
+        MountSource::Tmpfs { size_bytes, mode, options } => {
+            let kind = MountKind::Tmpfs { size_bytes: *size_bytes, mode: *mode, options: options.clone() };
+            (kind, None, false)
+        }
+    })
+}
+
+fn volume(name: Option<&str>, roots: &Roots) -> Result<(MountKind, PathBuf), VolumeError> {
+    let (name, anonymous) = match name {
+        Some(name) => (check_name(name)?.to_owned(), false),
+        None => (anonymous_name(roots)?, true),
+    };
+    let source = data_path(roots, &name);
+    Ok((MountKind::Volume { name, anonymous }, source))
+}
+
+fn check_name(name: &str) -> Result<&str, VolumeError> {
+    match crate::names::check(name) {
+        Ok(bare) if bare == name && name.len() <= 255 => Ok(name),
+        _ => Err(VolumeError::Name { name: name.to_owned() }),
+    }
+}
+
+fn anonymous_name(roots: &Roots) -> Result<String, VolumeError> {
+    random_hex(32).map_err(|source| VolumeError::Folder { action: "name a folder in", path: roots.volumes(), source })
+}
+
+/// Whether a name is one that Hull gives to anonymous volumes.
+pub(crate) fn is_anonymous_name(name: &str) -> bool {
+    name.len() == 64 && is_hex(name)
+}
+
+/// Folder of a volume.
+pub(crate) fn folder(roots: &Roots, name: &str) -> PathBuf {
+    roots.volumes().join(name)
+}
+
+fn data_path(roots: &Roots, name: &str) -> PathBuf {
+    folder(roots, name).join("_data")
+}
+
+/// Makes bind sources that may be made, and refuses those that are missing or cannot have their propagation.
+pub(crate) fn check_binds<'a>(mounts: impl IntoIterator<Item = &'a MountPoint>) -> Result<(), EngineError> {
+    for point in mounts {
+        let (MountKind::Bind { create, .. }, Some(path)) = (&point.kind, &point.source) else { continue };
+        if fs::metadata(path).is_err() {
+            if !create {
+                return Err(VolumeError::BindSource { path: path.clone() }.into());
+            }
+            DirBuilder::new().recursive(true).mode(0o755).create(path).map_err(|source| VolumeError::Folder {
+                action: "make",
+                path: path.clone(),
+                source,
+            })?;
+        }
+        let wanted = match point.propagation.as_deref() {
+            Some("shared" | "rshared") => "shared",
+            Some("slave" | "rslave") => "shared or slave",
+            _ => continue,
+        };
+        require_peer_group(&MountTable::read()?, path, wanted)?;
+    }
+    Ok(())
+}
+
+/// Checks that what is mounted on or below `path` can propagate as wanted.
+fn require_peer_group(table: &MountTable, path: &Path, wanted: &'static str) -> Result<(), VolumeError> {
+    let real = fs::canonicalize(path).map_err(|_| VolumeError::BindSource { path: path.to_owned() })?;
+    match table.mount_of(&real) {
+        Some(mount) if !(mount.shared || (mount.slave && wanted != "shared")) => {
+            Err(VolumeError::Propagation { path: path.to_owned(), mount: mount.point.clone(), wanted })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Makes every volume of `settled` that is not there yet, ties all of them to the container, and fills the empty ones
+/// from `root`, the container's root file system, which is asked for only when it is needed.
+pub(crate) fn prepare<'fd, E: From<VolumeError>>(
+    store: &Store,
+    roots: &Roots,
+    container: &ContainerId,
+    settled: &[Settled],
+    root: impl Fn() -> Result<BorrowedFd<'fd>, E>,
+) -> Result<(), E> {
+    for wanted in settled {
+        let MountKind::Volume { name, anonymous } = &wanted.point.kind else { continue };
+        claim(store, container, name, *anonymous)?;
+        make_folder(roots, name)?;
+        if wanted.copy_up && is_empty(roots, name)? {
+            fill(roots, name, &wanted.point.target, root()?)?;
+        }
+        store.write_durable(|tx| release(tx, name)).map_err(VolumeError::from)?;
+    }
+    Ok(())
+}
+
+/// Leases the row, making it when missing; waits while another living process has it.
+fn claim(store: &Store, container: &ContainerId, name: &str, anonymous: bool) -> Result<(), VolumeError> {
+    let lease = Lease::current().map_err(StoreError::from)?;
+    while !store.write(|tx| try_claim(tx, container, name, anonymous, &lease))? {
+        std::thread::sleep(FILL_POLL);
+    }
+    Ok(())
+}
+
+fn try_claim(
+    tx: &Transaction<'_>,
+    container: &ContainerId,
+    name: &str,
+    anonymous: bool,
+    lease: &Lease,
+) -> Result<bool, VolumeError> {
+    let columns = "SELECT lease_pid, lease_start, lease_boot FROM volumes WHERE name = ?1";
+    let holder = tx
+        .query_row(columns, [name], |row| Ok(Lease::from_columns(row.get(0)?, row.get(1)?, row.get(2)?)))
+        .optional()?;
+    if let Some(Some(holder)) = &holder
+        && holder != lease
+        && holder.is_alive()
+    {
+        return Ok(false);
+    }
+    let (pid, start, boot) = lease.columns();
+    let now = jiff::Timestamp::now().as_nanosecond() as i64;
+    tx.execute(
+        "INSERT INTO volumes VALUES (?1, ?2, ?3, '{}', '{}', ?4, ?5, ?6)
+         ON CONFLICT (name) DO UPDATE SET lease_pid = ?4, lease_start = ?5, lease_boot = ?6",
+        params![name, anonymous, now, pid, start, boot],
+    )?;
+    tx.execute("INSERT OR IGNORE INTO container_volumes VALUES (?1, ?2)", params![container.as_str(), name])?;
+    Ok(true)
+}
+
+fn release(tx: &Transaction<'_>, name: &str) -> Result<(), StoreError> {
+    tx.execute("UPDATE volumes SET lease_pid = NULL, lease_start = NULL, lease_boot = NULL WHERE name = ?1", [name])?;
+    Ok(())
+}
+
+fn make_folder(roots: &Roots, name: &str) -> Result<(), VolumeError> {
+    let path = data_path(roots, name);
+    DirBuilder::new().recursive(true).mode(0o755).create(&path).map_err(|source| VolumeError::Folder {
+        action: "make",
+        path,
+        source,
+    })
+}
+
+fn is_empty(roots: &Roots, name: &str) -> Result<bool, VolumeError> {
+    let path = data_path(roots, name);
+    match fs::read_dir(&path) {
+        Ok(mut entries) => Ok(entries.next().is_none()),
+        Err(source) => Err(VolumeError::Folder { action: "read", path, source }),
+    }
+}
+
+/// Copies the image's folder at `target`, itself included, into the volume. Nothing there is nothing to copy.
+fn fill(roots: &Roots, name: &str, target: &Path, root: BorrowedFd<'_>) -> Result<(), VolumeError> {
+    let data = data_path(roots, name);
+    let failed = |source: io::Error| VolumeError::Folder { action: "fill", path: data.clone(), source };
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let source = match hull_kernel::mounts::inside::open(root, target, flags) {
+        Ok(source) => source,
+        Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Ok(()),
+        Err(errno) => return Err(failed(errno.into())),
+    };
+    let into = fs::File::open(&data).map_err(failed)?;
+    tree::copy_tree(source.as_fd(), into.as_fd()).map(drop).map_err(|source| VolumeError::Fill {
+        name: name.to_owned(),
+        target: target.to_owned(),
+        source,
+    })
+}
+
+/// Names of all volumes.
+pub(crate) fn all_names(db: &Connection) -> Result<HashSet<String>, StoreError> {
+    let mut statement = db.prepare_cached("SELECT name FROM volumes")?;
+    Ok(statement.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?)
+}
+
+/// Names of the anonymous volumes of a container.
+pub(crate) fn anonymous_of(tx: &Transaction<'_>, container: &ContainerId) -> Result<Vec<String>, StoreError> {
+    let mut statement = tx.prepare_cached(
+        "SELECT name FROM volumes JOIN container_volumes ON volume = name WHERE container_id = ?1 AND anonymous = 1",
+    )?;
+    let names = statement.query_map([container.as_str()], |row| row.get(0))?;
+    Ok(names.collect::<Result<_, _>>()?)
+}
+
+/// Deletes the rows of those volumes that no container has any more; returns their names, whose folders are to go.
+pub(crate) fn forget_unused(tx: &Transaction<'_>, names: Vec<String>) -> Result<Vec<String>, StoreError> {
+    let mut gone = Vec::new();
+    for name in names {
+        let deleted = tx.execute(
+            "DELETE FROM volumes WHERE name = ?1
+             AND NOT EXISTS (SELECT 1 FROM container_volumes WHERE volume = ?1)",
+            [&name],
+        )?;
+        if deleted > 0 {
+            gone.push(name);
+        }
+    }
+    Ok(gone)
+}
+
+/// Removes a volume's folder; one that is gone already is fine.
+pub(crate) fn remove_folder(roots: &Roots, name: &str) -> Result<(), VolumeError> {
+    let path = folder(roots, name);
+    match fs::remove_dir_all(&path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(VolumeError::Folder { action: "remove", path, source })
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::request::MountRequest;
+
+    fn roots() -> Roots {
+        Roots::new("/nowhere/root", "/nowhere/state")
+    }
+
+    fn volume_at(target: &str, name: Option<&str>) -> MountRequest {
+        MountRequest {
+            source: MountSource::Volume { name: name.map(str::to_owned), copy_up: true },
+            target: target.into(),
+            read_only: false,
+            propagation: None,
+        }
+    }
+
+    #[test]
+    fn a_mount_covers_an_image_volume() {
+        let request = CreateContainer { mounts: vec![volume_at("/data/", Some("mine"))], ..Default::default() };
+        let image = ImageConfig { volumes: vec!["/data".into(), "/cache".into()], ..ImageConfig::default() };
+        let settled = settle(&request, &image, &roots()).unwrap();
+        assert_eq!(settled.len(), 2);
+        assert_eq!(settled[0].point.source.as_deref(), Some(Path::new("/nowhere/root/volumes/mine/_data")));
+        let MountKind::Volume { name, anonymous } = &settled[1].point.kind else { panic!("a volume") };
+        assert!(*anonymous && is_anonymous_name(name) && settled[1].copy_up);
+    }
+
+    #[test]
+    fn bad_names_and_sources_are_refused() {
+        for name in ["a", "../x", "a/b", "/abc", ""] {
+            let request = CreateContainer { mounts: vec![volume_at("/d", Some(name))], ..Default::default() };
+            assert!(settle(&request, &ImageConfig::default(), &roots()).is_err(), "{name:?}");
+        }
+        let point = MountPoint {
+            kind: MountKind::Bind { recursive: true, create: false },
+            source: Some("/no/such/path".into()),
+            target: "/x".into(),
+            read_only: false,
+            propagation: None,
+        };
+        let error = check_binds([&point]).unwrap_err().to_string();
+        assert_eq!(error, "invalid mount config for type \"bind\": bind source path does not exist: /no/such/path");
+    }
+}
