@@ -16,7 +16,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use hull_sys::mount::{MOUNT_ATTR_IDMAP, MOUNT_ATTR_RDONLY, MountAttributes};
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, open, unlinkat};
+use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Uid, chownat, fstat, open, unlinkat};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string,
@@ -72,8 +72,10 @@ pub fn overlay(stack: &OverlayMount) -> Result<OwnedFd, MountError> {
     }
 }
 
-/// As [`overlay`], with every file's owner shifted through `user_namespace` (idmapped layers, Linux 5.19): what
-/// belongs to id 0 on disk belongs to the namespace's root in the mount, and what it creates is id 0 on disk.
+/// As [`overlay`], with the owners of the layers' files shifted through `user_namespace` (idmapped mounts, Linux 5.19):
+/// what belongs to id 0 on disk belongs to the namespace's root in the mount. The upper directory is not shifted: it
+/// holds the namespace's ids as the host counts them. One that has never been mounted gets the shifted owner of the
+/// topmost layer.
 ///
 /// # Errors
 /// As [`overlay`]; `EINVAL` from mount_setattr(2) where a file system cannot shift ids.
@@ -89,23 +91,12 @@ pub fn shifted_overlay(stack: &OverlayMount, user_namespace: BorrowedFd<'_>) -> 
 /// a mount namespace that ends with the thread.
 fn shifted_elsewhere(stack: &OverlayMount, user_namespace: BorrowedFd<'_>) -> Result<OwnedFd, MountError> {
     leave_mount_namespace()?;
-    let mut mounts = Vec::new();
-    for lower in &stack.lowers {
-        mounts.push(shifted_clone(lower, user_namespace)?);
+    let Some(place) = stack.lowers.first() else { return overlay(stack) };
+    let shifted_clone = |lower: &PathBuf| shifted_clone(lower, user_namespace);
+    let mounts = stack.lowers.iter().map(shifted_clone).collect::<Result<Vec<_>, _>>()?;
+    if let Some((upper, work)) = &stack.upper {
+        own_as(mounts[0].as_fd(), upper, work)?;
     }
-    let upper = match &stack.upper {
-        None => None,
-        // Upper and work directory have to be of one mount.
-        Some((upper, work)) => {
-            let folder = shared_folder([upper, work].into_iter());
-            mounts.push(shifted_clone(&folder, user_namespace)?);
-            let inside = |path: &Path| path.strip_prefix(&folder).unwrap_or(path).to_path_buf();
-            Some((inside(upper), inside(work)))
-        }
-    };
-    let Some(place) = stack.lowers.first().or(stack.upper.as_ref().map(|(upper, _)| upper)) else {
-        return overlay(stack);
-    };
     let failed = |operation, errno| MountError::new(operation, format!("tmpfs on {}", place.display()), errno);
     mount("tmpfs", place, "tmpfs", MountFlags::empty(), None).map_err(|errno| failed("mount", errno))?;
     for (index, mount) in mounts.iter().enumerate() {
@@ -114,10 +105,23 @@ fn shifted_elsewhere(stack: &OverlayMount, user_namespace: BorrowedFd<'_>) -> Re
         let target = open_directory(&target)?;
         attach(mount.as_fd(), target.as_fd(), "shifted layer")?;
     }
-    let lowers: Vec<PathBuf> = (0..stack.lowers.len()).map(|index| place.join(index.to_string())).collect();
-    let top = place.join(lowers.len().to_string());
-    let upper = upper.map(|(upper, work)| (top.join(upper), top.join(work)));
-    overlay(&OverlayMount { lowers, upper, volatile: stack.volatile })
+    let lowers = (0..stack.lowers.len()).map(|index| place.join(index.to_string())).collect();
+    overlay(&OverlayMount { lowers, ..stack.clone() })
+}
+
+/// Gives an upper directory that no overlay has used (its work directory is empty) the owner of a layer.
+fn own_as(layer: BorrowedFd<'_>, upper: &Path, work: &Path) -> Result<(), MountError> {
+    let failed = |operation, path: &Path| {
+        let subject = path.display().to_string();
+        move |errno| MountError::new(operation, subject, errno)
+    };
+    match rustix::fs::lstat(work.join("work")) {
+        Err(Errno::NOENT) => {}
+        result => return result.map(drop).map_err(failed("stat", work)),
+    }
+    let owner = fstat(layer).map_err(failed("stat", upper))?;
+    let (uid, gid) = (Uid::from_raw(owner.st_uid), Gid::from_raw(owner.st_gid));
+    chownat(CWD, upper, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW).map_err(failed("chown", upper))
 }
 
 fn shifted_clone(directory: &Path, user_namespace: BorrowedFd<'_>) -> Result<OwnedFd, MountError> {
@@ -436,30 +440,29 @@ mod tests {
         use std::os::unix::fs::MetadataExt;
         let folder = Folder::new("shifted");
         let stack = folder.stack(2);
-        let mut child = std::process::Command::new("unshare")
-            .args(["--user", "--map-users=0,100000,1000", "--map-groups=0,100000,1000", "sleep", "60"])
-            .spawn()
-            .unwrap();
+        let mut child = std::process::Command::new("unshare").args(["--user", "sleep", "60"]).spawn().unwrap();
         let path = format!("/proc/{}/ns/user", child.id());
         let own = std::fs::read_link("/proc/self/ns/user").unwrap();
-        let mapped = || std::fs::read_to_string(format!("/proc/{}/uid_map", child.id())).unwrap().contains("100000");
-        while std::fs::read_link(&path).unwrap() == own || !mapped() {
+        while std::fs::read_link(&path).unwrap() == own {
+            assert_eq!(child.try_wait().unwrap(), None, "unshare has ended");
             std::thread::yield_now();
         }
-        let namespace = std::fs::File::open(&path).unwrap();
-        for stack in [stack.clone(), OverlayMount { lowers: Vec::new(), ..stack.clone() }] {
-            let before = mount_table();
-            let mount = shifted_overlay(&stack, namespace.as_fd()).unwrap();
-            assert_eq!(mount_table(), before);
-            if !stack.lowers.is_empty() {
-                let stat = rustix::fs::statat(&mount, "shared", AtFlags::empty()).unwrap();
-                assert_eq!(stat.st_uid, 100_000);
-                rustix::fs::chownat(&mount, "file-1", None, Some(rustix::fs::Gid::from_raw(100_001)), AtFlags::empty())
-                    .unwrap();
-                let upper = std::fs::metadata(stack.upper.as_ref().unwrap().0.join("file-1")).unwrap();
-                assert_eq!((upper.uid(), upper.gid()), (0, 1));
-            }
+        for map in ["uid_map", "gid_map"] {
+            std::fs::write(format!("/proc/{}/{map}", child.id()), "0 100000 1000").unwrap();
         }
+        let namespace = std::fs::File::open(&path).unwrap();
+        let before = mount_table();
+        let mount = shifted_overlay(&stack, namespace.as_fd()).unwrap();
+        assert_eq!(mount_table(), before);
+        for name in ["shared", "."] {
+            assert_eq!(rustix::fs::statat(&mount, name, AtFlags::empty()).unwrap().st_uid, 100_000, "{name}");
+        }
+        rustix::fs::chownat(&mount, "file-1", None, Some(Gid::from_raw(100_001)), AtFlags::empty()).unwrap();
+        let upper = std::fs::metadata(stack.upper.as_ref().unwrap().0.join("file-1")).unwrap();
+        assert_eq!((upper.uid(), upper.gid()), (100_000, 100_001));
+        let view = OverlayMount { upper: None, ..stack };
+        let mount = shifted_overlay(&view, namespace.as_fd()).unwrap();
+        assert_eq!(rustix::fs::statat(&mount, "shared", AtFlags::empty()).unwrap().st_uid, 100_000);
         child.kill().unwrap();
         child.wait().unwrap();
     }
