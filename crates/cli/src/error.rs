@@ -99,6 +99,9 @@ pub enum Failure {
         /// The exit code.
         code: u8,
     },
+    /// A container ended while nobody looked, and its exit code is lost.
+    #[error("the exit code is not known: nobody saw the container end")]
+    ExitUnknown,
     /// All that had to be said was said already.
     #[error("some of the names failed")]
     Reported,

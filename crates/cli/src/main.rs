@@ -2,11 +2,10 @@
 //!
 //! ```text
 //! hull             the command line                                   commands
-//! hull-supervisor  the process that keeps a container                 hull_supervisor::supervise
+//! hull-supervisor  the process that keeps a container                 hull_supervisor
 //! hull-worker      short-lived work for a supervisor                  hull_engine::worker
 //! hull-init        PID 1 of a container started with --init           hull_runtime::init_process
 //! hello            the program of the built-in image `hello`          hull_engine::builtin
-//! runc, hull-runc  the OCI runtime command line                       commands::oci
 //! ```
 //!
 //! The hot entries are told apart before anything else happens: none of them pays for the command line.
@@ -17,7 +16,7 @@ mod commands;
 mod error;
 mod output;
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -25,7 +24,10 @@ fn main() -> ExitCode {
     let mut arguments = std::env::args_os();
     let called_as = arguments.next().unwrap_or_default();
     match entry(&called_as) {
-        Entry::Hello => hull_engine::builtin::hello_main(),
+        Entry::Supervisor => hull_supervisor::run(arguments),
+        Entry::Worker => hull_engine::worker::run(arguments),
+        Entry::Init => hull_runtime::init_process::run(arguments),
+        Entry::Hello => hull_engine::hello_main(),
         Entry::CommandLine => commands::main(std::iter::once(called_as).chain(arguments).collect()),
     }
 }
@@ -33,13 +35,39 @@ fn main() -> ExitCode {
 /// What this process is to be.
 #[derive(Debug, PartialEq, Eq)]
 enum Entry {
+    Supervisor,
+    Worker,
+    Init,
     Hello,
     CommandLine,
 }
 
-fn entry(called_as: &OsString) -> Entry {
+fn entry(called_as: &OsStr) -> Entry {
     match Path::new(called_as).file_name().and_then(OsStr::to_str) {
+        Some("hull-supervisor") => Entry::Supervisor,
+        Some("hull-worker") => Entry::Worker,
+        Some("hull-init") => Entry::Init,
         Some("hello") => Entry::Hello,
         _ => Entry::CommandLine,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries() {
+        for (name, expected) in [
+            ("hull", Entry::CommandLine),
+            ("/usr/local/bin/hull", Entry::CommandLine),
+            ("hull-supervisor", Entry::Supervisor),
+            ("hull-worker", Entry::Worker),
+            ("hull-init", Entry::Init),
+            ("/hello", Entry::Hello),
+            ("", Entry::CommandLine),
+        ] {
+            assert_eq!(entry(OsStr::new(name)), expected, "{name}");
+        }
     }
 }

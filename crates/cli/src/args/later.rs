@@ -88,9 +88,6 @@ pub const RUN: &[LaterFlag] = &[
     value("io-maxiops", WINDOWS),
 ];
 
-/// The flags of `exec` that are refused.
-pub const EXEC: &[LaterFlag] = &[];
-
 /// The flags of `start` that are refused.
 pub const START: &[LaterFlag] = &[
     value("checkpoint", "checkpoints come with a later release"),

@@ -83,14 +83,13 @@ const HELP_TEMPLATE: &str = "Usage:  {usage}\n\n{about-with-newline}\n{all-args}
 
 /// The whole tree.
 pub fn tree(verbs: &'static [Verb], purpose: Purpose) -> Command {
-    let root = Command::new("hull")
+    let root = GlobalArgs::augment_args(Command::new("hull"))
         .bin_name("hull")
         .about("Containers without a daemon, in one binary")
         .version(env!("CARGO_PKG_VERSION"))
         .override_usage("hull [OPTIONS] COMMAND")
         .after_help("Run 'hull COMMAND --help' for more information on a command.")
         .subcommand_help_heading("Commands");
-    let root = GlobalArgs::augment_args(root);
     let version = Arg::new("version").short('v').long("version").help("Print the version").action(ArgAction::Version);
     let root = dressed(root.disable_version_flag(true).arg(version), purpose);
     root.subcommands(verbs.iter().map(|verb| subcommand("hull", verb, purpose)))
@@ -115,6 +114,12 @@ fn subcommand(parent: &str, verb: &'static Verb, purpose: Purpose) -> Command {
                 .subcommands(verbs.iter().map(|verb| subcommand(&path, verb, purpose)))
         }
     }
+}
+
+/// The command with its flags; it keeps its line about itself, which clap would take from the flags' type.
+pub fn flagged(command: Command, augment: fn(Command) -> Command) -> Command {
+    let about = command.get_about().cloned();
+    augment(command).about(about.unwrap_or_default())
 }
 
 /// What every command has: its help flag and, for parsing, docker's rules.

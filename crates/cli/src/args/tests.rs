@@ -7,11 +7,11 @@ use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use clap::{Args, Command, FromArgMatches};
+use clap::{Command, FromArgMatches};
 
 use super::run::{ContainerArgs, RunArgs};
 use super::surroundings::Surroundings;
-use super::{Purpose, dressed, later, named_verbs, refusal, tree};
+use super::{Purpose, later, named_verbs, refusal, tree};
 use crate::commands::VERBS;
 use crate::error::{ExitRule, Failure, exit_code};
 
@@ -53,13 +53,14 @@ fn words(line: &str) -> Vec<String> {
 }
 
 fn run_args(line: &str) -> Result<RunArgs, String> {
-    let command = RunArgs::augment_args(Command::new("run"));
-    let command = dressed(later::recognise(command, later::RUN), Purpose::Parse);
-    let matches = command
-        .try_get_matches_from(std::iter::once("run".to_owned()).chain(words(line)))
-        .map_err(|error| error.to_string().lines().next().unwrap_or_default().to_owned())?;
-    later::refuse(&matches, later::RUN).map_err(|error| error.to_string())?;
-    RunArgs::from_arg_matches(&matches).map_err(|error| error.to_string())
+    let line: Vec<OsString> =
+        ["hull", "run"].map(str::to_owned).into_iter().chain(words(line)).map(OsString::from).collect();
+    let matches = tree(VERBS, Purpose::Parse)
+        .try_get_matches_from(&line)
+        .map_err(|error| refusal(&error, VERBS, &line).to_string())?;
+    let (_, matches) = matches.subcommand().unwrap();
+    later::refuse(matches, later::RUN).map_err(|error| error.to_string())?;
+    RunArgs::from_arg_matches(matches).map_err(|error| error.to_string())
 }
 
 /// What of the request differs from an empty one, as one line of JSON.
@@ -110,7 +111,9 @@ fn switches_and_the_border_of_the_image() {
 
 #[test]
 fn flags_of_later_releases_are_refused_by_name() {
-    for flag in ["-p 80:80", "--publish=80", "-P", "--restart always", "--health-cmd x", "--net-rate 1mbit", "--gpus all"] {
+    for flag in
+        ["-p 80:80", "--publish=80", "-P", "--restart always", "--health-cmd x", "--net-rate 1mbit", "--gpus all"]
+    {
         let error = run_args(&format!("{flag} image")).unwrap_err();
         assert!(error.contains(" is not supported yet ("), "{flag}: {error}");
     }
@@ -148,7 +151,11 @@ fn refusals_in_dockers_words() {
         ("version a", "'hull version' accepts no arguments", 1),
         ("version --format", "flag needs an argument: --format", 125),
         ("man", "'hull man' requires 1 argument", 1),
-        ("--log-level loud version", "invalid argument \"loud\" for \"--log-level\" flag: must be error, warn, info, debug or trace", 125),
+        (
+            "--log-level loud version",
+            "invalid argument \"loud\" for \"--log-level\" flag: must be error, warn, info, debug or trace",
+            125,
+        ),
     ] {
         assert_eq!(refused(line), (message.to_owned(), code), "{line}");
     }

@@ -3,9 +3,19 @@
 //! A command turns its arguments into a request, hands it to the engine, and prints the answer. Commands that
 //! take several names go on after a failure and end with 1 when there was one ([`each`]).
 
+mod attach;
 mod completion;
+mod create;
+mod exec;
+mod foreground;
 mod help;
+mod logs;
 mod man;
+mod ps;
+mod rm;
+mod run;
+mod start;
+mod stop;
 mod table;
 mod version;
 
@@ -15,6 +25,8 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{ArgMatches, FromArgMatches};
+use hull_engine::Engine;
+use hull_store::Roots;
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::args::system::{GlobalArgs, LogFormat};
@@ -30,6 +42,14 @@ pub struct Context {
 }
 
 impl Context {
+    /// The engine on the folders of `--root` and `--state`.
+    ///
+    /// # Errors
+    /// Without root's rights, or when the store cannot be opened.
+    pub fn engine(&self) -> Result<Engine, Failure> {
+        Ok(Engine::open(Roots::new(&self.global.root, &self.global.state))?)
+    }
+
     /// How messages on stderr look.
     pub fn log_format(&self) -> LogFormat {
         self.global.log_format
@@ -121,4 +141,23 @@ pub fn write_stdout(bytes: &[u8]) -> Result<(), Failure> {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::stream("write to stdout")(error)),
         _ => Ok(()),
     }
+}
+
+/// Does something for each name, and goes on past those that fail, telling each failure.
+///
+/// # Errors
+/// [`Failure::Reported`] when one failed.
+pub fn each(
+    names: &[String],
+    context: &Context,
+    mut act: impl FnMut(&str) -> Result<(), Failure>,
+) -> Result<u8, Failure> {
+    let mut failed = false;
+    for name in names {
+        if let Err(failure) = act(name) {
+            report(&failure, context.log_format());
+            failed = true;
+        }
+    }
+    if failed { Err(Failure::Reported) } else { Ok(0) }
 }

@@ -2,18 +2,25 @@
 
 use clap::{Args, FromArgMatches};
 
-use super::{completion, help, man, version};
+use super::{attach, completion, create, exec, help, logs, man, ps, rm, run, start, stop, version};
+use crate::args::containers::{
+    AttachArgs, ExecArgs, KillArgs, ListArgs, LogsArgs, NamesArgs, RemoveArgs, StartArgs, StopArgs,
+};
 use crate::args::later::{self, LaterFlag};
+use crate::args::run::{ContainerArgs, RunArgs};
 use crate::args::system::{CompletionArgs, FormatArgs, ManArgs};
-use crate::args::{Body, Purpose, Verb, dressed};
+use crate::args::{Body, Purpose, Verb, dressed, flagged};
 use crate::error::{ExitRule, Failure};
 
 /// A verb's body from the type of its arguments, its refused flags and its function.
 macro_rules! leaf {
     ($arguments:ty, $later:expr, $run:path) => {
         Body::Leaf {
-            document: |command| dressed(<$arguments>::augment_args(command), Purpose::Document),
-            parse: |command| dressed(later::recognise(<$arguments>::augment_args(command), $later), Purpose::Parse),
+            document: |command| dressed(flagged(command, <$arguments>::augment_args), Purpose::Document),
+            parse: |command| {
+                let command = flagged(command, <$arguments>::augment_args);
+                dressed(later::recognise(command, $later), Purpose::Parse)
+            },
             run: |matches, context| {
                 later::refuse(matches, $later)?;
                 let arguments =
@@ -41,36 +48,202 @@ const PLAIN: Verb = Verb {
     body: Body::Group(&[]),
 };
 
+/// What `run` and `create` say below their options.
+const IMAGES_NOTE: &str = "\
+Images that need no download:
+  hello  Prints how a process sees its world from inside.
+  host   This machine's own files, read-only, under a private writable layer:
+         a throw-away container with all of the machine's tools. It can read
+         every file that its user may read.";
+
+const RUN: Verb = Verb {
+    name: "run",
+    about: "Create and start a container",
+    usage: "[OPTIONS] IMAGE [COMMAND] [ARG...]",
+    wants: "requires at least 1 argument",
+    notes: IMAGES_NOTE,
+    exits: ExitRule::Run,
+    body: leaf!(RunArgs, later::RUN, run::run),
+    ..PLAIN
+};
+
+const CREATE: Verb = Verb {
+    name: "create",
+    about: "Create a container",
+    usage: "[OPTIONS] IMAGE [COMMAND] [ARG...]",
+    wants: "requires at least 1 argument",
+    notes: IMAGES_NOTE,
+    exits: ExitRule::Run,
+    body: leaf!(ContainerArgs, later::RUN, create::run),
+    ..PLAIN
+};
+
+const START: Verb = Verb {
+    name: "start",
+    about: "Start containers",
+    usage: "[OPTIONS] CONTAINER [CONTAINER...]",
+    wants: "requires at least 1 argument",
+    exits: ExitRule::Exec,
+    body: leaf!(StartArgs, later::START, start::run),
+    ..PLAIN
+};
+
+const STOP: Verb = Verb {
+    name: "stop",
+    about: "Stop containers",
+    usage: "[OPTIONS] CONTAINER [CONTAINER...]",
+    wants: "requires at least 1 argument",
+    body: leaf!(StopArgs, stop::stop),
+    ..PLAIN
+};
+
+const RESTART: Verb = Verb {
+    name: "restart",
+    about: "Stop containers and start them again",
+    usage: "[OPTIONS] CONTAINER [CONTAINER...]",
+    wants: "requires at least 1 argument",
+    body: leaf!(StopArgs, stop::restart),
+    ..PLAIN
+};
+
+const PAUSE: Verb = Verb {
+    name: "pause",
+    about: "Freeze all processes of containers",
+    usage: "CONTAINER [CONTAINER...]",
+    wants: "requires at least 1 argument",
+    body: leaf!(NamesArgs, stop::pause),
+    ..PLAIN
+};
+
+const UNPAUSE: Verb = Verb {
+    name: "unpause",
+    about: "Let frozen containers go on",
+    usage: "CONTAINER [CONTAINER...]",
+    wants: "requires at least 1 argument",
+    body: leaf!(NamesArgs, stop::unpause),
+    ..PLAIN
+};
+
+const KILL: Verb = Verb {
+    name: "kill",
+    about: "Send a signal to containers",
+    usage: "[OPTIONS] CONTAINER [CONTAINER...]",
+    wants: "requires at least 1 argument",
+    body: leaf!(KillArgs, stop::kill),
+    ..PLAIN
+};
+
+const WAIT: Verb = Verb {
+    name: "wait",
+    about: "Wait until containers end, and print their exit codes",
+    usage: "CONTAINER [CONTAINER...]",
+    wants: "requires at least 1 argument",
+    body: leaf!(NamesArgs, stop::wait),
+    ..PLAIN
+};
+
+const RM: Verb = Verb {
+    name: "rm",
+    about: "Remove containers",
+    usage: "[OPTIONS] CONTAINER [CONTAINER...]",
+    wants: "requires at least 1 argument",
+    body: leaf!(RemoveArgs, later::REMOVE, rm::run),
+    ..PLAIN
+};
+
+const PS: Verb =
+    Verb { name: "ps", about: "List containers", usage: "[OPTIONS]", body: leaf!(ListArgs, ps::run), ..PLAIN };
+
+const LOGS: Verb = Verb {
+    name: "logs",
+    about: "Print the output of a container",
+    usage: "[OPTIONS] CONTAINER",
+    wants: "requires 1 argument",
+    body: leaf!(LogsArgs, logs::run),
+    ..PLAIN
+};
+
+const EXEC: Verb = Verb {
+    name: "exec",
+    about: "Run a command in a running container",
+    usage: "[OPTIONS] CONTAINER COMMAND [ARG...]",
+    wants: "requires at least 2 arguments",
+    exits: ExitRule::Exec,
+    body: leaf!(ExecArgs, exec::run),
+    ..PLAIN
+};
+
+const ATTACH: Verb = Verb {
+    name: "attach",
+    about: "Attach this terminal to a running container",
+    usage: "[OPTIONS] CONTAINER",
+    wants: "requires 1 argument",
+    exits: ExitRule::Exec,
+    body: leaf!(AttachArgs, attach::run),
+    ..PLAIN
+};
+
+const VERSION: Verb = Verb {
+    name: "version",
+    about: "Show the version of Hull",
+    usage: "[OPTIONS]",
+    body: leaf!(FormatArgs, version::run),
+    ..PLAIN
+};
+
+const COMPLETION: Verb = Verb {
+    name: "completion",
+    about: "Print a completion script for a shell",
+    usage: "bash|elvish|fish|powershell|zsh",
+    wants: "requires 1 argument",
+    body: leaf!(CompletionArgs, completion::run),
+    ..PLAIN
+};
+
+const MAN: Verb = Verb {
+    name: "man",
+    about: "Write the man pages into a folder",
+    usage: "DIR",
+    wants: "requires 1 argument",
+    body: leaf!(ManArgs, man::run),
+    ..PLAIN
+};
+
+const HELP: Verb = Verb {
+    name: "help",
+    about: "Print the help of a command",
+    usage: "[COMMAND...]",
+    body: leaf!(help::HelpArgs, help::run),
+    ..PLAIN
+};
+
+/// `hull container ...`: the same commands under docker's newer words.
+const CONTAINER: Verb = Verb {
+    name: "container",
+    about: "Manage containers",
+    usage: "COMMAND",
+    wants: "requires a command",
+    body: Body::Group(&[
+        ATTACH,
+        CREATE,
+        EXEC,
+        KILL,
+        LOGS,
+        Verb { name: "ls", aliases: &["ps", "list"], ..PS },
+        PAUSE,
+        RESTART,
+        Verb { aliases: &["remove"], ..RM },
+        RUN,
+        START,
+        STOP,
+        UNPAUSE,
+        WAIT,
+    ]),
+    ..PLAIN
+};
+
 /// All commands, in the order of the help.
 pub const VERBS: &[Verb] = &[
-    Verb {
-        name: "version",
-        about: "Show the version of Hull",
-        usage: "[OPTIONS]",
-        body: leaf!(FormatArgs, version::run),
-        ..PLAIN
-    },
-    Verb {
-        name: "completion",
-        about: "Print a completion script for a shell",
-        usage: "bash|elvish|fish|powershell|zsh",
-        wants: "requires 1 argument",
-        body: leaf!(CompletionArgs, completion::run),
-        ..PLAIN
-    },
-    Verb {
-        name: "man",
-        about: "Write the man pages into a folder",
-        usage: "DIR",
-        wants: "requires 1 argument",
-        body: leaf!(ManArgs, man::run),
-        ..PLAIN
-    },
-    Verb {
-        name: "help",
-        about: "Print the help of a command",
-        usage: "[COMMAND...]",
-        body: leaf!(help::HelpArgs, help::run),
-        ..PLAIN
-    },
+    RUN, CREATE, START, STOP, RESTART, PAUSE, UNPAUSE, KILL, WAIT, RM, PS, LOGS, EXEC, ATTACH, CONTAINER, VERSION,
+    COMPLETION, MAN, HELP,
 ];

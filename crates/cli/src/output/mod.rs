@@ -3,6 +3,7 @@
 //! Everything here is pure text from values, except `progress`, which draws on a terminal. Results go to
 //! stdout, everything said about them to stderr.
 
+pub mod progress;
 pub mod table;
 pub mod template;
 pub mod units;

@@ -1,0 +1,108 @@
+//! `hull create`, and the half of `hull run` that is the same: the request, the image's arrival, the id's file.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use hull_engine::request::CreateContainer;
+use hull_engine::{ContainerId, Created, Engine};
+
+use super::{Context, write_stdout};
+use crate::args::run::ContainerArgs;
+use crate::args::surroundings::Process;
+use crate::error::Failure;
+use crate::output::progress;
+
+/// Creates a container and prints its id.
+///
+/// # Errors
+/// What kept it from being created; nothing is left then.
+pub fn run(arguments: ContainerArgs, context: &Context) -> Result<u8, Failure> {
+    let request = arguments.request(&Process)?;
+    let cid_file = arguments.cidfile.as_deref().map(CidFile::reserve).transpose()?;
+    let engine = context.engine()?;
+    let created = create(&engine, request, arguments.quiet)?;
+    if let Some(file) = cid_file {
+        file.write(&created.id)?;
+    }
+    write_stdout(format!("{}\n", created.id).as_bytes())?;
+    Ok(0)
+}
+
+/// Creates a container, showing on stderr how its image arrives and what there is to be warned of.
+///
+/// # Errors
+/// The engine's.
+pub fn create(engine: &Engine, request: CreateContainer, quiet: bool) -> Result<Created, Failure> {
+    let progress = progress::for_create(&request.image, quiet);
+    let created = engine.create(request, progress.as_ref())?;
+    drop(progress);
+    for warning in &created.warnings {
+        eprintln!("WARNING: {warning}");
+    }
+    Ok(created)
+}
+
+/// The file of `--cidfile`: made before the container, so that a clash costs nothing, and removed again when
+/// no container comes of it.
+pub struct CidFile {
+    path: PathBuf,
+    written: bool,
+}
+
+impl CidFile {
+    /// Makes the empty file.
+    ///
+    /// # Errors
+    /// When it is there already, or cannot be made.
+    pub fn reserve(path: &str) -> Result<CidFile, Failure> {
+        match OpenOptions::new().write(true).create_new(true).open(path) {
+            Ok(_) => Ok(CidFile { path: PathBuf::from(path), written: false }),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(Failure::Arguments(format!(
+                "container ID file found, make sure the other container isn't running or delete {path}"
+            ))),
+            Err(error) => Err(Failure::path("make", Path::new(path))(error)),
+        }
+    }
+
+    /// Writes the id.
+    ///
+    /// # Errors
+    /// Those of writing.
+    pub fn write(mut self, id: &ContainerId) -> Result<(), Failure> {
+        let written =
+            OpenOptions::new().write(true).open(&self.path).and_then(|mut file| file.write_all(id.as_str().as_bytes()));
+        written.map_err(Failure::path("write", &self.path))?;
+        self.written = true;
+        Ok(())
+    }
+}
+
+impl Drop for CidFile {
+    fn drop(&mut self) {
+        if !self.written {
+            // It was made here and is empty; if it cannot be removed there is nothing more to do.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_stays_only_with_an_id() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("cid");
+        let text = path.to_str().unwrap();
+        drop(CidFile::reserve(text).unwrap());
+        assert!(!path.exists());
+        let id = ContainerId::parse(&"ab".repeat(32)).unwrap();
+        CidFile::reserve(text).unwrap().write(&id).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), id.as_str());
+        let error = CidFile::reserve(text).err().unwrap().to_string();
+        assert!(error.starts_with("container ID file found"), "{error}");
+        assert!(path.exists());
+    }
+}
