@@ -8,6 +8,7 @@
 //! While [`Holds`] lives nobody collects what it holds. When the last clone of it is dropped it lets go and collects
 //! what no image refers to, so that a failed pull leaves nothing behind, whoever noticed the failure.
 
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -128,6 +129,22 @@ impl<'a> Holds<'a> {
     /// Where a blob is, or will be.
     pub fn path(&self, digest: &Digest) -> PathBuf {
         self.images.content().path(digest)
+    }
+
+    /// Opens a blob; see [`crate::content::Content::open`].
+    ///
+    /// # Errors
+    /// [`ImageError::Content`].
+    pub fn open(&self, digest: &Digest) -> Result<File, ImageError> {
+        Ok(self.images.content().open(digest)?)
+    }
+
+    /// Reads a small blob; see [`crate::content::Content::read`].
+    ///
+    /// # Errors
+    /// [`ImageError::Content`].
+    pub fn read(&self, digest: &Digest, limit_bytes: u64) -> Result<Vec<u8>, ImageError> {
+        Ok(self.images.content().read(digest, limit_bytes)?)
     }
 
     /// Begins a blob; see [`crate::content::Content::writer_of`].

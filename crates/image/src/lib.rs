@@ -12,7 +12,9 @@
 //! knows containers, except that an image which a container row refers to is not removed.
 #![forbid(unsafe_code)]
 
+pub mod archive;
 mod arriving;
+pub mod compression;
 pub mod content;
 mod error;
 mod image;

@@ -319,7 +319,8 @@ fn write_image(transaction: &Transaction<'_>, image: &NewImage<'_>) -> Result<()
     for blob in &image.blobs {
         let digest = blob.digest.as_str();
         transaction.execute(
-            "INSERT OR IGNORE INTO blobs VALUES (?1, ?2, ?3)",
+            "INSERT INTO blobs VALUES (?1, ?2, ?3)
+             ON CONFLICT (digest) DO UPDATE SET media_type = excluded.media_type WHERE media_type = ''",
             (digest, blob.size_bytes.cast_signed(), &blob.media_type),
         )?;
         transaction.execute("INSERT OR IGNORE INTO image_blobs VALUES (?1, ?2)", (id, digest))?;

@@ -2,6 +2,7 @@
 //!
 //! Nothing leaves this machine: the registry is a thread on a loopback port that answers as each test tells it to.
 
+mod archives;
 mod fixture;
 mod registry;
 mod server;

@@ -1,0 +1,124 @@
+//! The archive's entries, put where they can be looked up when the manifest is known.
+//!
+//! Every file goes into the content store while it passes, since in a docker-archive the manifest may come last and a
+//! layer may be called anything; what turns out not to be needed is collected when the holds are let go. Files under
+//! `blobs/<algorithm>/` must have the digest in their name. Links are followed when something is looked up, so their
+//! order does not matter either.
+
+use std::collections::HashMap;
+use std::io::Read;
+
+use hull_oci::Digest;
+
+use super::ArchiveError;
+use super::tar_stream::{Entry, Kind, TarStream};
+use crate::compression::Compression;
+use crate::content::ContentError;
+use crate::{DOCUMENT_BYTES_MAX, Holds, StoredBlob};
+
+/// How many links may lead from one to the next.
+const LINKS_MAX: usize = 16;
+
+/// A file of the archive, in the content store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Spooled {
+    pub digest: Digest,
+    pub size_bytes: u64,
+    pub compression: Compression,
+}
+
+/// All files of an archive, by name.
+pub(super) struct Spool<'s, 'a> {
+    holds: &'s Holds<'a>,
+    files: HashMap<String, Spooled>,
+    links: HashMap<String, String>,
+}
+
+impl<'s, 'a> Spool<'s, 'a> {
+    /// Reads an archive to its end.
+    pub fn read(input: impl Read, holds: &'s Holds<'a>) -> Result<Self, ArchiveError> {
+        let mut spool = Self { holds, files: HashMap::new(), links: HashMap::new() };
+        let mut stream = TarStream::new(input);
+        while let Some(entry) = stream.next()? {
+            match &entry.kind {
+                Kind::File => spool.file(&mut stream, &entry)?,
+                Kind::Link(target) => _ = spool.links.insert(entry.name, target.clone()),
+                Kind::Other => {}
+            }
+        }
+        stream.finish()?;
+        Ok(spool)
+    }
+
+    fn file(&mut self, stream: &mut TarStream<impl Read>, entry: &Entry) -> Result<(), ArchiveError> {
+        let named = digest_in(&entry.name);
+        let mut writer = match &named {
+            Some(digest) => self.holds.writer_of(digest)?,
+            None => self.holds.writer()?,
+        };
+        let mut start = Vec::new();
+        stream.body(|part| {
+            if start.len() < 8 {
+                start.extend(part.iter().take(8));
+            }
+            Ok(writer.append(part)?)
+        })?;
+        let sealed = match &named {
+            Some(digest) => writer.seal_as(digest, Some(entry.size_bytes)),
+            None => writer.seal(),
+        };
+        let sealed = sealed.map_err(|error| match error {
+            ContentError::WrongDigest { found, .. } => ArchiveError::WrongDigest { entry: entry.name.clone(), found },
+            other => other.into(),
+        })?;
+        let StoredBlob { digest, size_bytes, .. } = self.holds.admit(sealed, "")?;
+        let spooled = Spooled { digest, size_bytes, compression: Compression::of(&start) };
+        match self.files.insert(entry.name.clone(), spooled.clone()) {
+            Some(earlier) if earlier != spooled => Err(ArchiveError::Duplicate { entry: entry.name.clone() }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether there is such a file, or a link to one.
+    pub fn find(&self, name: &str) -> Option<&Spooled> {
+        let mut name = name;
+        for _ in 0..LINKS_MAX {
+            match (self.files.get(name), self.links.get(name)) {
+                (Some(file), _) => return Some(file),
+                (None, Some(target)) => name = target,
+                (None, None) => return None,
+            }
+        }
+        None
+    }
+
+    /// A file that something else names.
+    pub fn named(&self, name: &str, named_by: &str) -> Result<&Spooled, ArchiveError> {
+        let missing = || ArchiveError::Missing { entry: name.to_owned(), named_by: named_by.to_owned() };
+        self.find(name).ok_or_else(missing)
+    }
+
+    /// The content of a document.
+    pub fn document(&self, name: &str, file: &Spooled) -> Result<Vec<u8>, ArchiveError> {
+        if file.size_bytes > DOCUMENT_BYTES_MAX {
+            return Err(ArchiveError::TooLong { entry: name.to_owned(), limit_bytes: DOCUMENT_BYTES_MAX });
+        }
+        Ok(self.holds.read(&file.digest, DOCUMENT_BYTES_MAX)?)
+    }
+
+    /// Whether anything is there that only docker before 1.10 wrote.
+    pub fn looks_legacy(&self) -> bool {
+        self.find("repositories").is_some()
+    }
+}
+
+/// The digest that an entry of an OCI layout has in its name: `blobs/sha256/<hex>`.
+fn digest_in(name: &str) -> Option<Digest> {
+    let (algorithm, hex) = name.strip_prefix("blobs/")?.split_once('/')?;
+    Digest::parse(&format!("{algorithm}:{hex}")).ok()
+}
+
+/// Where a blob is in an OCI layout.
+pub(super) fn blob_name(digest: &Digest) -> String {
+    format!("blobs/{}/{}", digest.algorithm(), digest.hex())
+}
