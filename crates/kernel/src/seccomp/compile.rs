@@ -24,7 +24,7 @@ pub fn compile(filter: &Filter) -> Result<Program, SeccompError> {
     compile_for(filter, Arch::native())
 }
 
-/// As [`compile`], for a machine whose native architecture is given.
+/// As [`compile()`], for a machine whose native architecture is given.
 pub(super) fn compile_for(filter: &Filter, native: Arch) -> Result<Program, SeccompError> {
     check_arguments(filter)?;
     let mut architectures = vec![native];

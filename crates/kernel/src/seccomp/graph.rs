@@ -96,11 +96,18 @@ enum Node {
 pub(super) struct Graph {
     nodes: Vec<Node>,
     known: HashMap<Node, NodeId>,
+    /// The few returns there are, found without hashing: every call asks for one.
+    returns: Vec<(u32, NodeId)>,
 }
 
 impl Graph {
     pub(super) fn returns(&mut self, value: u32) -> NodeId {
-        self.node(Node::Return(value))
+        if let Some((_, id)) = self.returns.iter().find(|(known, _)| *known == value) {
+            return *id;
+        }
+        let id = self.node(Node::Return(value));
+        self.returns.push((value, id));
+        id
     }
 
     pub(super) fn test(&mut self, word: Word, test: Test, operand: u32, yes: NodeId, no: NodeId) -> NodeId {

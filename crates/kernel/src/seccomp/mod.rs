@@ -1,6 +1,6 @@
 //! System call filters: rules in, one small BPF program out.
 //!
-//! A [`Filter`] says, for each architecture, which calls get which [`Action`]; [`compile`] turns it into a [`Program`].
+//! A [`Filter`] says, for each architecture, which calls get which [`Action`]; [`compile()`] turns it into a [`Program`].
 //! The meaning of a filter is libseccomp's, as runc uses it, so that profiles mean here what they mean there:
 //!
 //! - A rule whose action is the filter's default says nothing and is passed over.
@@ -29,7 +29,7 @@ mod tests;
 
 pub use compile::compile;
 pub use hull_sys::seccomp::Instruction;
-pub use program::{Call, Program};
+pub use program::{Call, Program, STORED_VERSION};
 
 use syscalls::{NONE, SYSCALLS};
 
