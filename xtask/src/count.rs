@@ -1,7 +1,8 @@
 //! How many tests a lane ran: read from the summaries that the runners print.
 //!
 //! Two runners are known: libtest (`test result: ok. 3 passed; 0 failed; ...`, once per program) and cargo-nextest
-//! (`Summary [...] 12 tests run: 11 passed, 1 failed, 0 skipped`). Ignored and skipped tests are not counted.
+//! (`Summary [...] 12 tests run: 11 passed, 1 failed, 0 skipped`). Ignored and skipped
+//! tests are not counted, and neither is an indented summary of libtest: that is the output of a failed test.
 
 use std::fmt;
 use std::iter::Sum;
@@ -44,7 +45,7 @@ impl Count {
 }
 
 fn libtest(line: &str) -> Option<Count> {
-    let rest = line.trim_start().strip_prefix("test result: ")?;
+    let rest = line.strip_prefix("test result: ")?;
     let words: Vec<&str> = rest.split([' ', ';']).filter(|word| !word.is_empty()).collect();
     Some(Count { passed: before(&words, "passed")?, failed: before(&words, "failed")? })
 }
@@ -70,7 +71,7 @@ mod tests {
     #[test]
     fn adds_up_both_runners() {
         let log = "test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.0s\n\
-                   noise 7 passed\n\
+                   noise 7 passed\n    test result: ok. 5 passed; 0 failed\n\
                    test result: FAILED. 2 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out\n\
                    \x20    Summary [   0.021s] 12 tests run: 10 passed (1 slow), 1 failed, 1 timed out, 2 skipped\n\
                    \x20    Summary [   0.021s] 1 test run: 1 passed, 0 skipped\n";

@@ -15,9 +15,11 @@ mod images;
 mod layers;
 mod peers;
 mod program;
+mod runner;
 mod vm;
 mod workspace;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -80,6 +82,7 @@ enum Inside {
     Join { plan: PathBuf },
     Run { plan: PathBuf },
     Guest { plan: PathBuf },
+    Tests { program: PathBuf, filter: Vec<String> },
     Bench { plan: PathBuf },
     Worker { plan: Option<PathBuf> },
 }
@@ -108,6 +111,11 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Inside(Inside::Join { plan }) => contained::join(&plan).map(|()| ExitCode::SUCCESS),
         Task::Inside(Inside::Run { plan }) => contained::inside(&plan).map(ExitCode::from),
         Task::Inside(Inside::Guest { plan }) => vm::guest::run(&plan).map(|()| ExitCode::SUCCESS),
+        Task::Inside(Inside::Tests { program, filter }) => {
+            let env = BTreeMap::new();
+            let tests = runner::Tests { program: &program, filter: &filter, env: &env, limit: runner::TEST_LIMIT };
+            runner::run(&tests).map(|count| fine(count.failed == 0))
+        }
         Task::Inside(Inside::Bench { plan }) => bench::inside(&plan).map(|()| ExitCode::SUCCESS),
         Task::Inside(Inside::Worker { plan }) => bench::worker(plan.as_deref()).map(|()| ExitCode::SUCCESS),
     }

@@ -87,8 +87,11 @@ fn executable(message: Message) -> Option<Executable> {
     })
 }
 
-/// The release build of `hull`, built when it is not up to date.
+/// The release build of `hull`, built when it is not up to date; or the program that HULL_BIN names.
 pub fn hull() -> Result<PathBuf> {
+    if let Some(given) = std::env::var_os("HULL_BIN") {
+        return Ok(given.into());
+    }
     let made = build(&["build", "--release", "--package", "hull"])?;
     let hull = made.into_iter().find(|program| program.name == "hull");
     Ok(hull.context("cargo built no program called hull")?.path)

@@ -12,13 +12,13 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::cgroups;
 use crate::contained::Traces;
+use crate::runner::{self, Tests};
 
 /// A test program and the names of the tests it is to run.
 #[derive(Serialize, Deserialize)]
@@ -65,9 +65,8 @@ fn perform(work: &Work) -> Result<bool> {
     let mut good = true;
     for program in &work.programs {
         println!("-- {}", program.name);
-        let status = Command::new(&program.path).args(&program.filter).envs(&work.env).status();
-        let status = status.with_context(|| program.path.display().to_string())?;
-        good &= status.success();
+        let (program, filter, limit) = (&program.path, &program.filter, runner::GUEST_TEST_LIMIT);
+        good &= runner::run(&Tests { program, filter, env: &work.env, limit })?.failed == 0;
     }
     for left in Traces::settled(&mounts, Some(&work.files), &before)? {
         println!("left behind: {left}");

@@ -39,7 +39,9 @@ mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev
 while read -r name; do
-    insmod /modules/$name.ko || echo \"init: cannot load $name\"
+    # These two make devices of their own accord unless told not to.
+    case $name in ifb) option=numifbs=0;; dummy) option=numdummies=0;; *) option=;; esac
+    insmod /modules/$name.ko $option || echo \"init: cannot load $name\"
 done < /modules/order
 mount -t tmpfs -o mode=755,size=80% root /root.new
 cp -a /bin /etc /tests /usr /root.new/
