@@ -44,8 +44,11 @@ const MAGIC_BYTES: usize = 6;
 pub struct Detected<'a> {
     /// How it is compressed.
     pub compression: Compression,
-    stream: BufReader<io::Chain<io::Cursor<Vec<u8>>, Box<dyn Read + 'a>>>,
+    stream: Replayed<'a>,
 }
+
+/// The first bytes again, and then the rest.
+type Replayed<'a> = BufReader<io::Chain<io::Cursor<Vec<u8>>, Box<dyn Read + 'a>>>;
 
 impl<'a> Detected<'a> {
     /// Looks at the first bytes of a stream.

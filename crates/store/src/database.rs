@@ -37,7 +37,7 @@ pub struct Store {
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// A folder could not be made.
-    #[error("cannot make the folder {path}: {source}")]
+    #[error("cannot make the folder {path}")]
     Folder {
         /// The folder.
         path: PathBuf,
@@ -45,7 +45,7 @@ pub enum StoreError {
         source: io::Error,
     },
     /// A file could not be opened, locked or renamed.
-    #[error("cannot {action} {path}: {source}")]
+    #[error("cannot {action} {path}")]
     File {
         /// Open, lock, rename, sync, remove.
         action: &'static str,
@@ -75,7 +75,7 @@ pub enum StoreError {
         application_id: i32,
     },
     /// The file is damaged or is not a database at all.
-    #[error("{path} is damaged: {source}")]
+    #[error("{path} is damaged")]
     Corrupt {
         /// The database file.
         path: PathBuf,
@@ -91,7 +91,7 @@ pub enum StoreError {
         seconds: u64,
     },
     /// A statement failed for another reason (disk full, for example).
-    #[error("{path}: {source}")]
+    #[error("cannot use the database {path}")]
     Sql {
         /// The database file.
         path: PathBuf,
@@ -99,7 +99,7 @@ pub enum StoreError {
         source: rusqlite::Error,
     },
     /// A statement inside a transaction failed.
-    #[error("database: {0}")]
+    #[error("a database statement failed")]
     Query(#[from] rusqlite::Error),
     /// This process's own lease could not be made.
     #[error(transparent)]

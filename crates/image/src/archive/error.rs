@@ -13,7 +13,7 @@ use crate::{ImageError, ManifestError};
 #[derive(Debug, thiserror::Error)]
 pub enum ArchiveError {
     /// The input cannot be read, or its compression is broken.
-    #[error("cannot read the archive: {0}")]
+    #[error("cannot read the archive")]
     Read(#[from] io::Error),
     /// The input ends inside something.
     #[error("the archive is truncated in {entry}")]
@@ -98,7 +98,7 @@ pub enum ArchiveError {
         found: Digest,
     },
     /// A manifest, index or configuration cannot be used.
-    #[error("{entry} in the archive: {source}")]
+    #[error("{entry} in the archive cannot be used")]
     Document {
         /// The entry.
         entry: String,
@@ -106,7 +106,7 @@ pub enum ArchiveError {
         source: ManifestError,
     },
     /// A name for an image is none.
-    #[error("{entry} in the archive: {source}")]
+    #[error("{entry} in the archive has a wrong name for an image")]
     Reference {
         /// The entry.
         entry: String,

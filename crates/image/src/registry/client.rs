@@ -222,7 +222,7 @@ impl<'a> Client<'a> {
     }
 
     fn denied(&self, message: String) -> PullError {
-        PullError::Denied { reference: self.reference.clone(), message }
+        PullError::Denied { reference: Box::new(self.reference.clone()), message }
     }
 
     /// The error that a status other than success means.
@@ -233,7 +233,7 @@ impl<'a> Client<'a> {
         match status {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => self.denied(message),
             StatusCode::NOT_FOUND if url.contains("/manifests/") => {
-                PullError::NotFound { reference: self.reference.clone(), message }
+                PullError::NotFound { reference: Box::new(self.reference.clone()), message }
             }
             StatusCode::TOO_MANY_REQUESTS => PullError::TooManyRequests { url, message },
             _ => PullError::Status { url, status: status.as_u16(), message },

@@ -48,7 +48,7 @@ impl fmt::Debug for Credentials {
 #[derive(Debug, thiserror::Error)]
 pub enum CredentialsError {
     /// The file cannot be read.
-    #[error("cannot read {path}: {source}")]
+    #[error("cannot read {path}")]
     Read {
         /// The file.
         path: PathBuf,
@@ -56,7 +56,7 @@ pub enum CredentialsError {
         source: io::Error,
     },
     /// The file is not JSON of the form that docker writes.
-    #[error("{path} is not a docker configuration: {source}")]
+    #[error("{path} is not a docker configuration")]
     Json {
         /// The file.
         path: PathBuf,
@@ -80,7 +80,7 @@ pub enum CredentialsError {
         name: String,
     },
     /// A helper cannot be run.
-    #[error("cannot run {program}, which {path} names for {registry}: {source}")]
+    #[error("cannot run {program}, which {path} names for {registry}")]
     HelperRun {
         /// The program.
         program: String,

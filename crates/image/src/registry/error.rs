@@ -28,7 +28,7 @@ pub enum PullError {
     )]
     Denied {
         /// What was asked for.
-        reference: Reference,
+        reference: Box<Reference>,
         /// What the registry said.
         message: String,
     },
@@ -52,7 +52,7 @@ pub enum PullError {
     #[error("manifest for {name} not found: {message}", name = reference.familiar())]
     NotFound {
         /// What was asked for.
-        reference: Reference,
+        reference: Box<Reference>,
         /// What the registry said.
         message: String,
     },
@@ -133,18 +133,18 @@ pub enum PullError {
         attempts: u32,
     },
     /// The manifest does not lead to an image that can be used here.
-    #[error("{name}: {source}", name = reference.familiar())]
+    #[error("{name} cannot be used", name = reference.familiar())]
     Manifest {
         /// What was asked for.
-        reference: Reference,
+        reference: Box<Reference>,
         /// What is wrong.
-        source: ManifestError,
+        source: Box<ManifestError>,
     },
     /// The store.
     #[error(transparent)]
     Image(#[from] ImageError),
     /// A layer could not be unpacked.
-    #[error("layer {digest}: {source}")]
+    #[error("layer {digest} cannot be unpacked")]
     Layer {
         /// The layer's blob.
         digest: Digest,
@@ -152,8 +152,8 @@ pub enum PullError {
         source: SinkError,
     },
     /// No thread, timer or event queue could be made.
-    #[error("cannot begin network work: {0}")]
-    Start(io::Error),
+    #[error("cannot begin network work")]
+    Start(#[source] io::Error),
     /// Another layer failed; that error is the one reported.
     #[error("stopped because another layer failed")]
     Stopped,

@@ -178,7 +178,7 @@ impl<'env> Lane<'env> {
                 let (url, expected_bytes) = (url.to_owned(), layer.size_bytes);
                 return Err(PullError::Truncated { url, received_bytes: received, expected_bytes, attempts });
             }
-            let cause = end.map_or_else(|| format!("ended after {received} bytes"), |error| error.to_string());
+            let cause = end.map_or_else(|| format!("ended after {received} bytes"), |error| with_causes(&error));
             self.fetch.progress.layer(&layer.digest, LayerEvent::Retrying { attempt: attempts + 1, cause });
             self.client.pause(poor_attempts.max(1), None).await;
         }
@@ -280,6 +280,12 @@ pub(super) fn at(url: &str, error: ContentError) -> PullError {
         }
         other => ImageError::from(other).into(),
     }
+}
+
+/// An error and what it came from, in one line.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 fn not_found(error: PullError, digest: &Digest) -> PullError {

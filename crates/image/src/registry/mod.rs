@@ -151,7 +151,7 @@ impl<'a> Puller<'_, 'a> {
     }
 
     fn invalid(&self, source: ManifestError) -> PullError {
-        PullError::Manifest { reference: self.reference.clone(), source }
+        PullError::Manifest { reference: Box::new(self.reference.clone()), source: Box::new(source) }
     }
 
     /// What the reference itself means, and its Content-Type.

@@ -51,7 +51,7 @@ pub enum TransportError {
         reason: String,
     },
     /// The host's name has no address.
-    #[error("cannot find the host {host}: {source}")]
+    #[error("cannot find the host {host}")]
     UnknownHost {
         /// The host.
         host: String,
@@ -59,7 +59,7 @@ pub enum TransportError {
         source: io::Error,
     },
     /// No address of the host accepts a connection.
-    #[error("cannot connect to {origin}: {source}")]
+    #[error("cannot connect to {origin}")]
     Connect {
         /// Scheme, host and port.
         origin: String,
@@ -67,7 +67,7 @@ pub enum TransportError {
         source: io::Error,
     },
     /// TLS could not be agreed: an unknown authority, a wrong name, or a server that speaks no TLS.
-    #[error("TLS with {origin} failed: {source}")]
+    #[error("TLS with {origin} failed")]
     Tls {
         /// Scheme, host and port.
         origin: String,
@@ -93,7 +93,7 @@ pub enum TransportError {
         seconds: u64,
     },
     /// The connection broke, or what came over it is not HTTP.
-    #[error("{url}: the connection failed: {source}")]
+    #[error("{url}: the connection failed")]
     Broken {
         /// The address.
         url: String,

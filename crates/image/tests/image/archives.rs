@@ -9,7 +9,7 @@ use hull_oci::image as media;
 use hull_oci::{Digest, Platform, Reference};
 use serde_json::json;
 
-use crate::fixture::{Blob, Hull, Recorder, TestImage, append, gzip, manifest_of, tar_of};
+use crate::fixture::{Blob, Hull, Recorder, TestImage, append, gzip, manifest_of, tar_of, told};
 use crate::server::Server;
 
 /// Name and content of an archive's files, in order.
@@ -275,7 +275,7 @@ fn lies_and_gaps_are_named() {
         (with("index.json", b"{}".to_vec()), "index.json in the archive", "schemaVersion"),
         (with("index.json", br#"{"schemaVersion":2,"manifests":[]}"#.to_vec()), "it lists no image", ""),
         (old_docker(&swapped, &[]), "layer.tar in the archive has the digest", "the configuration says"),
-        (bad_tag, "manifest.json in the archive: invalid reference", ""),
+        (bad_tag, "manifest.json in the archive has a wrong name for an image: invalid reference", ""),
         (vec![file("manifest.json", "[]")], "it lists no image", ""),
         (vec![file("manifest.json", r#"[{"Config":"../x","Layers":[]}]"#)], "names ../x, which is not there", ""),
         (vec![file("repositories", "{}")], "before 1.10", ""),
@@ -283,7 +283,7 @@ fn lies_and_gaps_are_named() {
         (twice, "two different entries named note", ""),
     ];
     for (files, first, second) in cases {
-        let error = failure(&tar(&files)).to_string();
+        let error = told(&failure(&tar(&files)));
         assert!(error.contains(first) && error.contains(second), "{first}: {error}");
     }
 }

@@ -12,7 +12,7 @@ use serde_json::json;
 
 /// A store that is gone with the test.
 pub struct Hull {
-    pub folder: tempfile::TempDir,
+    _folder: tempfile::TempDir,
     pub roots: Roots,
     pub store: Store,
 }
@@ -22,7 +22,7 @@ impl Hull {
         let folder = tempfile::tempdir().expect("temporary folder");
         let roots = Roots::new(folder.path().join("root"), folder.path().join("state"));
         let store = Store::open(&roots).expect("opens");
-        Self { folder, roots, store }
+        Self { _folder: folder, roots, store }
     }
 
     pub fn images(&self) -> ImageStore<'_> {
@@ -195,4 +195,10 @@ impl Progress for Recorder {
     fn warning(&self, message: &str) {
         self.warnings.lock().expect("no panic").push(message.to_owned());
     }
+}
+
+/// An error and its causes, as a user reads them.
+pub fn told(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }

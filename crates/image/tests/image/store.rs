@@ -72,7 +72,7 @@ fn a_name_comes_before_an_id_and_a_prefix_must_be_one() {
     assert!(error.contains(&low) && error.contains(&high) && error.contains("(x:1)"), "{error}");
     let one = image("one");
     add(&images, &server, "b:1", &one);
-    images.tag(&one.id().to_string(), &Reference::parse("abcd").expect("reference")).expect("tags");
+    images.tag(one.id().as_str(), &Reference::parse("abcd").expect("reference")).expect("tags");
     assert_eq!(images.resolve("abcd").expect("named").expect("present").id, one.id());
 }
 
