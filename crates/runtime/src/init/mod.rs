@@ -1,8 +1,8 @@
 //! The child's half of a create: from clone3 to execve, in the order in which the kernel allows it.
 //!
 //! ```text
-//! cgroup -> namespaces (user first) -> session -> names, loopback -> root, mounts, devices, terminal
-//!   -> masks, read-only paths, kernel parameters -> pivot_root -> Ready ... Start
+//! cgroup -> namespaces (user first) -> session -> names, loopback -> root, mounts, kernel parameters, devices,
+//!   terminal -> masks, read-only paths -> pivot_root -> Ready ... Start
 //!   -> limits -> user -> capabilities, no_new_privs, seccomp -> streams, working directory -> execve
 //! ```
 //!
@@ -68,6 +68,8 @@ fn become_container(mut plan: InitPlan, sync: &Sync, joiner: Option<&Joiner>) ->
     };
     filesystem::attach_root(&root)?;
     let proc = filesystem::mount_all(&root, &mut plan.mounts)?;
+    // Before /proc/sys becomes read-only.
+    filesystem::set_sysctls(proc, &plan.sysctls)?;
     let console = device::populate(&root, &plan)?;
     let terminal = match plan.process.terminal {
         Some(size) => Some(terminal::make(&root, size, plan.process.uid, console)?),
@@ -75,7 +77,6 @@ fn become_container(mut plan: InitPlan, sync: &Sync, joiner: Option<&Joiner>) ->
     };
     cover::mask(&root, &plan.masked_paths, plan.null_device.take())?;
     cover::make_read_only(&root, &plan.read_only_paths)?;
-    filesystem::set_sysctls(proc, &plan.sysctls)?;
     inside::make_directory(root.as_fd(), &plan.process.cwd, Mode::from_raw_mode(0o755))
         .map_err(|error| InitFailure::mount(Step::WorkingDirectory, &error))?;
     filesystem::pivot(root, plan.root.read_only, plan.root.propagation)?;

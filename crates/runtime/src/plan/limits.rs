@@ -35,6 +35,9 @@ pub fn limits(resources: &LinuxResources) -> Result<Limits, PlanError> {
     for (index, rule) in resources.devices.iter().enumerate() {
         limits.devices.push(device_rule(index, rule)?);
     }
+    if !limits.devices.is_empty() {
+        limits.devices.extend(always_allowed());
+    }
     if let Some(memory) = &resources.memory {
         set_memory(&mut limits, memory)?;
     }
@@ -57,6 +60,25 @@ pub fn limits(resources: &LinuxResources) -> Result<Limits, PlanError> {
         limits.rdma.insert(device.clone(), limit);
     }
     Ok(limits)
+}
+
+/// What every container may use whatever its rules say, as in runc: making nodes, the standard nodes, its terminals.
+fn always_allowed() -> impl Iterator<Item = DeviceRule> {
+    let node = |minor| (DeviceKind::Char, Some(1), Some(minor), Access::ALL);
+    [
+        (DeviceKind::Char, None, None, Access::MKNOD),
+        (DeviceKind::Block, None, None, Access::MKNOD),
+        node(3),
+        node(5),
+        node(7),
+        node(8),
+        node(9),
+        (DeviceKind::Char, Some(5), Some(0), Access::ALL),
+        (DeviceKind::Char, Some(5), Some(2), Access::ALL),
+        (DeviceKind::Char, Some(136), None, Access::ALL),
+    ]
+    .into_iter()
+    .map(|(kind, major, minor, access)| DeviceRule { allow: true, kind, major, minor, access })
 }
 
 fn set_memory(limits: &mut Limits, memory: &LinuxMemory) -> Result<(), PlanError> {
