@@ -11,7 +11,7 @@ use hull_image::ImageError;
 use hull_image::registry::PullError;
 use hull_kernel::cgroups::CgroupError;
 use hull_kernel::mounts::MountError;
-use hull_oci::{PlatformError, ReferenceError};
+use hull_oci::{Digest, PlatformError, ReferenceError};
 use hull_runtime::plan::PlanError;
 use hull_snapshot::SnapshotError;
 use hull_store::{LeaseError, StoreError};
@@ -20,6 +20,7 @@ use hull_supervisor::log::LogError;
 use hull_supervisor::record::RecordError as LiveRecordError;
 use hull_supervisor::start::StartError;
 
+use crate::copy::CopyError;
 use crate::files::FilesError;
 use crate::id::ContainerId;
 use crate::identity::IdentityError;
@@ -159,6 +160,9 @@ pub enum EngineError {
         /// Cause.
         source: io::Error,
     },
+    /// Copying files.
+    #[error(transparent)]
+    Copy(#[from] CopyError),
     /// An image that is not here and may not be pulled.
     #[error("No such image: {name}")]
     NoSuchImage {
@@ -168,6 +172,14 @@ pub enum EngineError {
     /// The image store.
     #[error(transparent)]
     Image(#[from] ImageError),
+    /// An image's configuration that is no JSON.
+    #[error("the configuration of image {id} is damaged")]
+    ImageConfiguration {
+        /// The image.
+        id: Digest,
+        /// Cause.
+        source: serde_json::Error,
+    },
     /// A registry.
     #[error(transparent)]
     Pull(Box<PullError>),
@@ -298,6 +310,7 @@ impl EngineError {
             EngineError::Snapshot(SnapshotError::Store(error)) => store_kind(error),
             EngineError::Locked { .. } => ErrorKind::Unavailable,
             EngineError::Volume(error) => error.kind(),
+            EngineError::Copy(error) => error.kind(),
             EngineError::Files(FilesError::File { source, .. }) => kind_of(source),
             EngineError::Record(error) => error.kind(),
             EngineError::Store(error) => store_kind(error),

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod builtin;
+mod copy;
 mod durations;
 mod engine;
 mod error;
@@ -16,6 +17,7 @@ mod id;
 pub mod identity;
 #[path = "images_pending.rs"]
 mod images;
+pub mod inspect;
 pub mod lifecycle;
 mod list;
 mod logs;
@@ -35,6 +37,7 @@ mod volumes;
 pub mod worker;
 
 pub use builtin::hello_main;
+pub use copy::{CopyEnd, CopyError, CopyReport, CopyRequest};
 pub use durations::human_duration;
 pub use engine::Engine;
 pub use error::{EngineError, ErrorKind};
@@ -42,6 +45,7 @@ pub use exec::ExecRequest;
 pub use filter::{FilterError, ListFilter};
 pub use hull_image::{NoProgress, Progress};
 pub use id::ContainerId;
+pub use inspect::{ContainerInspect, ImageInspect, Inspect, InspectKind};
 pub use lifecycle::create::Created;
 pub use lifecycle::prepare::{LogPlan, StartPlan};
 pub use lifecycle::remove::RemoveOptions;

@@ -212,3 +212,36 @@ fn commands_on_what_does_not_run_are_refused_in_dockers_words() {
     assert_eq!(engine.wait("one").unwrap().code, Some(0));
     assert_eq!(text(engine.remove("two", &RemoveOptions::default()).unwrap_err()), "No such container: two");
 }
+
+#[test]
+fn files_are_copied_into_and_out_of_a_container_that_does_not_run() {
+    use hull_engine::{CopyEnd, CopyRequest};
+    let Hull { engine, folder } = hull();
+    let mut request = hello("one");
+    let mut read_only = volume(Some("ro"), "/ro");
+    read_only.read_only = true;
+    request.mounts = vec![volume(Some("data"), "/data"), read_only];
+    engine.create(request, &NoProgress).unwrap();
+    let file = folder.path().join("file");
+    fs::write(&file, "text").unwrap();
+    let copy = |from: &str, to: &str| {
+        let request =
+            CopyRequest { from: CopyEnd::parse(from), to: CopyEnd::parse(to), archive: false, follow_link: false };
+        let mut stdout = Vec::new();
+        engine.copy(&request, &mut std::io::empty(), &mut stdout).map(|report| (report.bytes, stdout))
+    };
+    let host = file.display().to_string();
+    copy(&host, "one:/etc/new").unwrap();
+    copy(&host, "one:data").unwrap();
+    let in_volume = folder.path().join("root/volumes/data/_data/file");
+    assert_eq!(fs::read_to_string(in_volume).unwrap(), "text");
+    let back = folder.path().join("back").display().to_string();
+    assert_eq!(copy("one:/etc/new", &back).unwrap().0, 4);
+    assert_eq!(fs::read_to_string(&back).unwrap(), "text");
+    assert!(!copy("one:/etc", "-").unwrap().1.is_empty());
+    let refused = copy(&host, "one:/ro/file").unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Permission);
+    assert_eq!(copy("one:/x", "one:/y").unwrap_err().to_string(), "copying between containers is not supported");
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains(&folder.path().display().to_string()), "the machine's mount table is as it was");
+}

@@ -33,9 +33,14 @@ const READONLY_PATHS: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/
 
 const PROPAGATIONS: [&str; 6] = ["private", "rprivate", "shared", "rshared", "slave", "rslave"];
 
+/// Docker's list of covered paths, on any machine.
+pub(crate) fn masked_paths_everywhere() -> Vec<String> {
+    MASKED_PATHS.iter().map(|path| (*path).to_owned()).collect()
+}
+
 /// Paths that are covered; on machines whose CPUs report it, also each CPU's throttling counters.
 pub(crate) fn masked_paths(machine: &Machine) -> Vec<String> {
-    let mut paths: Vec<String> = MASKED_PATHS.iter().map(|path| (*path).to_owned()).collect();
+    let mut paths = masked_paths_everywhere();
     if machine.thermal_throttle {
         paths.extend(machine.cpus.iter().map(|cpu| format!("/sys/devices/system/cpu/cpu{cpu}/thermal_throttle")));
     }
