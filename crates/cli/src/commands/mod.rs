@@ -5,10 +5,12 @@
 
 mod attach;
 mod completion;
+mod cp;
 mod create;
 mod exec;
 mod foreground;
 mod help;
+mod inspect;
 mod logs;
 mod man;
 mod ps;

@@ -2,9 +2,10 @@
 
 use clap::{Args, FromArgMatches};
 
-use super::{attach, completion, create, exec, help, logs, man, ps, rm, run, start, stop, version};
+use super::{attach, completion, cp, create, exec, help, inspect, logs, man, ps, rm, run, start, stop, version};
 use crate::args::containers::{
-    AttachArgs, ExecArgs, KillArgs, ListArgs, LogsArgs, NamesArgs, RemoveArgs, StartArgs, StopArgs,
+    AttachArgs, CopyArgs, ExecArgs, InspectArgs, InspectOneKindArgs, KillArgs, ListArgs, LogsArgs, NamesArgs,
+    RemoveArgs, StartArgs, StopArgs,
 };
 use crate::args::later::{self, LaterFlag};
 use crate::args::run::{ContainerArgs, RunArgs};
@@ -183,6 +184,42 @@ const ATTACH: Verb = Verb {
     ..PLAIN
 };
 
+const CP: Verb = Verb {
+    name: "cp",
+    about: "Copy files between a container and this machine",
+    usage: "[OPTIONS] CONTAINER:SOURCE TARGET|-\n        hull cp [OPTIONS] SOURCE|- CONTAINER:TARGET",
+    wants: "requires 2 arguments",
+    body: leaf!(CopyArgs, cp::run),
+    ..PLAIN
+};
+
+const INSPECT: Verb = Verb {
+    name: "inspect",
+    about: "Print all that is known about containers and images",
+    usage: "[OPTIONS] NAME [NAME...]",
+    wants: "requires at least 1 argument",
+    body: leaf!(InspectArgs, inspect::any),
+    ..PLAIN
+};
+
+const INSPECT_CONTAINER: Verb = Verb {
+    name: "inspect",
+    about: "Print all that is known about containers",
+    usage: "[OPTIONS] CONTAINER [CONTAINER...]",
+    wants: "requires at least 1 argument",
+    body: leaf!(InspectOneKindArgs, inspect::container),
+    ..PLAIN
+};
+
+const INSPECT_IMAGE: Verb = Verb {
+    name: "inspect",
+    about: "Print all that is known about images",
+    usage: "[OPTIONS] IMAGE [IMAGE...]",
+    wants: "requires at least 1 argument",
+    body: leaf!(InspectOneKindArgs, inspect::image),
+    ..PLAIN
+};
+
 const VERSION: Verb = Verb {
     name: "version",
     about: "Show the version of Hull",
@@ -225,8 +262,10 @@ const CONTAINER: Verb = Verb {
     wants: "requires a command",
     body: Body::Group(&[
         ATTACH,
+        CP,
         CREATE,
         EXEC,
+        INSPECT_CONTAINER,
         KILL,
         LOGS,
         Verb { name: "ls", aliases: &["ps", "list"], ..PS },
@@ -242,8 +281,18 @@ const CONTAINER: Verb = Verb {
     ..PLAIN
 };
 
+/// `hull image ...`: the same commands under docker's newer words.
+const IMAGE: Verb = Verb {
+    name: "image",
+    about: "Manage images",
+    usage: "COMMAND",
+    wants: "requires a command",
+    body: Body::Group(&[INSPECT_IMAGE]),
+    ..PLAIN
+};
+
 /// All commands, in the order of the help.
 pub const VERBS: &[Verb] = &[
-    RUN, CREATE, START, STOP, RESTART, PAUSE, UNPAUSE, KILL, WAIT, RM, PS, LOGS, EXEC, ATTACH, CONTAINER, VERSION,
-    COMPLETION, MAN, HELP,
+    RUN, CREATE, START, STOP, RESTART, PAUSE, UNPAUSE, KILL, WAIT, RM, PS, LOGS, EXEC, ATTACH, CP, INSPECT, CONTAINER,
+    IMAGE, VERSION, COMPLETION, MAN, HELP,
 ];

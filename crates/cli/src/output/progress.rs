@@ -13,7 +13,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// Where the display goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stream {
+enum Stream {
     /// The command's own output (`pull`).
     Stdout,
     /// Beside the output of a container (`run`).
@@ -29,9 +29,17 @@ pub fn for_create(image: &str, quiet: bool) -> Box<dyn Progress> {
     display(Stream::Stderr, missing)
 }
 
-/// The display for `pull`, `load` and `import`.
-pub fn for_pull(stream: Stream, quiet: bool) -> Box<dyn Progress> {
-    if quiet { Box::new(Quiet) } else { display(stream, None) }
+/// The display for `pull`.
+pub fn for_pull(quiet: bool) -> Box<dyn Progress> {
+    if quiet { Box::new(Quiet) } else { display(Stream::Stdout, None) }
+}
+
+/// The display for `load`: bars on a terminal, and nothing but the result elsewhere.
+pub fn for_load(quiet: bool) -> Box<dyn Progress> {
+    if quiet || !hull_kernel::terminal::is_terminal(io::stderr()) {
+        return Box::new(Quiet);
+    }
+    display(Stream::Stderr, None)
 }
 
 /// The name with its tag, in docker's short form; as typed when it is no name.

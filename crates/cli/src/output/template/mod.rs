@@ -19,7 +19,7 @@ mod parse;
 mod printf;
 pub mod value;
 
-pub use eval::Methods;
+pub use eval::{Methods, NoMethods};
 pub use value::Value;
 
 /// A parsed template.
