@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Mutex, Once, PoisonError};
 
-use rustix::termios::{self, OptionalActions, OutputModes, Termios, Winsize};
+use rustix::termios::{self, OptionalActions, Termios, Winsize};
 
 /// What failed at a terminal.
 #[derive(Debug, thiserror::Error)]
@@ -94,8 +94,6 @@ impl RawMode {
         let former = termios::tcgetattr(&fd).map_err(failed("read the modes"))?;
         let mut raw = former.clone();
         raw.make_raw();
-        // Output keeps its post-processing: messages of this program would otherwise run down like stairs.
-        raw.output_modes |= former.output_modes & (OutputModes::OPOST | OutputModes::ONLCR);
         termios::tcsetattr(&fd, OptionalActions::Flush, &raw).map_err(failed("set raw mode"))?;
         RESTORE_ON_PANIC.call_once(restore_on_panic);
         *held = Some((fd, former));

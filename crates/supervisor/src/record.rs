@@ -213,20 +213,26 @@ pub fn boot_id() -> io::Result<String> {
     Ok(text)
 }
 
-/// Two fields of `/proc/<pid>/stat`.
+/// Three fields of `/proc/<pid>/stat`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ProcessStat {
     state: u8,
     pub(crate) start_time: u64,
+    wait_status: i32,
 }
 
 impl ProcessStat {
     fn has_ended(self) -> bool {
         matches!(self.state, b'Z' | b'X' | b'x')
     }
+
+    /// Wait status of a process that has ended and has not been reaped; only shown to who may trace it (root may).
+    pub(crate) fn zombie_status(self) -> Option<i32> {
+        (self.state == b'Z').then_some(self.wait_status)
+    }
 }
 
-/// State and start time of a process (proc(5)).
+/// State, start time and exit status of a process (proc(5)).
 ///
 /// # Errors
 /// read(2)'s, and `InvalidData` for a line that is not as documented.
@@ -241,7 +247,8 @@ fn parse_stat(text: &[u8]) -> Option<ProcessStat> {
     let mut fields = text.get(after_name..)?.split(|byte| *byte == b' ');
     let state = *fields.next()?.first()?;
     let start_time = str::from_utf8(fields.nth(18)?).ok()?.parse().ok()?;
-    Some(ProcessStat { state, start_time })
+    let wait_status = str::from_utf8(fields.nth(29)?).ok()?.trim_end().parse().ok()?;
+    Some(ProcessStat { state, start_time, wait_status })
 }
 
 #[cfg(test)]
@@ -252,7 +259,7 @@ mod tests {
     fn stat_is_read_behind_a_hostile_name() {
         let fields: Vec<String> = (4..=52).map(|field| field.to_string()).collect();
         let text = format!("77 (a) b (c) S {}", fields.join(" "));
-        assert_eq!(parse_stat(text.as_bytes()), Some(ProcessStat { state: b'S', start_time: 22 }));
+        assert_eq!(parse_stat(text.as_bytes()), Some(ProcessStat { state: b'S', start_time: 22, wait_status: 52 }));
         assert_eq!(parse_stat(b"77 (a) S 1 2"), None);
     }
 

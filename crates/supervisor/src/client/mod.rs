@@ -11,7 +11,9 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{RecvFlags, SendFlags};
 
 pub use detach_keys::{DetachKeys, InvalidDetachKeys};
@@ -152,7 +154,7 @@ impl Client {
     /// Sets the size of the attached session's terminal.
     ///
     /// # Errors
-    /// [`ClientError::Send`].
+    /// [`ClientError::Send`], [`ClientError::Ended`].
     pub fn resize(&mut self, rows: u16, columns: u16) -> Result<(), ClientError> {
         self.send(&Request::Resize { rows, columns })
     }
@@ -160,14 +162,66 @@ impl Client {
     /// Waits until a session has ended. A session that ended before is answered at once while it is remembered.
     ///
     /// # Errors
+    /// As [`Client::exited`].
+    pub fn wait(&mut self, session: u32) -> Result<Exited, ClientError> {
+        self.expect_exit(session)?;
+        loop {
+            if let Some(exited) = self.exited(session, Duration::MAX)? {
+                return Ok(exited);
+            }
+        }
+    }
+
+    /// Asks to be told when a session has ended; [`Client::exited`] hears it.
+    ///
+    /// Ask before sending the signal that ends it: a supervisor whose container has ended waits for nobody who has not
+    /// asked.
+    ///
+    /// # Errors
+    /// [`ClientError::Send`], [`ClientError::Ended`].
+    pub fn expect_exit(&mut self, session: u32) -> Result<(), ClientError> {
+        self.send(&Request::Wait { session })
+    }
+
+    /// Waits for at most `timeout` for the end of a session that was asked for, or attached to; `None` when it has not
+    /// ended by then.
+    ///
+    /// # Errors
     /// [`ClientError::Refused`] when there was no such session or it could not start, [`ClientError::Ended`] when the
     /// supervisor was killed.
-    pub fn wait(&mut self, session: u32) -> Result<Exited, ClientError> {
-        self.send(&Request::Wait { session })?;
-        self.expect(|reply| match reply {
+    pub fn exited(&mut self, session: u32, timeout: Duration) -> Result<Option<Exited>, ClientError> {
+        let pick = |reply: Reply<'_>| match reply {
             Reply::Exited(exited) if exited.session == session => Some(exited),
             _ => None,
-        })
+        };
+        let known = self.set_aside.iter().find_map(|frame| Reply::decode(frame).ok().and_then(pick));
+        if known.is_some() {
+            return Ok(known);
+        }
+        let deadline = Instant::now().checked_add(timeout);
+        loop {
+            if !self.is_readable_until(deadline)? {
+                return Ok(None);
+            }
+            let frame = self.receive_new()?;
+            match self.sort(frame, pick)? {
+                None => {}
+                exited => return Ok(exited),
+            }
+        }
+    }
+
+    fn is_readable_until(&self, deadline: Option<Instant>) -> Result<bool, ClientError> {
+        loop {
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            let timeout = left.and_then(|left| Timespec::try_from(left).ok());
+            let mut polled = [PollFd::new(&self.socket, PollFlags::IN)];
+            match rustix::event::poll(&mut polled, timeout.as_ref()) {
+                Ok(ready) => return Ok(ready > 0),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(errno) => return Err(ClientError::Receive(errno.into())),
+            }
+        }
     }
 
     /// What the supervisor says about itself.
@@ -186,7 +240,7 @@ impl Client {
     /// supervisor has it done.
     ///
     /// # Errors
-    /// [`ClientError::Send`].
+    /// [`ClientError::Send`], [`ClientError::Ended`].
     pub fn cleanup_mine(&mut self) -> Result<(), ClientError> {
         self.send(&Request::CleanupMine)
     }
@@ -194,7 +248,7 @@ impl Client {
     /// Says that the clean-up is done: the supervisor just ends.
     ///
     /// # Errors
-    /// [`ClientError::Send`]; the supervisor may have ended already.
+    /// [`ClientError::Send`]; [`ClientError::Ended`] when the supervisor has ended already.
     pub fn cleanup_done(&mut self) -> Result<(), ClientError> {
         self.send(&Request::CleanupDone)
     }
@@ -202,9 +256,12 @@ impl Client {
     /// Sends one request without waiting for an answer.
     ///
     /// # Errors
-    /// [`ClientError::Send`].
+    /// [`ClientError::Send`], [`ClientError::Ended`].
     pub fn send(&mut self, request: &Request<'_>) -> Result<(), ClientError> {
-        wire::send(&self.socket, &[&request.encode()], SendFlags::empty()).map_err(ClientError::Send)
+        wire::send(&self.socket, &[&request.encode()], SendFlags::empty()).map_err(|error| match error.kind() {
+            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => ClientError::Ended,
+            _ => ClientError::Send(error),
+        })
     }
 
     /// Waits for the next frame, whatever it is; [`Reply::decode`] takes it apart.
@@ -234,15 +291,23 @@ impl Client {
     fn expect<T>(&mut self, pick: impl Fn(Reply<'_>) -> Option<T>) -> Result<T, ClientError> {
         loop {
             let frame = self.receive_new()?;
-            match Reply::decode(&frame)? {
-                Reply::Error { exit_code, text } => {
-                    return Err(ClientError::Refused { exit_code, text: text.to_owned() });
+            if let Some(answer) = self.sort(frame, &pick)? {
+                return Ok(answer);
+            }
+        }
+    }
+
+    /// Picks an answer out of a frame, or sets the frame aside.
+    fn sort<T>(&mut self, frame: Vec<u8>, pick: impl Fn(Reply<'_>) -> Option<T>) -> Result<Option<T>, ClientError> {
+        match Reply::decode(&frame)? {
+            Reply::Error { exit_code, text } => Err(ClientError::Refused { exit_code, text: text.to_owned() }),
+            Reply::Dropped { reason } => Err(ClientError::Dropped(reason.to_owned())),
+            reply => {
+                let answer = pick(reply);
+                if answer.is_none() {
+                    self.set_aside.push_back(frame);
                 }
-                Reply::Dropped { reason } => return Err(ClientError::Dropped(reason.to_owned())),
-                reply => match pick(reply) {
-                    Some(answer) => return Ok(answer),
-                    None => self.set_aside.push_back(frame),
-                },
+                Ok(answer)
             }
         }
     }

@@ -2,7 +2,8 @@
 //!
 //! The container has lost nothing but its reader: its FIFOs are reopened, its process is found by pid and start time and
 //! held by a pidfd. What cannot be had back: a terminal and an open stdin (their other ends died with the supervisor),
-//! sessions that were exec'd, and, when the process ended meanwhile or the kernel keeps no exit status, the exit code.
+//! sessions that were exec'd; when the process ended meanwhile, what it wrote after the supervisor's death (a FIFO forgets
+//! when nobody has it open); and then, or when the kernel keeps no exit status, the exit code.
 
 use std::fs::OpenOptions;
 use std::io;
@@ -65,7 +66,7 @@ impl Supervisor {
         ["stdout", "stderr"].into_iter().map(open).collect()
     }
 
-    /// Logs what a container that has ended left in its FIFOs.
+    /// Logs what is left in the FIFOs of a container that has ended, if other processes of it still have them open.
     fn drain_unseen(&mut self, live: &LiveState) {
         let (Some(options), Ok(outputs)) = (&live.log, self.reopen_outputs(live)) else { return };
         let mut log = LogWriter::new(options.clone());

@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, wait};
 
 use super::Supervisor;
 use super::connection::{Attachment, Early};
@@ -19,7 +19,7 @@ use super::session::Session;
 use crate::launch::{Launch, LaunchFailed, LaunchMessage, LaunchReceiver};
 use crate::log::LogOptions;
 use crate::protocol::{AttachFlags, Reply};
-use crate::record::{ExitRecord, LiveState, LiveStatus, RECORD_VERSION, boot_id, process_stat};
+use crate::record::{ExitRecord, LiveState, LiveStatus, RECORD_VERSION, boot_id};
 use crate::start::{LAUNCH_FD, WORKER_NAME, channel, vectors};
 
 /// A session whose worker has not reported yet.
@@ -164,13 +164,11 @@ impl Supervisor {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        // A process that has been reaped already has no start time any more; nobody will find it running.
-        let start_time = process_stat(session.pid).map_or(0, |stat| stat.start_time);
         let live = LiveState {
             version: RECORD_VERSION,
             status: LiveStatus::Running,
             pid: session.pid,
-            pid_start_time: start_time,
+            pid_start_time: session.start_time,
             boot_id: boot_id()?,
             started_at: session.started_at,
             tty: record.tty,
@@ -204,7 +202,7 @@ impl Supervisor {
     /// of no interest.
     pub(super) fn reap_children(&mut self) {
         while let Ok(Some(_)) = self.children.take() {}
-        while let Ok(Some((pid, status))) = waitpid(None, WaitOptions::NOHANG) {
+        while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
             let pid = pid.as_raw_nonzero().get();
             let session = self.sessions.iter_mut().find(|session| session.pid == pid && session.wait_status.is_none());
             match session {

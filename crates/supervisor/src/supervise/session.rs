@@ -18,7 +18,7 @@ use rustix::pty::OpenptFlags;
 use super::poller::{Poller, Source};
 use crate::launch::{Launch, LaunchStdio};
 use crate::log::{LogWriter, Stream};
-use crate::record::LiveState;
+use crate::record::{LiveState, process_stat};
 use crate::timestamp::Timestamp;
 
 #[derive(Debug)]
@@ -27,6 +27,8 @@ pub(super) struct Session {
     pub(super) pid: i32,
     pub(super) pidfd: OwnedFd,
     pub(super) started_at: Timestamp,
+    /// Start time in clock ticks since boot; 0 for a process that had been reaped before it was launched.
+    pub(super) start_time: u64,
     /// Wait status as waitpid(2) gives it, when it was reaped before its pidfd was looked at.
     pub(super) wait_status: Option<i32>,
     pub(super) log: Option<LogWriter>,
@@ -81,6 +83,7 @@ impl Session {
             pid: launch.pid,
             pidfd: launch.pidfd,
             started_at: Timestamp::now(),
+            start_time: process_stat(launch.pid).map_or(0, |stat| stat.start_time),
             wait_status: None,
             log: launch.log.map(LogWriter::new),
             input: Input { fd: input, ..Input::default() },
@@ -106,6 +109,7 @@ impl Session {
             pid: live.pid,
             pidfd,
             started_at: live.started_at,
+            start_time: live.pid_start_time,
             wait_status: None,
             log,
             input: Input::default(),

@@ -4,7 +4,7 @@
 //! that it wrote is in its FIFOs or terminal by then. Other processes may share them (`--pid host`), so draining stops
 //! at [`DRAIN_BYTES`] even when they go on writing.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 
 use hull_sys::pidfd_info;
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -15,6 +15,7 @@ use super::connection::Connection;
 use super::session::{Read, Session};
 use crate::log::Stream;
 use crate::protocol::{Exited, MAX_DATA, Reply, STDERR, STDOUT};
+use crate::record::{ProcessStat, process_stat};
 use crate::timestamp::Timestamp;
 
 /// Most bytes read from one output after its process has ended; far more than a FIFO holds (1 MiB by default).
@@ -144,17 +145,22 @@ fn wait_status(session: &Session) -> Reaped {
         Ok(Some((_, status))) => Reaped::Status(status.as_raw()),
         Ok(None) => Reaped::NotYet,
         // Not our child: an adopted process, whose parent has reaped it or is about to.
-        Err(_) => status_of_adopted(&session.pidfd),
+        Err(_) => status_of_adopted(session),
     }
 }
 
-/// The kernel (from 6.15) tells the status as soon as the parent has reaped the process; a pidfd hangs up then.
-fn status_of_adopted(pidfd: &OwnedFd) -> Reaped {
+/// The status of a process that is not our child: /proc shows it until the parent has reaped the process, and the kernel
+/// (from 6.15) tells it afterwards; a pidfd hangs up at that moment.
+fn status_of_adopted(session: &Session) -> Reaped {
+    let stat = process_stat(session.pid).ok().filter(|stat| stat.start_time == session.start_time);
+    if let Some(status) = stat.and_then(ProcessStat::zombie_status) {
+        return Reaped::Status(status);
+    }
     let two_seconds = Timespec { tv_sec: 2, tv_nsec: 0 };
-    let mut polled = [PollFd::new(pidfd, PollFlags::HUP)];
-    // POLLIN is not asked for, but older kernels give no POLLHUP: then this just takes its two seconds.
+    let mut polled = [PollFd::new(&session.pidfd, PollFlags::HUP)];
+    // Older kernels give no hang-up: then this just takes its two seconds.
     let _reaped_or_late = rustix::event::poll(&mut polled, Some(&two_seconds));
-    match pidfd_info::exit_status(pidfd.as_fd()) {
+    match pidfd_info::exit_status(session.pidfd.as_fd()) {
         Ok(Some(status)) => Reaped::Status(status),
         Ok(None) | Err(_) => Reaped::Unknown,
     }
