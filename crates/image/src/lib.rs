@@ -23,6 +23,7 @@ mod progress;
 pub mod registry;
 mod remove;
 mod store;
+pub mod unpack;
 
 pub use arriving::{Holds, NewImage, StoredBlob};
 pub use error::ImageError;
