@@ -15,7 +15,6 @@ mod files;
 mod filter;
 mod id;
 pub mod identity;
-#[path = "images_pending.rs"]
 mod images;
 pub mod inspect;
 pub mod lifecycle;

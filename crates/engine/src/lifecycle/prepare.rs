@@ -152,7 +152,7 @@ impl Engine {
             donors.id_map = Some(spec::id_map(id));
         }
         if request.ipc == NamespaceChoice::Host {
-            donors.shm = Some(PathBuf::from("/dev/shm"));
+            donors.shm = Some(PathBuf::from("/dev/shm")).filter(|shm| shm.is_dir());
         }
         for (type_, option, choice) in spec::choices(request) {
             let NamespaceChoice::Container(name) = choice else { continue };

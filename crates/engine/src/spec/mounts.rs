@@ -128,12 +128,9 @@ fn kernel_mounts(request: &CreateContainer, resolved: &Resolved) -> Vec<Mount> {
         ),
         mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", guarded]),
         mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", guarded]),
+        // The queues of whatever IPC namespace the container is in.
+        mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
     ];
-    if request.ipc == NamespaceChoice::Host {
-        list.push(bind("/dev/mqueue", PathBuf::from("/dev/mqueue"), &["rbind", "rprivate"]));
-    } else {
-        list.push(mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]));
-    }
     list.extend(shm(request, resolved));
     list
 }

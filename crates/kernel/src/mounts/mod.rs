@@ -6,6 +6,7 @@
 //!
 //! When the kernel refuses a file system, its own words are read from the fsopen descriptor and kept in the error.
 
+pub mod foreign;
 pub mod inside;
 pub mod overlay;
 pub mod shifted;

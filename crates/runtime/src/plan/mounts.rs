@@ -187,10 +187,21 @@ fn tree(
     Ok(MountAction::Tree(Some(tree)))
 }
 
-/// Clones the host's tree at `path`; `destination` names the mount in errors.
+/// Clones the host's tree at `path`; `destination` names the mount in errors. A path below `/proc/PID/root` is that
+/// process' own: it is cloned in its mount namespace.
 pub(super) fn open_source(path: &Path, destination: &Path, recursive: bool) -> Result<OwnedFd, PlanError> {
-    mounts::clone_tree(CWD, path, recursive)
-        .map_err(|source| PlanError::MountSource { destination: destination.to_path_buf(), source })
+    let tree = match of_process(path) {
+        Some((pid, inside)) => mounts::foreign::clone_tree_of_process(pid, &inside, recursive),
+        None => mounts::clone_tree(CWD, path, recursive),
+    };
+    tree.map_err(|source| PlanError::MountSource { destination: destination.to_path_buf(), source })
+}
+
+fn of_process(path: &Path) -> Option<(i32, PathBuf)> {
+    let mut components = path.strip_prefix("/proc").ok()?.components();
+    let pid = components.next()?.as_os_str().to_str()?.parse().ok()?;
+    let inside = components.as_path().strip_prefix("root").ok()?;
+    Some((pid, Path::new("/").join(inside)))
 }
 
 fn cgroup(destination: &Path, options: &Options, namespaces: &NamespacePlan) -> Result<MountAction, PlanError> {
