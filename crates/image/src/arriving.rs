@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use hull_oci::image::ImageConfiguration;
 use hull_oci::{Digest, Reference};
-use hull_store::{HoldKind, Lease, hold, release};
+use hull_store::{HoldKind, Holder, release_dead};
 use rusqlite::OptionalExtension;
 
 use crate::content::{BlobWriter, SealedBlob};
@@ -62,17 +62,20 @@ impl NewImage<'_> {
 #[derive(Debug)]
 pub struct Holds<'a> {
     images: &'a ImageStore<'a>,
-    lease: Lease,
-    held: Mutex<Vec<(HoldKind, Digest)>>,
+    holder: Holder,
+    held: Mutex<Vec<Digest>>,
 }
 
 impl<'a> Holds<'a> {
-    /// Holds nothing yet.
+    /// Holds nothing yet. What dead processes held, or were writing, goes.
     ///
     /// # Errors
-    /// [`ImageError`] when this process's lease cannot be made.
+    /// [`ImageError`] when this process's lease cannot be made, or the database not be written.
     pub fn new(images: &'a ImageStore<'a>) -> Result<Self, ImageError> {
-        Ok(Self { images, lease: Lease::current()?, held: Mutex::default() })
+        let holder = Holder::new()?;
+        images.database().write(|transaction| Ok::<_, ImageError>(release_dead(transaction)?))?;
+        images.content().sweep()?;
+        Ok(Self { images, holder, held: Mutex::default() })
     }
 
     /// Holds blobs by digest and layers by chain id, before anybody looks whether they exist.
@@ -82,12 +85,13 @@ impl<'a> Holds<'a> {
     pub fn hold(&self, things: &[(HoldKind, &Digest)]) -> Result<(), ImageError> {
         self.images.database().write(|transaction| {
             for (kind, digest) in things {
-                hold(transaction, *kind, digest.as_str(), &self.lease)?;
+                self.holder.hold(transaction, *kind, digest.as_str())?;
             }
             Ok::<_, ImageError>(())
         })?;
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        held.extend(things.iter().map(|(kind, digest)| (*kind, (*digest).clone())));
+        let blobs = things.iter().filter(|(kind, _)| *kind == HoldKind::Blob);
+        held.extend(blobs.map(|(_, digest)| (*digest).clone()));
         Ok(())
     }
 
@@ -152,7 +156,7 @@ impl<'a> Holds<'a> {
     /// # Errors
     /// [`ImageError::Content`].
     pub fn writer_of(&self, digest: &Digest) -> Result<BlobWriter, ImageError> {
-        Ok(self.images.content().writer_of(digest, &self.lease)?)
+        Ok(self.images.content().writer_of(digest, self.holder.lease())?)
     }
 
     /// Begins a blob of unknown digest; see [`crate::content::Content::writer`].
@@ -160,7 +164,7 @@ impl<'a> Holds<'a> {
     /// # Errors
     /// [`ImageError::Content`].
     pub fn writer(&self) -> Result<BlobWriter, ImageError> {
-        Ok(self.images.content().writer(&self.lease)?)
+        Ok(self.images.content().writer(self.holder.lease())?)
     }
 
     /// Holds a sealed blob, gives it its name and records it.
@@ -203,17 +207,8 @@ impl<'a> Holds<'a> {
 
     fn let_go(&self) -> Result<(), ImageError> {
         let held = std::mem::take(&mut *self.held.lock().unwrap_or_else(PoisonError::into_inner));
-        if held.is_empty() {
-            return Ok(());
-        }
-        self.images.database().write(|transaction| {
-            for (kind, digest) in &held {
-                release(transaction, *kind, digest.as_str(), &self.lease)?;
-            }
-            Ok::<_, ImageError>(())
-        })?;
-        let blobs = held.into_iter().filter(|(kind, _)| *kind == HoldKind::Blob).map(|(_, digest)| digest);
-        self.images.collect_blobs(&blobs.collect::<Vec<_>>())?;
+        self.images.database().write(|transaction| Ok::<_, ImageError>(self.holder.let_go(transaction)?))?;
+        self.images.collect_blobs(&held)?;
         Ok(())
     }
 }

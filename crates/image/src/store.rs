@@ -6,7 +6,7 @@
 //! leaves blobs without an image, which [`ImageStore::sweep`] takes, never an image without blobs.
 
 use hull_oci::{Digest, Reference};
-use hull_store::{Lease, Roots, Store, blob_is_used};
+use hull_store::{Lease, Roots, Store, blob_is_used, release_dead};
 use rusqlite::{Connection, OptionalExtension, Transaction};
 
 use crate::content::{Content, ContentError};
@@ -159,6 +159,7 @@ impl<'a> ImageStore<'a> {
     /// # Errors
     /// [`ImageError`] when the database or the content store cannot be read or written.
     pub fn sweep(&self) -> Result<usize, ImageError> {
+        self.store.write(|transaction| Ok::<_, ImageError>(release_dead(transaction)?))?;
         let mut candidates = self.content.digests()?;
         let unreferenced = "SELECT digest FROM blobs
             WHERE digest NOT IN (SELECT digest FROM image_blobs) AND digest NOT IN (SELECT digest FROM image_layers)";

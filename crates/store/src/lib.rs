@@ -23,6 +23,6 @@ mod roots;
 pub mod schema;
 
 pub use database::{Store, StoreError};
-pub use holds::{HoldKind, blob_is_used, hold, is_held, layer_is_used, release, release_all};
+pub use holds::{HoldKind, Holder, blob_is_used, is_held, layer_is_used, release_dead};
 pub use lease::{Lease, LeaseError};
 pub use roots::{DEFAULT_ROOT, DEFAULT_STATE, Roots};

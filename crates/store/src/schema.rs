@@ -71,10 +71,11 @@ CREATE INDEX image_layers_by_digest ON image_layers(digest);
 CREATE TABLE holds (
     kind        TEXT NOT NULL CHECK (kind IN ('blob', 'layer')),
     key         TEXT NOT NULL,          -- a blob's digest, a layer's chain id
+    holder      INTEGER NOT NULL,       -- which of its process's pieces of work
     lease_pid   INTEGER NOT NULL,
     lease_start INTEGER NOT NULL,
     lease_boot  TEXT NOT NULL,
-    PRIMARY KEY (kind, key, lease_pid, lease_start, lease_boot)
+    PRIMARY KEY (kind, key, holder, lease_pid, lease_start, lease_boot)
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE snapshots (

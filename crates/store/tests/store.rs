@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 
-use hull_store::{HoldKind, Lease, Roots, Store, StoreError, hold, is_held, release_all, schema};
+use hull_store::{HoldKind, Holder, Roots, Store, StoreError, is_held, release_dead, schema};
 
 const CHILD_ROOT: &str = "HULL_STORE_TEST_CHILD_ROOT";
 const ROWS_PER_CHILD: i64 = 20;
@@ -173,23 +173,28 @@ fn a_root_that_cannot_be_made_is_named() {
 fn a_hold_counts_while_its_owner_lives() {
     let folder = tempfile::tempdir().expect("temporary folder");
     let store = Store::open(&roots(&folder)).expect("opens");
-    let own = Lease::current().expect("/proc");
-    let dead = Lease { start_time: own.start_time + 1, ..own.clone() };
+    let (one, two) = (Holder::new().expect("/proc"), Holder::new().expect("/proc"));
     let held = |kind, key: &str| {
         store.write(|transaction| Ok::<_, StoreError>(is_held(transaction, kind, key)?)).expect("asks")
     };
     store
         .write(|transaction| {
-            hold(transaction, HoldKind::Blob, "a", &own)?;
-            hold(transaction, HoldKind::Blob, "a", &own)?;
-            hold(transaction, HoldKind::Blob, "b", &dead)?;
+            one.hold(transaction, HoldKind::Blob, "a")?;
+            one.hold(transaction, HoldKind::Blob, "a")?;
+            two.hold(transaction, HoldKind::Blob, "a")?;
+            let (pid, start, boot) = one.lease().columns();
+            transaction.execute("INSERT INTO holds VALUES ('blob', 'b', 0, ?1, ?2, ?3)", (pid, start + 1, boot))?;
             Ok::<_, StoreError>(())
         })
         .expect("holds");
     assert!(held(HoldKind::Blob, "a"));
     assert!(!held(HoldKind::Layer, "a"));
-    assert!(!held(HoldKind::Blob, "b"));
-    assert_eq!(count(&store, "holds"), 1, "the dead one is gone");
-    store.write(|transaction| Ok::<_, StoreError>(release_all(transaction, &own)?)).expect("releases");
+    assert!(!held(HoldKind::Blob, "b"), "its owner is dead");
+    assert_eq!(count(&store, "holds"), 3);
+    store.write(|transaction| Ok::<_, StoreError>(release_dead(transaction)?)).expect("releases");
+    assert_eq!(count(&store, "holds"), 2);
+    store.write(|transaction| Ok::<_, StoreError>(one.let_go(transaction)?)).expect("lets go");
+    assert!(held(HoldKind::Blob, "a"), "the other one still holds it");
+    store.write(|transaction| Ok::<_, StoreError>(two.let_go(transaction)?)).expect("lets go");
     assert!(!held(HoldKind::Blob, "a"));
 }

@@ -23,7 +23,7 @@ pub enum PullError {
     Credentials(#[from] CredentialsError),
     /// The registry wants credentials, or others than it was given.
     #[error(
-        "pull access denied for {name}, repository does not exist or may require 'hull login': {message}",
+        "pull access denied for {name}, repository does not exist or may require 'docker login': {message}",
         name = reference.familiar_name()
     )]
     Denied {

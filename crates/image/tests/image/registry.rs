@@ -637,3 +637,19 @@ fn an_identity_token_is_changed_for_an_access_token() {
     let (hull, known) = (Hull::new(), PullOptions { docker_config: Some(config), ..options() });
     drop(pull(&hull.images(), &server.reference("a"), &known, &IgnoreLayers, &NoProgress).expect("pulls"));
 }
+
+#[test]
+fn a_loopback_registry_may_speak_tls() {
+    let ((server, authority), image) = (Server::with_tls(), two_layers());
+    server.put_image("a", "latest", &image);
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let path = folder.path().join("ca.pem");
+    std::fs::write(&path, authority).expect("writes");
+    let (hull, trusting) = (Hull::new(), PullOptions { certificate_files: vec![path], ..options() });
+    let images = hull.images();
+    let pulled = pull(&images, &server.reference("a"), &trusting, &CheckingSink::default(), &NoProgress);
+    assert_eq!(pulled.expect("pulls").image.id, image.id());
+    let error = failure(&server.reference("a"), &options());
+    assert!(matches!(&error, PullError::Transport(TransportError::Tls { .. })), "{error:?}");
+    assert!(told(&error).contains("UnknownIssuer"), "{}", told(&error));
+}

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -77,8 +77,41 @@ impl Server {
         Self::with(|_, _| None)
     }
 
+    /// A registry that always behaves and speaks TLS alone, with a certificate for `localhost` by an authority of its
+    /// own, which comes back in PEM.
+    pub fn with_tls() -> (Self, String) {
+        let authority_key = rcgen::KeyPair::generate().expect("key");
+        let mut parameters = rcgen::CertificateParams::new(Vec::new()).expect("no names");
+        parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let authority = parameters.self_signed(&authority_key).expect("signs");
+        let issuer = rcgen::Issuer::from_params(&parameters, &authority_key);
+        let key = rcgen::KeyPair::generate().expect("key");
+        let names = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).expect("a name");
+        let certificate = names.signed_by(&key, &issuer).expect("signs");
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_no_client_auth()
+            .with_single_cert(
+                vec![certificate.der().clone()],
+                rustls::pki_types::PrivatePkcs8KeyDer::from(key.serialize_der()).into(),
+            )
+            .expect("a certificate and its key");
+        let mut server = Self::start(|_, _| None, Some(Arc::new(config)));
+        server.host = server.host.replace("127.0.0.1", "localhost");
+        (server, authority.pem())
+    }
+
     /// A registry whose script sees each request and how often that path was asked for before.
     pub fn with(script: impl Fn(&Request, usize) -> Option<Reply> + Send + Sync + 'static) -> Self {
+        Self::start(script, None)
+    }
+
+    fn start(
+        script: impl Fn(&Request, usize) -> Option<Reply> + Send + Sync + 'static,
+        tls: Option<Arc<rustls::ServerConfig>>,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let host = listener.local_addr().expect("bound").to_string();
         let state =
@@ -87,7 +120,14 @@ impl Server {
         thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
                 let state = Arc::clone(&shared);
-                thread::spawn(move || serve(&state, stream));
+                let tls = tls.clone();
+                thread::spawn(move || match tls {
+                    None => serve(&state, stream),
+                    Some(config) => {
+                        let session = rustls::ServerConnection::new(config).expect("a session");
+                        serve(&state, rustls::StreamOwned::new(session, stream));
+                    }
+                });
             }
         });
         Self { host, state }
@@ -129,8 +169,8 @@ impl Server {
     }
 }
 
-fn serve(state: &State, stream: TcpStream) {
-    let mut reader = BufReader::new(stream.try_clone().expect("clones"));
+fn serve(state: &State, stream: impl Read + Write) {
+    let mut reader = BufReader::new(stream);
     while let Some(request) = read_request(&mut reader) {
         let earlier = {
             let mut requests = state.requests.lock().expect("no panic");
@@ -138,13 +178,13 @@ fn serve(state: &State, stream: TcpStream) {
             requests.iter().filter(|earlier| earlier.path == request.path).count() - 1
         };
         let reply = (state.script)(&request, earlier).unwrap_or_else(|| own_reply(state, &request));
-        if !write_reply(&stream, &reply) {
+        if !write_reply(reader.get_mut(), &reply) {
             break;
         }
     }
 }
 
-fn read_request(reader: &mut BufReader<TcpStream>) -> Option<Request> {
+fn read_request(reader: &mut impl BufRead) -> Option<Request> {
     let mut line = String::new();
     if reader.read_line(&mut line).ok()? == 0 {
         return None;
@@ -188,7 +228,7 @@ fn own_reply(state: &State, request: &Request) -> Reply {
 }
 
 /// False when the connection is to be closed.
-fn write_reply(mut stream: &TcpStream, reply: &Reply) -> bool {
+fn write_reply(stream: &mut impl Write, reply: &Reply) -> bool {
     let mut head = format!("HTTP/1.1 {} Status\r\n", reply.status);
     for (name, value) in &reply.headers {
         head.push_str(&format!("{name}: {value}\r\n"));
