@@ -8,6 +8,7 @@ use std::io;
 use std::path::PathBuf;
 
 use hull_image::ImageError;
+use hull_image::archive::ArchiveError;
 use hull_image::registry::PullError;
 use hull_kernel::cgroups::CgroupError;
 use hull_kernel::mounts::MountError;
@@ -24,6 +25,7 @@ use crate::copy::CopyError;
 use crate::files::FilesError;
 use crate::id::ContainerId;
 use crate::identity::IdentityError;
+use crate::images::LayerError;
 use crate::lifecycle::state::Refusal;
 use crate::machine::MachineError;
 use crate::names::NameError;
@@ -192,6 +194,12 @@ pub enum EngineError {
     /// A snapshot.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
+    /// An archive of an image or of a root file system.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    /// A layer that cannot be unpacked.
+    #[error(transparent)]
+    Layer(#[from] LayerError),
     /// A mount that this process makes itself.
     #[error(transparent)]
     Mount(#[from] MountError),
@@ -308,6 +316,8 @@ impl EngineError {
             EngineError::Reference(_) | EngineError::Platform(_) => ErrorKind::Invalid,
             EngineError::Snapshot(SnapshotError::File { source, .. }) => kind_of(source),
             EngineError::Snapshot(SnapshotError::Store(error)) => store_kind(error),
+            EngineError::Archive(error) => disk_full_or(error, ErrorKind::Invalid),
+            EngineError::Layer(error) => disk_full_or(error, ErrorKind::Invalid),
             EngineError::Locked { .. } => ErrorKind::Unavailable,
             EngineError::Volume(error) => error.kind(),
             EngineError::Copy(error) => error.kind(),
@@ -315,7 +325,7 @@ impl EngineError {
             EngineError::Record(error) => error.kind(),
             EngineError::Store(error) => store_kind(error),
             EngineError::Path { source, .. } => kind_of(source),
-            _ => ErrorKind::Internal,
+            _ => disk_full_or(self, ErrorKind::Internal),
         }
     }
 
@@ -353,6 +363,18 @@ pub(crate) fn kind_of(error: &io::Error) -> ErrorKind {
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => ErrorKind::Permission,
         _ => ErrorKind::Internal,
     }
+}
+
+/// Exhausted when a full disk is among the causes, else `other`.
+fn disk_full_or(error: &(dyn std::error::Error + 'static), other: ErrorKind) -> ErrorKind {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if error.downcast_ref::<io::Error>().is_some_and(|error| kind_of(error) == ErrorKind::Exhausted) {
+            return ErrorKind::Exhausted;
+        }
+        cause = error.source();
+    }
+    other
 }
 
 fn image_kind(error: &ImageError) -> ErrorKind {

@@ -243,3 +243,6 @@ fn linux(request: &CreateContainer, resolved: &Resolved) -> Result<Linux, SpecEr
         ..Linux::default()
     })
 }
+
+#[cfg(test)]
+mod tests;
