@@ -24,7 +24,7 @@ use rustix::mount::{
 };
 use rustix::path::Arg;
 
-pub use overlay::{OverlayMount, overlay, shifted_overlay};
+pub use overlay::{OverlayMount, overlay};
 pub use sys::{
     MOUNT_ATTR_ATIME, MOUNT_ATTR_IDMAP, MOUNT_ATTR_NOATIME, MOUNT_ATTR_NODEV, MOUNT_ATTR_NODIRATIME, MOUNT_ATTR_NOEXEC,
     MOUNT_ATTR_NOSUID, MOUNT_ATTR_NOSYMFOLLOW, MOUNT_ATTR_RDONLY, MOUNT_ATTR_RELATIME, MOUNT_ATTR_STRICTATIME,

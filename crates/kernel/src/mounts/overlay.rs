@@ -15,15 +15,15 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use hull_sys::mount::{MOUNT_ATTR_IDMAP, MOUNT_ATTR_RDONLY, MountAttributes};
-use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Uid, chownat, fstat, open, unlinkat};
+use hull_sys::mount::{MOUNT_ATTR_RDONLY, MountAttributes};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, open, unlinkat};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string,
     fsmount, fsopen, mount,
 };
 
-use super::{MountError, Propagation, attach, clone_tree, kernel_log, set_attributes, set_propagation};
+use super::{MountError, Propagation, clone_tree, kernel_log, set_attributes, set_propagation};
 
 /// How many lower directories the kernel stacks (`OVL_MAX_STACK`).
 pub const MAXIMUM_LOWERS: usize = 500;
@@ -70,66 +70,6 @@ pub fn overlay(stack: &OverlayMount) -> Result<OwnedFd, MountError> {
             }
         }
     }
-}
-
-/// As [`overlay`], with the owners of the layers' files shifted through `user_namespace` (idmapped mounts, Linux 5.19):
-/// what belongs to id 0 on disk belongs to the namespace's root in the mount. The upper directory is not shifted: it
-/// holds the namespace's ids as the host counts them. One that has never been mounted gets the shifted owner of the
-/// topmost layer.
-///
-/// # Errors
-/// As [`overlay`]; `EINVAL` from mount_setattr(2) where a file system cannot shift ids.
-pub fn shifted_overlay(stack: &OverlayMount, user_namespace: BorrowedFd<'_>) -> Result<OwnedFd, MountError> {
-    let shifted = || std::thread::scope(|scope| scope.spawn(|| shifted_elsewhere(stack, user_namespace)).join());
-    match shifted() {
-        Ok(result) => result,
-        Err(panic) => std::panic::resume_unwind(panic),
-    }
-}
-
-/// Overlay takes layers from attached mounts only (before Linux 6.15), so the shifted ones are attached to a tmpfs in
-/// a mount namespace that ends with the thread.
-fn shifted_elsewhere(stack: &OverlayMount, user_namespace: BorrowedFd<'_>) -> Result<OwnedFd, MountError> {
-    leave_mount_namespace()?;
-    let Some(place) = stack.lowers.first() else { return overlay(stack) };
-    let shifted_clone = |lower: &PathBuf| shifted_clone(lower, user_namespace);
-    let mounts = stack.lowers.iter().map(shifted_clone).collect::<Result<Vec<_>, _>>()?;
-    if let Some((upper, work)) = &stack.upper {
-        own_as(mounts[0].as_fd(), upper, work)?;
-    }
-    let failed = |operation, errno| MountError::new(operation, format!("tmpfs on {}", place.display()), errno);
-    mount("tmpfs", place, "tmpfs", MountFlags::empty(), None).map_err(|errno| failed("mount", errno))?;
-    for (index, mount) in mounts.iter().enumerate() {
-        let target = place.join(index.to_string());
-        rustix::fs::mkdir(&target, Mode::from_raw_mode(0o700)).map_err(|errno| failed("mkdir", errno))?;
-        let target = open_directory(&target)?;
-        attach(mount.as_fd(), target.as_fd(), "shifted layer")?;
-    }
-    let lowers = (0..stack.lowers.len()).map(|index| place.join(index.to_string())).collect();
-    overlay(&OverlayMount { lowers, ..stack.clone() })
-}
-
-/// Gives an upper directory that no overlay has used (its work directory is empty) the owner of a layer.
-fn own_as(layer: BorrowedFd<'_>, upper: &Path, work: &Path) -> Result<(), MountError> {
-    let failed = |operation, path: &Path| {
-        let subject = path.display().to_string();
-        move |errno| MountError::new(operation, subject, errno)
-    };
-    match rustix::fs::lstat(work.join("work")) {
-        Err(Errno::NOENT) => {}
-        result => return result.map(drop).map_err(failed("stat", work)),
-    }
-    let owner = fstat(layer).map_err(failed("stat", upper))?;
-    let (uid, gid) = (Uid::from_raw(owner.st_uid), Gid::from_raw(owner.st_gid));
-    chownat(CWD, upper, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW).map_err(failed("chown", upper))
-}
-
-fn shifted_clone(directory: &Path, user_namespace: BorrowedFd<'_>) -> Result<OwnedFd, MountError> {
-    let mount = clone_tree(CWD, directory, false)?;
-    let userns_fd = u64::try_from(user_namespace.as_raw_fd()).unwrap_or_default();
-    let attributes = MountAttributes { set: MOUNT_ATTR_IDMAP, userns_fd, ..MountAttributes::default() };
-    set_attributes(mount.as_fd(), false, &attributes, &format!("{} (shifting ids)", directory.display()))?;
-    Ok(mount)
 }
 
 /// Gives the calling thread a mount namespace that nothing leaks out of.
@@ -218,7 +158,7 @@ fn with_short_name(path: &Path, set: impl FnOnce(&OsStr) -> Result<(), MountErro
     set(OsStr::new(&descriptor_name(directory.as_fd())))
 }
 
-fn open_directory(path: &Path) -> Result<OwnedFd, MountError> {
+pub(super) fn open_directory(path: &Path) -> Result<OwnedFd, MountError> {
     open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|errno| MountError::new("open", path.display().to_string(), errno))
 }
@@ -433,38 +373,6 @@ mod tests {
                 std::fs::remove_dir_all(folder.0.join("up")).unwrap();
             }
         }
-    }
-
-    #[test]
-    fn owners_are_shifted_through_a_user_namespace() {
-        use std::os::unix::fs::MetadataExt;
-        let folder = Folder::new("shifted");
-        let stack = folder.stack(2);
-        let mut child = std::process::Command::new("unshare").args(["--user", "sleep", "60"]).spawn().unwrap();
-        let path = format!("/proc/{}/ns/user", child.id());
-        let own = std::fs::read_link("/proc/self/ns/user").unwrap();
-        while std::fs::read_link(&path).unwrap() == own {
-            assert_eq!(child.try_wait().unwrap(), None, "unshare has ended");
-            std::thread::yield_now();
-        }
-        for map in ["uid_map", "gid_map"] {
-            std::fs::write(format!("/proc/{}/{map}", child.id()), "0 100000 1000").unwrap();
-        }
-        let namespace = std::fs::File::open(&path).unwrap();
-        let before = mount_table();
-        let mount = shifted_overlay(&stack, namespace.as_fd()).unwrap();
-        assert_eq!(mount_table(), before);
-        for name in ["shared", "."] {
-            assert_eq!(rustix::fs::statat(&mount, name, AtFlags::empty()).unwrap().st_uid, 100_000, "{name}");
-        }
-        rustix::fs::chownat(&mount, "file-1", None, Some(Gid::from_raw(100_001)), AtFlags::empty()).unwrap();
-        let upper = std::fs::metadata(stack.upper.as_ref().unwrap().0.join("file-1")).unwrap();
-        assert_eq!((upper.uid(), upper.gid()), (100_000, 100_001));
-        let view = OverlayMount { upper: None, ..stack };
-        let mount = shifted_overlay(&view, namespace.as_fd()).unwrap();
-        assert_eq!(rustix::fs::statat(&mount, "shared", AtFlags::empty()).unwrap().st_uid, 100_000);
-        child.kill().unwrap();
-        child.wait().unwrap();
     }
 
     #[test]
