@@ -61,6 +61,9 @@ pub enum Failure {
     /// The engine said no.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// The OCI runtime said no.
+    #[error(transparent)]
+    Runtime(#[from] hull_runtime::container::ContainerError),
     /// The supervisor of a container said no.
     #[error(transparent)]
     Client(#[from] hull_supervisor::client::ClientError),

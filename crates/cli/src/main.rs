@@ -6,6 +6,7 @@
 //! hull-worker      short-lived work for a supervisor                  hull_engine::worker
 //! hull-init        PID 1 of a container started with --init           hull_runtime::init_process
 //! hello            the program of the built-in image `hello`          hull_engine::builtin
+//! runc, hull-runc  the OCI runtime command line                       commands::oci
 //! ```
 //!
 //! The hot entries are told apart before anything else happens: none of them pays for the command line.
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         Entry::Worker => hull_engine::worker::run(arguments),
         Entry::Init => hull_runtime::init_process::run(arguments),
         Entry::Hello => hull_engine::hello_main(),
+        Entry::Runtime => commands::oci::main(std::iter::once(called_as).chain(arguments).collect()),
         Entry::CommandLine => commands::main(std::iter::once(called_as).chain(arguments).collect()),
     }
 }
@@ -39,6 +41,7 @@ enum Entry {
     Worker,
     Init,
     Hello,
+    Runtime,
     CommandLine,
 }
 
@@ -48,6 +51,7 @@ fn entry(called_as: &OsStr) -> Entry {
         Some("hull-worker") => Entry::Worker,
         Some("hull-init") => Entry::Init,
         Some("hello") => Entry::Hello,
+        Some("runc" | "hull-runc") => Entry::Runtime,
         _ => Entry::CommandLine,
     }
 }
@@ -65,6 +69,8 @@ mod tests {
             ("hull-worker", Entry::Worker),
             ("hull-init", Entry::Init),
             ("/hello", Entry::Hello),
+            ("runc", Entry::Runtime),
+            ("/usr/sbin/hull-runc", Entry::Runtime),
             ("", Entry::CommandLine),
         ] {
             assert_eq!(entry(OsStr::new(name)), expected, "{name}");

@@ -7,12 +7,12 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 
 /// A flag of a later release.
 pub struct LaterFlag {
-    long: &'static str,
-    short: Option<char>,
-    takes_value: bool,
+    pub(super) long: &'static str,
+    pub(super) short: Option<char>,
+    pub(super) takes_value: bool,
     /// Values that ask for nothing and are therefore fine.
-    harmless: &'static [&'static str],
-    reason: &'static str,
+    pub(super) harmless: &'static [&'static str],
+    pub(super) reason: &'static str,
 }
 
 const NETWORKS: &str = "it comes with the networks release";
@@ -20,11 +20,13 @@ const LIMITS: &str = "this limit comes with a later release";
 const HEALTH: &str = "health checks come with a later release";
 const WINDOWS: &str = "it has a meaning on Windows only";
 
-const fn value(long: &'static str, reason: &'static str) -> LaterFlag {
+/// A refused flag with a value.
+pub(super) const fn value(long: &'static str, reason: &'static str) -> LaterFlag {
     LaterFlag { long, short: None, takes_value: true, harmless: &[], reason }
 }
 
-const fn switch(long: &'static str, reason: &'static str) -> LaterFlag {
+/// A refused flag without a value.
+pub(super) const fn switch(long: &'static str, reason: &'static str) -> LaterFlag {
     LaterFlag { long, short: None, takes_value: false, harmless: &[], reason }
 }
 

@@ -14,6 +14,7 @@ pub mod images;
 pub mod later;
 pub mod moment;
 pub mod mounts;
+pub mod oci;
 pub mod run;
 pub mod surroundings;
 pub mod system;
@@ -202,6 +203,7 @@ pub fn refusal(error: &clap::Error, verbs: &'static [Verb], words: &[OsString]) 
     let invalid = text(ContextKind::InvalidArg);
     let is_flag = invalid.starts_with('-');
     let (message, kind) = match error.kind() {
+        _ if has_words_of_its_own(&path) => (first_line(error), UsageKind::Flag),
         ErrorKind::InvalidSubcommand => {
             let unknown = text(ContextKind::InvalidSubcommand);
             (format!("unknown command: {command} {unknown}"), UsageKind::Command)
@@ -221,6 +223,18 @@ pub fn refusal(error: &clap::Error, verbs: &'static [Verb], words: &[OsString]) 
     };
     let usage = verb.map_or_else(|| "hull [OPTIONS] COMMAND".to_owned(), |verb| format!("{command} {}", verb.usage));
     Failure::Usage { message, usage: usage.trim_end().to_owned(), help: command, kind }
+}
+
+/// `oci` has commands that are not in the table of verbs: what clap says of them is said as it is.
+pub fn has_words_of_its_own(path: &[&'static Verb]) -> bool {
+    path.last().is_some_and(|verb| verb.name == "oci")
+}
+
+/// What clap says, without its heading and its usage.
+fn first_line(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let line = text.lines().next().unwrap_or_default();
+    line.strip_prefix("error: ").unwrap_or(line).trim_end_matches(':').to_owned()
 }
 
 /// What about a command line is wrong; docker's exit codes differ.

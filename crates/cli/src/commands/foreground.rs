@@ -64,7 +64,11 @@ pub fn container(
         client.cleanup_mine()?;
     }
     let end = attach::run(&mut client, options)?;
-    if owned && matches!(end, AttachEnd::Exited(_) | AttachEnd::Failed { .. }) {
+    // Without the grant somebody else cleans up, and the container may even run again: hands off.
+    if owned
+        && matches!(end, AttachEnd::Exited(_) | AttachEnd::Failed { .. })
+        && let Some(_lock) = client.begin_cleanup()?
+    {
         if let Err(error) = engine.finish(id) {
             // The exit code is the container's; what stays behind is swept by the next command.
             crate::error::report(&error.into(), context.log_format());

@@ -10,9 +10,14 @@ mod create;
 mod exec;
 mod foreground;
 mod help;
+mod image;
+mod image_filter;
+mod images;
+mod info;
 mod inspect;
 mod logs;
 mod man;
+pub mod oci;
 mod ps;
 mod rm;
 mod run;
@@ -68,9 +73,9 @@ pub fn main(words: Vec<OsString>) -> ExitCode {
         Ok(global) => global,
         Err(error) => return without_command(&error, &words),
     };
-    tell(&global);
-    let context = Context { global };
     let (verb, matches) = chosen(VERBS, &matches);
+    tell(oci::level(verb, matches).unwrap_or(global.log_level), global.log_format);
+    let context = Context { global };
     let Body::Leaf { run, .. } = verb.body else {
         return ExitCode::FAILURE;
     };
@@ -87,6 +92,9 @@ pub fn main(words: Vec<OsString>) -> ExitCode {
 fn without_command(error: &clap::Error, words: &[OsString]) -> ExitCode {
     let path = args::named_verbs(VERBS, words);
     match error.kind() {
+        ErrorKind::DisplayHelp if args::has_words_of_its_own(&path) => {
+            finished(write_stdout(error.to_string().as_bytes()))
+        }
         ErrorKind::DisplayHelp | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             let names: Vec<&str> = path.iter().map(|verb| verb.name).collect();
             finished(write_stdout(args::help(VERBS, &names).to_string().as_bytes()))
@@ -122,12 +130,12 @@ fn chosen<'a>(verbs: &'static [Verb], matches: &'a ArgMatches) -> (&'static Verb
 }
 
 /// Has messages of the asked level written to stderr.
-fn tell(global: &GlobalArgs) {
+pub fn tell(level: tracing::Level, format: LogFormat) {
     let builder = tracing_subscriber::fmt()
-        .with_max_level(LevelFilter::from_level(global.log_level))
+        .with_max_level(LevelFilter::from_level(level))
         .with_writer(std::io::stderr)
         .with_target(false);
-    match global.log_format {
+    match format {
         LogFormat::Text => builder.init(),
         LogFormat::Json => builder.json().init(),
     }

@@ -2,11 +2,15 @@
 
 use clap::{Args, FromArgMatches};
 
-use super::{attach, completion, cp, create, exec, help, inspect, logs, man, ps, rm, run, start, stop, version};
+use super::{
+    attach, completion, cp, create, exec, help, image, images, info, inspect, logs, man, oci, ps, rm, run, start, stop,
+    version,
+};
 use crate::args::containers::{
     AttachArgs, CopyArgs, ExecArgs, InspectArgs, InspectOneKindArgs, KillArgs, ListArgs, LogsArgs, NamesArgs,
     RemoveArgs, StartArgs, StopArgs,
 };
+use crate::args::images::{ImportArgs, ListImagesArgs, LoadArgs, PullArgs, RemoveImageArgs, TagArgs};
 use crate::args::later::{self, LaterFlag};
 use crate::args::run::{ContainerArgs, RunArgs};
 use crate::args::system::{CompletionArgs, FormatArgs, ManArgs};
@@ -220,6 +224,76 @@ const INSPECT_IMAGE: Verb = Verb {
     ..PLAIN
 };
 
+const PULL: Verb = Verb {
+    name: "pull",
+    about: "Fetch an image from a registry",
+    usage: "[OPTIONS] NAME[:TAG|@DIGEST]",
+    wants: "requires 1 argument",
+    body: leaf!(PullArgs, later::PULL, image::pull),
+    ..PLAIN
+};
+
+const IMAGES: Verb = Verb {
+    name: "images",
+    about: "List images",
+    usage: "[OPTIONS] [REPOSITORY[:TAG]]",
+    wants: "requires at most 1 argument",
+    body: leaf!(ListImagesArgs, later::IMAGES, images::run),
+    ..PLAIN
+};
+
+const RMI: Verb = Verb {
+    name: "rmi",
+    about: "Remove images",
+    usage: "[OPTIONS] IMAGE [IMAGE...]",
+    wants: "requires at least 1 argument",
+    body: leaf!(RemoveImageArgs, later::REMOVE_IMAGE, image::remove),
+    ..PLAIN
+};
+
+const IMPORT: Verb = Verb {
+    name: "import",
+    about: "Make an image of a root file system's tar",
+    usage: "[OPTIONS] FILE|- [REPOSITORY[:TAG]]",
+    wants: "requires at least 1 and at most 2 arguments",
+    body: leaf!(ImportArgs, image::import),
+    ..PLAIN
+};
+
+const LOAD: Verb = Verb {
+    name: "load",
+    about: "Take the images of a docker or OCI archive in",
+    usage: "[OPTIONS]",
+    body: leaf!(LoadArgs, later::LOAD, image::load),
+    ..PLAIN
+};
+
+const TAG: Verb = Verb {
+    name: "tag",
+    about: "Give an image another name",
+    usage: "SOURCE_IMAGE[:TAG] TARGET_IMAGE[:TAG]",
+    wants: "requires 2 arguments",
+    body: leaf!(TagArgs, image::tag),
+    ..PLAIN
+};
+
+const INFO: Verb = Verb {
+    name: "info",
+    about: "Show what this Hull has and where it runs",
+    usage: "[OPTIONS]",
+    body: leaf!(FormatArgs, info::run),
+    ..PLAIN
+};
+
+const OCI: Verb = Verb {
+    name: "oci",
+    about: "Use Hull as an OCI runtime (the binary called as runc is the same)",
+    usage: "[OPTIONS] COMMAND",
+    wants: "requires a command",
+    body: Body::Leaf { document: crate::args::oci::flagged, parse: crate::args::oci::flagged, run: oci::run },
+    ..PLAIN
+};
+
 const VERSION: Verb = Verb {
     name: "version",
     about: "Show the version of Hull",
@@ -287,12 +361,20 @@ const IMAGE: Verb = Verb {
     about: "Manage images",
     usage: "COMMAND",
     wants: "requires a command",
-    body: Body::Group(&[INSPECT_IMAGE]),
+    body: Body::Group(&[
+        IMPORT,
+        INSPECT_IMAGE,
+        LOAD,
+        Verb { name: "ls", aliases: &["list"], ..IMAGES },
+        PULL,
+        Verb { name: "rm", aliases: &["remove"], ..RMI },
+        TAG,
+    ]),
     ..PLAIN
 };
 
 /// All commands, in the order of the help.
 pub const VERBS: &[Verb] = &[
-    RUN, CREATE, START, STOP, RESTART, PAUSE, UNPAUSE, KILL, WAIT, RM, PS, LOGS, EXEC, ATTACH, CP, INSPECT, CONTAINER,
-    IMAGE, VERSION, COMPLETION, MAN, HELP,
+    RUN, CREATE, START, STOP, RESTART, PAUSE, UNPAUSE, KILL, WAIT, RM, PS, LOGS, EXEC, ATTACH, CP, INSPECT, PULL,
+    IMAGES, RMI, IMPORT, LOAD, TAG, CONTAINER, IMAGE, INFO, VERSION, OCI, COMPLETION, MAN, HELP,
 ];

@@ -1,9 +1,9 @@
-//! Sizes and durations for people, in docker's words.
+//! Sizes and moments for people, in docker's words.
 //!
-//! Sizes are decimal (`kB` is 1000 bytes) with three or four significant digits; durations are one rounded
-//! unit (`About an hour`, `3 weeks`). The formulas are those of docker's go-units package, and the table
-//! tests below hold its boundaries.
+//! Sizes are decimal (`kB` is 1000 bytes) with three or four significant digits, as docker's go-units package
+//! rounds them; the table tests below hold its boundaries. Durations are the engine's to word.
 
+use hull_engine::human_duration;
 use jiff::Timestamp;
 
 const DECIMAL_UNITS: [&str; 9] = ["B", "kB", "MB", "GB", "TB", "PB", "EB", "ZB", "YB"];
@@ -45,25 +45,6 @@ fn significant(number: f64, digits: usize) -> String {
 
 fn trimmed(number: &str) -> &str {
     if number.contains('.') { number.trim_end_matches('0').trim_end_matches('.') } else { number }
-}
-
-/// A duration in seconds in one unit: `Less than a second`, `About a minute`, `2 weeks`.
-pub fn human_duration(seconds: i64) -> String {
-    let minutes = seconds / 60;
-    let hours = (seconds as f64 / 3600.0 + 0.5).floor() as i64;
-    match (seconds, minutes, hours) {
-        (..=0, ..) => "Less than a second".to_owned(),
-        (1, ..) => "1 second".to_owned(),
-        (..60, ..) => format!("{seconds} seconds"),
-        (_, 1, _) => "About a minute".to_owned(),
-        (_, ..60, _) => format!("{minutes} minutes"),
-        (.., 1) => "About an hour".to_owned(),
-        (.., ..48) => format!("{hours} hours"),
-        (.., ..336) => format!("{} days", hours / 24),
-        (.., ..1440) => format!("{} weeks", hours / 24 / 7),
-        (.., ..17520) => format!("{} months", hours / 24 / 30),
-        _ => format!("{} years", seconds / (365 * 24 * 3600)),
-    }
 }
 
 /// How long ago a moment was: `3 minutes ago`. `N/A` for a moment that is not known.
@@ -114,36 +95,6 @@ mod tests {
         }
         assert_eq!(binary_size(64 << 20), "64MiB");
         assert_eq!(binary_size(2_097_152_000), "1.953GiB");
-    }
-
-    #[test]
-    fn durations() {
-        let (minute, hour, day) = (60, 3600, 86400);
-        for (seconds, text) in [
-            (0, "Less than a second"),
-            (1, "1 second"),
-            (45, "45 seconds"),
-            (59, "59 seconds"),
-            (minute, "About a minute"),
-            (119, "About a minute"),
-            (2 * minute, "2 minutes"),
-            (29 * minute + 59, "29 minutes"),
-            (30 * minute, "30 minutes"),
-            (59 * minute + 59, "59 minutes"),
-            (hour, "About an hour"),
-            (89 * minute, "About an hour"),
-            (90 * minute, "2 hours"),
-            (47 * hour, "47 hours"),
-            (48 * hour, "2 days"),
-            (13 * day, "13 days"),
-            (14 * day, "2 weeks"),
-            (59 * day, "8 weeks"),
-            (60 * day, "2 months"),
-            (729 * day, "24 months"),
-            (730 * day, "2 years"),
-        ] {
-            assert_eq!(human_duration(seconds), text, "{seconds} s");
-        }
     }
 
     #[test]

@@ -1,0 +1,173 @@
+//! The arguments of the OCI runtime command line: `hull oci ...`, or the binary called as `runc` or `hull-runc`.
+//!
+//! Names and meanings are runc's, because container engines spell them out. Flags that this runtime does not
+//! honour yet are recognised and refused by name.
+
+use std::path::PathBuf;
+
+use clap::{Arg, ArgAction, Args, Command, Subcommand};
+use hull_engine::Signal;
+
+use super::later::LaterFlag;
+use super::later::{switch, value};
+
+/// Where containers made by this command line are recorded.
+const DEFAULT_ROOT: &str = "/run/hull-oci";
+
+/// What stands before the command.
+#[derive(Debug, Args)]
+pub struct OciArgs {
+    /// Folder of the containers' states
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_ROOT)]
+    pub root: PathBuf,
+    /// Write failures into this file as well
+    #[arg(long, value_name = "FILE")]
+    pub log: Option<PathBuf>,
+    /// How to write them: text or json
+    #[arg(long, value_name = "FORMAT", default_value = "text", value_parser = ["text", "json"])]
+    pub log_format: String,
+    /// Tell on stderr what is done
+    #[arg(long)]
+    pub debug: bool,
+    /// Command
+    #[command(subcommand)]
+    pub command: OciCommand,
+}
+
+/// A command of the OCI runtime.
+#[derive(Debug, Subcommand)]
+pub enum OciCommand {
+    /// Create a container; its program waits for start
+    Create(BundleArgs),
+    /// Let a created container run its program
+    Start(IdArgs),
+    /// Create a container and run its program at once
+    Run(RunBundleArgs),
+    /// Print the state of a container
+    State(IdArgs),
+    /// Send a signal to a container
+    Kill(KillArgs),
+    /// Remove a stopped container
+    Delete(DeleteArgs),
+    /// List containers
+    List(ListArgs),
+    /// Write a config.json to start from
+    Spec(SpecArgs),
+}
+
+/// A container by its id.
+#[derive(Debug, Args)]
+pub struct IdArgs {
+    /// The container's id
+    #[arg(value_name = "ID")]
+    pub id: String,
+}
+
+/// `create`.
+#[derive(Debug, Args)]
+pub struct BundleArgs {
+    /// Folder with config.json
+    #[arg(short, long, value_name = "DIR", default_value = ".", hide_default_value = true)]
+    pub bundle: PathBuf,
+    /// Unix socket that gets the terminal
+    #[arg(long, value_name = "PATH")]
+    pub console_socket: Option<PathBuf>,
+    /// Unix socket that gets the process's pidfd
+    #[arg(long, value_name = "PATH")]
+    pub pidfd_socket: Option<PathBuf>,
+    /// Write the process id to this file
+    #[arg(long, value_name = "FILE")]
+    pub pid_file: Option<PathBuf>,
+    /// The container's id
+    #[arg(value_name = "ID")]
+    pub id: String,
+}
+
+/// `run`.
+#[derive(Debug, Args)]
+pub struct RunBundleArgs {
+    /// Do not wait for the end
+    #[arg(short, long)]
+    pub detach: bool,
+    /// Do not remove the container after its end
+    #[arg(long)]
+    pub keep: bool,
+    /// What `create` has as well.
+    #[command(flatten)]
+    pub bundle: BundleArgs,
+}
+
+/// `kill`.
+#[derive(Debug, Args)]
+pub struct KillArgs {
+    /// Send it to every process of the container
+    #[arg(short, long)]
+    pub all: bool,
+    /// The container's id
+    #[arg(value_name = "ID")]
+    pub id: String,
+    /// Name or number
+    #[arg(value_name = "SIGNAL", default_value = "SIGTERM", value_parser = |text: &str| text.parse::<Signal>())]
+    pub signal: Signal,
+}
+
+/// `delete`.
+#[derive(Debug, Args)]
+pub struct DeleteArgs {
+    /// Kill it first when it runs; one that is not there is fine
+    #[arg(short, long)]
+    pub force: bool,
+    /// The container's id
+    #[arg(value_name = "ID")]
+    pub id: String,
+}
+
+/// `list`.
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    /// Only ids
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// table or json
+    #[arg(short, long, value_name = "FORMAT", default_value = "table", value_parser = ["table", "json"])]
+    pub format: String,
+}
+
+/// `spec`.
+#[derive(Debug, Args)]
+pub struct SpecArgs {
+    /// Folder to write config.json into
+    #[arg(short, long, value_name = "DIR", default_value = ".", hide_default_value = true)]
+    pub bundle: PathBuf,
+}
+
+/// Flags before the command that are refused.
+pub const LATER: &[LaterFlag] = &[
+    switch("systemd-cgroup", "the systemd cgroup driver comes with a later release"),
+    LaterFlag { harmless: &["auto", "false", ""], ..value("rootless", "rootless comes with a later release") },
+    value("criu", "checkpoints come with a later release"),
+];
+
+/// Flags of `create` and `run` that are refused.
+pub const LATER_CREATE: &[LaterFlag] = &[
+    switch("no-pivot", "Hull has no other way to change the root"),
+    switch("no-new-keyring", "it comes with the runtime release"),
+    switch("no-subreaper", "it comes with the runtime release"),
+    LaterFlag { harmless: &["0"], ..value("preserve-fds", "it comes with the runtime release") },
+];
+
+/// Adds the commands and their flags, with the refused ones.
+pub fn flagged(command: Command) -> Command {
+    let about = command.get_about().cloned();
+    let help = Arg::new("help").long("help").short('h').help("Print this help").action(ArgAction::Help).global(true);
+    let command = super::later::recognise(OciArgs::augment_args(command), LATER)
+        .disable_help_subcommand(true)
+        .disable_help_flag(true)
+        .subcommand_help_heading("Commands")
+        .arg(help);
+    let command = command.mut_subcommands(|inner| match inner.get_name() {
+        "create" | "run" => super::later::recognise(inner, LATER_CREATE),
+        _ => inner,
+    });
+    command.about(about.unwrap_or_default())
+}

@@ -1,0 +1,151 @@
+//! `hull pull`, `rmi`, `import`, `load` and `tag`: images come, go and get names.
+
+use std::fs::File;
+use std::io::{self, Read};
+
+use hull_image::archive::ImportOptions;
+use hull_oci::{Platform, Reference};
+
+use super::{Context, each, write_stdout};
+use crate::args::images::{ImportArgs, LoadArgs, PullArgs, RemoveImageArgs, TagArgs};
+use crate::error::Failure;
+use crate::output::progress;
+
+/// `pull`: fetches an image, showing how it arrives, and prints its full name.
+///
+/// # Errors
+/// The engine's.
+pub fn pull(arguments: PullArgs, context: &Context) -> Result<u8, Failure> {
+    let engine = context.engine()?;
+    let progress = progress::for_pull(arguments.quiet);
+    if let Ok(reference) = Reference::parse(&arguments.name)
+        && !arguments.quiet
+        && !names_a_version(&arguments.name)
+    {
+        write_stdout(format!("Using default tag: {}\n", reference.target()).as_bytes())?;
+    }
+    let (image, up_to_date) = engine.pull(&arguments.name, arguments.platform.as_deref(), progress.as_ref())?;
+    drop(progress);
+    let reference = Reference::parse(&arguments.name).map_err(hull_engine::EngineError::from)?;
+    let mut text = String::new();
+    if !arguments.quiet {
+        if let Some(digest) =
+            image.names.iter().filter(|name| name.name() == reference.name()).find_map(|n| n.digest.as_ref())
+        {
+            text.push_str(&format!("Digest: {digest}\n"));
+        }
+        let what = if up_to_date { "Image is up to date for" } else { "Downloaded newer image for" };
+        text.push_str(&format!("Status: {what} {}\n", reference.familiar()));
+    }
+    text.push_str(&format!("{reference}\n"));
+    write_stdout(text.as_bytes())?;
+    Ok(0)
+}
+
+/// Whether a name has a tag or digest of its own.
+fn names_a_version(name: &str) -> bool {
+    let last = name.rsplit('/').next().unwrap_or(name);
+    last.contains([':', '@'])
+}
+
+/// `rmi`.
+///
+/// # Errors
+/// When one of the names failed.
+pub fn remove(arguments: RemoveImageArgs, context: &Context) -> Result<u8, Failure> {
+    let engine = context.engine()?;
+    each(&arguments.images, context, |name| {
+        let removed = engine.remove_image(name, arguments.force)?;
+        let untagged = removed.untagged.iter().map(|name| format!("Untagged: {name}\n"));
+        let deleted = removed.deleted.iter().chain(&removed.unused_layers).map(|id| format!("Deleted: {id}\n"));
+        write_stdout(untagged.chain(deleted).collect::<String>().as_bytes())
+    })
+}
+
+/// `import`: makes an image of a root file system's tar and prints its id.
+///
+/// # Errors
+/// When the file cannot be read, or what is wrong with it.
+pub fn import(arguments: ImportArgs, context: &Context) -> Result<u8, Failure> {
+    if arguments.file.starts_with("http://") || arguments.file.starts_with("https://") {
+        return Err(Failure::Arguments(format!(
+            "importing from a URL ({}) is not supported yet: fetch the file, or pipe it into `hull import -`",
+            arguments.file
+        )));
+    }
+    let engine_error = |error| Failure::Engine(error);
+    let reference = arguments.name.as_deref().map(Reference::parse).transpose();
+    let platform = arguments.platform.as_deref().map(Platform::parse).transpose();
+    let options = ImportOptions {
+        reference: reference.map_err(|error| engine_error(error.into()))?,
+        changes: arguments.change.clone(),
+        message: arguments.message.clone(),
+        platform: platform.map_err(|error| engine_error(error.into()))?,
+    };
+    let engine = context.engine()?;
+    let image = match arguments.file.as_str() {
+        "-" => engine.import(&mut piped("import")?, &options, &hull_image::NoProgress)?,
+        path => {
+            let mut file = File::open(path).map_err(Failure::path("open", path))?;
+            engine.import(&mut file, &options, &hull_image::NoProgress)?
+        }
+    };
+    write_stdout(format!("{}\n", image.id).as_bytes())?;
+    Ok(0)
+}
+
+/// `load`: takes the images of an archive in and prints their names.
+///
+/// # Errors
+/// When the file cannot be read, or what is wrong with it.
+pub fn load(arguments: LoadArgs, context: &Context) -> Result<u8, Failure> {
+    let mut input: Box<dyn Read> = match arguments.input.as_deref() {
+        None | Some("-") => Box::new(piped("load")?),
+        Some(path) => Box::new(File::open(path).map_err(Failure::path("open", path))?),
+    };
+    let engine = context.engine()?;
+    let progress = progress::for_load(arguments.quiet);
+    let images = engine.load(input.as_mut(), progress.as_ref())?;
+    drop(progress);
+    let mut text = String::new();
+    for image in images {
+        let tags = image.tags();
+        if tags.is_empty() {
+            text.push_str(&format!("Loaded image ID: {}\n", image.id));
+        }
+        text.extend(tags.iter().map(|tag| format!("Loaded image: {tag}\n")));
+    }
+    write_stdout(text.as_bytes())?;
+    Ok(0)
+}
+
+/// Stdin, when something is piped into it.
+fn piped(command: &str) -> Result<io::Stdin, Failure> {
+    let stdin = io::stdin();
+    if hull_kernel::terminal::is_terminal(&stdin) {
+        return Err(Failure::Arguments(format!("requested {command} from stdin, but stdin is a terminal")));
+    }
+    Ok(stdin)
+}
+
+/// `tag`.
+///
+/// # Errors
+/// The engine's.
+pub fn tag(arguments: TagArgs, context: &Context) -> Result<u8, Failure> {
+    context.engine()?.tag(&arguments.source, &arguments.target)?;
+    Ok(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::names_a_version;
+
+    #[test]
+    fn default_tags_are_announced() {
+        assert!(!names_a_version("debian"));
+        assert!(!names_a_version("127.0.0.1:5000/debian"));
+        assert!(names_a_version("127.0.0.1:5000/debian:12"));
+        assert!(names_a_version("debian@sha256:abc"));
+    }
+}

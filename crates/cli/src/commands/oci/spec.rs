@@ -1,0 +1,123 @@
+//! `spec`: a config.json to start from, a shell on a terminal in a read-only root with its own namespaces.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::Path;
+
+use hull_oci::runtime::{
+    Linux, LinuxCapabilities, LinuxDeviceCgroup, LinuxNamespace, LinuxNamespaceType, LinuxResources, Mount,
+    OCI_VERSION, PosixRlimit, Process, Root, Spec,
+};
+
+use crate::error::Failure;
+
+const KEPT_CAPABILITIES: [&str; 3] = ["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"];
+const MASKED: [&str; 10] = [
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/sched_debug",
+    "/sys/firmware",
+    "/proc/scsi",
+];
+const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// Destination, type, source and options of the usual mounts.
+const MOUNTS: [(&str, &str, &str, &str); 7] = [
+    ("/proc", "proc", "proc", ""),
+    ("/dev", "tmpfs", "tmpfs", "nosuid,strictatime,mode=755,size=65536k"),
+    ("/dev/pts", "devpts", "devpts", "nosuid,noexec,newinstance,ptmxmode=0666,mode=0620,gid=5"),
+    ("/dev/shm", "tmpfs", "shm", "nosuid,noexec,nodev,mode=1777,size=65536k"),
+    ("/dev/mqueue", "mqueue", "mqueue", "nosuid,noexec,nodev"),
+    ("/sys", "sysfs", "sysfs", "nosuid,noexec,nodev,ro"),
+    ("/sys/fs/cgroup", "cgroup", "cgroup", "nosuid,noexec,nodev,relatime,ro"),
+];
+
+/// Writes config.json into a folder that has none.
+///
+/// # Errors
+/// When there is one already, or it cannot be written.
+pub fn write(bundle: &Path) -> Result<(), Failure> {
+    let path = bundle.join("config.json");
+    let text = serde_json::to_string_pretty(&template())? + "\n";
+    let file = OpenOptions::new().write(true).create_new(true).open(&path);
+    file.and_then(|mut file| file.write_all(text.as_bytes())).map_err(Failure::path("write", &path))
+}
+
+fn strings(words: &[&str]) -> Vec<String> {
+    words.iter().map(|word| (*word).to_owned()).collect()
+}
+
+fn template() -> Spec {
+    let namespace = |type_| LinuxNamespace { type_, path: None };
+    use LinuxNamespaceType::{Cgroup, Ipc, Mount as Mnt, Network, Pid, Uts};
+    Spec {
+        oci_version: OCI_VERSION.to_owned(),
+        process: Some(process()),
+        root: Some(Root { path: "rootfs".into(), readonly: true }),
+        hostname: Some("hull".to_owned()),
+        mounts: MOUNTS.map(mount).to_vec(),
+        linux: Some(Linux {
+            namespaces: [Pid, Network, Ipc, Uts, Mnt, Cgroup].map(namespace).to_vec(),
+            resources: Some(LinuxResources {
+                devices: vec![LinuxDeviceCgroup {
+                    allow: false,
+                    access: Some("rwm".to_owned()),
+                    ..LinuxDeviceCgroup::default()
+                }],
+                ..LinuxResources::default()
+            }),
+            masked_paths: strings(&MASKED),
+            readonly_paths: strings(&READ_ONLY),
+            ..Linux::default()
+        }),
+        ..Spec::default()
+    }
+}
+
+fn process() -> Process {
+    let kept = strings(&KEPT_CAPABILITIES);
+    Process {
+        terminal: true,
+        args: strings(&["sh"]),
+        env: strings(&["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "TERM=xterm"]),
+        cwd: "/".into(),
+        capabilities: Some(LinuxCapabilities {
+            bounding: kept.clone(),
+            effective: kept.clone(),
+            permitted: kept,
+            ..LinuxCapabilities::default()
+        }),
+        rlimits: vec![PosixRlimit { type_: "RLIMIT_NOFILE".to_owned(), hard: 1024, soft: 1024 }],
+        no_new_privileges: true,
+        ..Process::default()
+    }
+}
+
+fn mount((destination, kind, source, options): (&str, &str, &str, &str)) -> Mount {
+    Mount {
+        destination: destination.into(),
+        type_: Some(kind.to_owned()),
+        source: Some(source.into()),
+        options: options.split(',').filter(|option| !option.is_empty()).map(str::to_owned).collect(),
+        ..Mount::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_a_spec_and_never_overwritten() {
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path()).unwrap();
+        let text = std::fs::read_to_string(folder.path().join("config.json")).unwrap();
+        assert_eq!(serde_json::from_str::<Spec>(&text).unwrap(), template());
+        assert!(write(folder.path()).is_err());
+    }
+}
