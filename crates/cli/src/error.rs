@@ -16,6 +16,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use hull_engine::{EngineError, ErrorKind};
+use hull_oci::Reference;
 
 use crate::args::UsageKind;
 use crate::args::later::NotYet;
@@ -61,6 +62,14 @@ pub enum Failure {
     /// The engine said no.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// An image could not be fetched.
+    #[error("cannot pull {image}")]
+    Pull {
+        /// Its name, in docker's short form.
+        image: String,
+        /// Why.
+        source: Box<EngineError>,
+    },
     /// The OCI runtime said no.
     #[error(transparent)]
     Runtime(#[from] hull_runtime::container::ContainerError),
@@ -117,6 +126,15 @@ impl Failure {
         move |source| Failure::Path { action, path, source }
     }
 
+    /// The engine's failure to make or fetch something of an image, which is named when it was the registry's.
+    pub fn of_image(image: &str) -> impl FnOnce(EngineError) -> Failure {
+        let image = Reference::parse(image).map_or_else(|_| image.to_owned(), |reference| reference.familiar());
+        move |error| match error {
+            EngineError::Pull(_) => Failure::Pull { image, source: Box::new(error) },
+            error => Failure::Engine(error),
+        }
+    }
+
     /// A failure of a standard stream, for `map_err`.
     pub fn stream(action: &'static str) -> impl FnOnce(std::io::Error) -> Failure {
         move |source| Failure::Stream { action, source }
@@ -127,6 +145,7 @@ impl Failure {
         match self {
             Failure::Usage { help, .. } => Some(format!("run '{help} --help' for more information")),
             Failure::Engine(error) => error.hint(),
+            Failure::Pull { source, .. } => source.hint(),
             _ => None,
         }
     }

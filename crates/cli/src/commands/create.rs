@@ -34,8 +34,9 @@ pub fn run(arguments: ContainerArgs, context: &Context) -> Result<u8, Failure> {
 /// # Errors
 /// The engine's.
 pub fn create(engine: &Engine, request: CreateContainer, quiet: bool) -> Result<Created, Failure> {
-    let progress = progress::for_create(&request.image, quiet);
-    let created = engine.create(request, progress.as_ref())?;
+    let image = request.image.clone();
+    let progress = progress::for_create(&image, quiet);
+    let created = engine.create(request, progress.as_ref()).map_err(Failure::of_image(&image))?;
     drop(progress);
     for warning in &created.warnings {
         eprintln!("WARNING: {warning}");

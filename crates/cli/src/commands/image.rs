@@ -24,7 +24,9 @@ pub fn pull(arguments: PullArgs, context: &Context) -> Result<u8, Failure> {
     {
         write_stdout(format!("Using default tag: {}\n", reference.target()).as_bytes())?;
     }
-    let (image, up_to_date) = engine.pull(&arguments.name, arguments.platform.as_deref(), progress.as_ref())?;
+    let (image, up_to_date) = engine
+        .pull(&arguments.name, arguments.platform.as_deref(), progress.as_ref())
+        .map_err(Failure::of_image(&arguments.name))?;
     drop(progress);
     let reference = Reference::parse(&arguments.name).map_err(hull_engine::EngineError::from)?;
     let mut text = String::new();

@@ -136,7 +136,9 @@ pub fn tell(level: tracing::Level, format: LogFormat) {
         .with_writer(std::io::stderr)
         .with_target(false);
     match format {
-        LogFormat::Text => builder.init(),
+        LogFormat::Text => {
+            builder.without_time().with_ansi(hull_kernel::terminal::is_terminal(std::io::stderr())).init();
+        }
         LogFormat::Json => builder.json().init(),
     }
 }
