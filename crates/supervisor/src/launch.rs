@@ -134,7 +134,7 @@ impl LaunchSender {
     /// [`LaunchError::Send`] or [`LaunchError::NotTaken`]; the process must then be killed by the caller.
     pub fn launched(self, launch: &Launch) -> Result<(), LaunchError> {
         let (message, descriptors) = encode(launch);
-        wire::send_with_descriptors(&self.0, &message, &descriptors).map_err(LaunchError::Send)?;
+        wire::send_with_descriptors(&self.0, &message, &descriptors, SendFlags::empty()).map_err(LaunchError::Send)?;
         let mut answer = [0];
         match wire::receive(&self.0, &mut answer, RecvFlags::empty()) {
             Ok(1) if answer == [TAKEN] => Ok(()),
@@ -151,7 +151,7 @@ impl LaunchSender {
         let text = failed.message.as_bytes();
         let text = &text[..text.floor_char_boundary_at(MAX_MESSAGE - 8)];
         let message = Encoder::new(FAILED).i32(failed.exit_code).rest(text);
-        wire::send_with_descriptors(&self.0, &message, &[]).map_err(LaunchError::Send)
+        wire::send_with_descriptors(&self.0, &message, &[], SendFlags::empty()).map_err(LaunchError::Send)
     }
 }
 

@@ -13,8 +13,9 @@
 //!   Wait {session}               ------>
 //!                                <------  Exited {...}                  to who is attached or waits
 //!   Status                       ------>  StatusReport {...}
-//!   CleanupMine                  ------>                                before the end of session 0
-//!   CleanupDone                  ------>                                after Exited and the clean-up
+//!   CleanupMine                  ------>                                a promise, before the end of session 0
+//!   CleanupBegin                 ------>  CleanupGranted + lock          after Exited (or Error: somebody else does it)
+//!   CleanupDone                  ------>                                the supervisor ends
 //!                                <------  Dropped {reason}              then the connection ends
 //! ```
 //!
@@ -119,8 +120,10 @@ pub enum Request<'a> {
     },
     /// Answer with StatusReport.
     Status,
-    /// This client will clean up when session 0 has ended.
+    /// This client will clean up when session 0 has ended: it will ask to begin within a few seconds.
     CleanupMine,
+    /// Asks for the clean-up. Without the grant a client must not touch anything: the container may run again.
+    CleanupBegin,
     /// This client has cleaned up: nothing is left but the supervisor itself.
     CleanupDone,
 }
@@ -167,6 +170,8 @@ pub enum Reply<'a> {
     },
     /// A request without a better answer has succeeded.
     Done,
+    /// The clean-up is this client's; the message carries the container's lock as a descriptor.
+    CleanupGranted,
     /// Answer to Status.
     StatusReport(StatusReport),
 }
@@ -210,6 +215,7 @@ const WAIT: u8 = 0x08;
 const STATUS: u8 = 0x09;
 const CLEANUP_MINE: u8 = 0x0A;
 const CLEANUP_DONE: u8 = 0x0B;
+const CLEANUP_BEGIN: u8 = 0x0C;
 
 const WELCOME: u8 = 0x81;
 const STARTED: u8 = 0x82;
@@ -223,6 +229,7 @@ const DROPPED: u8 = 0x87;
 const STDIN_ACK: u8 = 0x88;
 const DONE: u8 = 0x89;
 const STATUS_REPORT: u8 = 0x8A;
+const CLEANUP_GRANTED: u8 = 0x8B;
 
 /// Flag byte of Exec: the low bits are the attach flags when this one is set.
 const EXEC_ATTACHED: u8 = 0x80;
@@ -243,6 +250,7 @@ impl<'a> Request<'a> {
             Request::Wait { session } => Encoder::new(WAIT).u32(*session).done(),
             Request::Status => Encoder::new(STATUS).done(),
             Request::CleanupMine => Encoder::new(CLEANUP_MINE).done(),
+            Request::CleanupBegin => Encoder::new(CLEANUP_BEGIN).done(),
             Request::CleanupDone => Encoder::new(CLEANUP_DONE).done(),
         }
     }
@@ -264,6 +272,7 @@ impl<'a> Request<'a> {
             WAIT => Request::Wait { session: fields.u32()? },
             STATUS => Request::Status,
             CLEANUP_MINE => Request::CleanupMine,
+            CLEANUP_BEGIN => Request::CleanupBegin,
             CLEANUP_DONE => Request::CleanupDone,
             _ => return Err(Malformed("unknown request")),
         };
@@ -297,6 +306,7 @@ impl<'a> Reply<'a> {
             Reply::Dropped { reason } => Encoder::new(DROPPED).rest(reason.as_bytes()),
             Reply::StdinAck { bytes } => Encoder::new(STDIN_ACK).u32(*bytes).done(),
             Reply::Done => Encoder::new(DONE).done(),
+            Reply::CleanupGranted => Encoder::new(CLEANUP_GRANTED).done(),
             Reply::StatusReport(report) => Encoder::new(STATUS_REPORT)
                 .i32(report.pid.unwrap_or(0))
                 .u32(report.sessions)
@@ -322,6 +332,7 @@ impl<'a> Reply<'a> {
             DROPPED => return Ok(Reply::Dropped { reason: text(fields)? }),
             STDIN_ACK => Reply::StdinAck { bytes: fields.u32()? },
             DONE => Reply::Done,
+            CLEANUP_GRANTED => Reply::CleanupGranted,
             STATUS_REPORT => Reply::StatusReport(StatusReport {
                 pid: Some(fields.i32()?).filter(|pid| *pid > 0),
                 sessions: fields.u32()?,
@@ -401,6 +412,7 @@ mod tests {
             Request::Wait { session: 0 },
             Request::Status,
             Request::CleanupMine,
+            Request::CleanupBegin,
             Request::CleanupDone,
         ] {
             let frame = request.encode();
@@ -430,6 +442,7 @@ mod tests {
             Reply::Dropped { reason: "slow" },
             Reply::StdinAck { bytes: 4 },
             Reply::Done,
+            Reply::CleanupGranted,
             Reply::StatusReport(report),
             Reply::StatusReport(StatusReport { pid: None, ..report }),
         ] {

@@ -168,6 +168,7 @@ pub(crate) fn send_with_descriptors(
     socket: impl AsFd,
     message: &[u8],
     descriptors: &[std::os::fd::BorrowedFd<'_>],
+    flags: SendFlags,
 ) -> io::Result<()> {
     let mut space = [MaybeUninit::<u8>::uninit(); CONTROL_SIZE];
     let mut control = SendAncillaryBuffer::new(&mut space);
@@ -175,11 +176,12 @@ pub(crate) fn send_with_descriptors(
         return Err(rustix::io::Errno::TOOBIG.into());
     }
     let parts = [IoSlice::new(message)];
-    retry(|| rustix::net::sendmsg(&socket, &parts, &mut control, SendFlags::NOSIGNAL))?;
+    retry(|| rustix::net::sendmsg(&socket, &parts, &mut control, flags | SendFlags::NOSIGNAL))?;
     Ok(())
 }
 
-/// Receives one message and its descriptors (close-on-exec); length 0 is the end of the connection.
+/// Receives one message and its descriptors (close-on-exec); length 0 is the end of the connection. Resets are passed
+/// over as in [`receive`].
 ///
 /// # Errors
 /// recvmsg(2)'s, and `EMSGSIZE` when the message or its descriptors did not fit.
@@ -187,7 +189,11 @@ pub(crate) fn receive_with_descriptors(socket: impl AsFd, buffer: &mut [u8]) -> 
     let mut space = [MaybeUninit::<u8>::uninit(); CONTROL_SIZE];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut parts = [io::IoSliceMut::new(buffer)];
-    let received = retry(|| rustix::net::recvmsg(&socket, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC))?;
+    let mut receive = || retry(|| rustix::net::recvmsg(&socket, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC));
+    let received = match receive() {
+        Err(rustix::io::Errno::CONNRESET) => receive(),
+        other => other,
+    }?;
     let mut descriptors = Vec::new();
     for message in control.drain() {
         if let RecvAncillaryMessage::ScmRights(fds) = message {

@@ -273,7 +273,9 @@ fn attached(options: &Options<'_>, client: &mut Client) -> Outcome<ExitCode> {
     }
     Ok(match end {
         AttachEnd::Exited(exited) => {
-            if options.has("promise") {
+            if options.has("promise")
+                && let Some(_lock) = client.begin_cleanup()?
+            {
                 client.cleanup_done()?;
             }
             ExitCode::from(exited.exit_code.map_or(255, |code| code as u8))

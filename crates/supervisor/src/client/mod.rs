@@ -236,13 +236,40 @@ impl Client {
         })
     }
 
-    /// Promises to clean up after the container's end. When this client leaves without [`Client::cleanup_done`], the
-    /// supervisor has it done.
+    /// Promises to clean up after the container's end, so that the supervisor waits for [`Client::begin_cleanup`] for a
+    /// few seconds instead of having it done at once.
     ///
     /// # Errors
     /// [`ClientError::Send`], [`ClientError::Ended`].
     pub fn cleanup_mine(&mut self) -> Result<(), ClientError> {
         self.send(&Request::CleanupMine)
+    }
+
+    /// Asks for the clean-up after the container's end. `Some` is the container's lock, to be held meanwhile; `None`
+    /// means that somebody else cleans up, or has: then nothing of the container may be touched, it may run again.
+    ///
+    /// When this client ends before [`Client::cleanup_done`], the supervisor has the rest done.
+    ///
+    /// # Errors
+    /// [`ClientError::Send`], [`ClientError::Receive`], [`ClientError::Malformed`].
+    pub fn begin_cleanup(&mut self) -> Result<Option<OwnedFd>, ClientError> {
+        match self.send(&Request::CleanupBegin) {
+            Err(ClientError::Ended) => return Ok(None),
+            other => other?,
+        }
+        let mut frame = vec![0; MAX_FRAME];
+        loop {
+            let received = wire::receive_with_descriptors(&self.socket, &mut frame);
+            let (length, descriptors) = received.map_err(ClientError::Receive)?;
+            if length == 0 {
+                return Ok(None);
+            }
+            match Reply::decode(&frame[..length])? {
+                Reply::CleanupGranted => return Ok(descriptors.into_iter().next()),
+                Reply::Error { .. } | Reply::Dropped { .. } => return Ok(None),
+                _ => self.set_aside.push_back(frame[..length].to_vec()),
+            }
+        }
     }
 
     /// Says that the clean-up is done: the supervisor just ends.

@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use rustix::net::{RecvFlags, SendFlags};
 
@@ -21,8 +21,10 @@ pub(super) const MAX_BACKLOG: usize = 1024 * 1024;
 pub(super) enum CleanupPromise {
     /// Not this client.
     None,
-    /// This client will.
+    /// This client will ask for it.
     Made,
+    /// This client is at it, with the lock in its hands.
+    Begun,
     /// This client has.
     Kept,
 }
@@ -147,6 +149,18 @@ impl Connection {
         if self.state == SocketState::Open {
             self.state = SocketState::Closing;
         }
+    }
+
+    /// Hands the clean-up over, with the lock; false when the client does not take it.
+    pub(super) fn grant_cleanup(&mut self, lock: BorrowedFd<'_>) -> bool {
+        let frame = Reply::CleanupGranted.encode();
+        let granted = self.is_open()
+            && !self.has_backlog()
+            && wire::send_with_descriptors(&self.socket, &frame, &[lock], SendFlags::DONTWAIT).is_ok();
+        if granted {
+            self.cleanup = CleanupPromise::Begun;
+        }
+        granted
     }
 
     /// Sends what is kept, as far as the socket takes it.

@@ -2,50 +2,56 @@
 //!
 //! ```text
 //! session 0 ended ─► exit.json, state.json ─► Exited to all ─► other sessions killed and reported
-//!   ─► somebody promised to clean up?  wait for CleanupDone ─► exit
-//!                                      they left without ────► exec hull-worker cleanup
-//!   ─► nobody                                              ──► exec hull-worker cleanup
+//!   ─► a client is cleaning up (CleanupBegin)  wait for CleanupDone ─► exit
+//!                                              it left without ─────► exec hull-worker cleanup
+//!   ─► a client has promised (CleanupMine)     wait for CleanupBegin, PROMISE_SECONDS at most
+//!   ─► nobody                                  ─────────────────────► exec hull-worker cleanup
 //! ```
 //!
-//! Foreground clients get all of their output, however long that takes; everything else has [`GRACE_SECONDS`]. The lock
-//! stays held through the exec, so the worker is the container's only writer too.
+//! Foreground clients get all of their output, however long that takes, but the clean-up does not wait for them: then
+//! the worker is a child, and the supervisor just stays until they have read. All else has [`GRACE_SECONDS`].
+//! Whoever cleans up holds the lock: the supervisor, the worker, or the client, which gets it with the grant.
 
 use std::os::fd::AsFd;
 use std::process::ExitCode;
 
+use hull_sys::process::ExecVectors;
 use rustix::io::Errno;
 
-use super::connection::CleanupPromise;
-use super::process::exec_self;
+use super::connection::{CleanupPromise, Connection};
+use super::process::{exec_self, spawn_self};
 use super::session::Session;
 use super::{Supervisor, monotonic_seconds};
 use crate::launch::LaunchFailed;
 use crate::protocol::Exited;
 use crate::record::{ExitRecord, LiveState, LiveStatus, RECORD_VERSION};
-use crate::start::{WORKER_NAME, vectors};
+use crate::start::{LOCK_FD, WORKER_NAME, vectors};
 use crate::timestamp::Timestamp;
 
 /// How long remaining sessions may take to die, and clients that are not in the foreground to read.
 const GRACE_SECONDS: i64 = 10;
+/// How long a client that has promised to clean up may take to begin: it may be stuck behind its own output.
+const PROMISE_SECONDS: i64 = 3;
 
 /// The container has ended, or never started.
 #[derive(Debug)]
 pub(super) struct Ending {
-    deadline: i64,
+    since: i64,
 }
 
 impl Ending {
     fn new() -> Ending {
-        Ending { deadline: monotonic_seconds() + GRACE_SECONDS }
+        Ending { since: monotonic_seconds() }
     }
 
-    fn is_overdue(&self) -> bool {
-        monotonic_seconds() >= self.deadline
+    fn is_over(&self, seconds: i64) -> bool {
+        monotonic_seconds() >= self.since + seconds
     }
 
-    /// `None` once the deadline is over.
+    /// Seconds until the next deadline; `None` once all are over.
     pub(super) fn seconds_left(&self) -> Option<i64> {
-        Some(self.deadline - monotonic_seconds()).filter(|left| *left > 0)
+        let passed = monotonic_seconds() - self.since;
+        [PROMISE_SECONDS, GRACE_SECONDS].into_iter().map(|deadline| deadline - passed).find(|left| *left > 0)
     }
 }
 
@@ -132,37 +138,53 @@ impl Supervisor {
     }
 
     /// What to do when the loop is over; `None` while it is not.
-    pub(super) fn outcome(&self) -> Option<Outcome> {
+    pub(super) fn outcome(&mut self) -> Option<Outcome> {
         let ending = self.ending.as_ref()?;
-        let overdue = ending.is_overdue();
+        let (promise_over, grace_over) = (ending.is_over(PROMISE_SECONDS), ending.is_over(GRACE_SECONDS));
         let busy = !(self.sessions.is_empty() && self.launches.is_empty());
         let has = |promise: CleanupPromise| self.connections.iter().any(|connection| connection.cleanup == promise);
-        let kept = self.cleanup_kept || has(CleanupPromise::Kept);
-        let unsent = |overdue: bool| {
-            self.connections
-                .iter()
-                .any(|connection| connection.has_backlog() && (!overdue || connection.is_foreground()))
-        };
-        if (busy && !overdue) || (has(CleanupPromise::Made) && !kept) || unsent(overdue) {
+        let awaited = has(CleanupPromise::Begun) || (has(CleanupPromise::Made) && !promise_over);
+        if (busy && !grace_over) || (awaited && !self.cleanup_settled) {
             return None;
         }
-        Some(if kept { Outcome::Quit } else { Outcome::CleanUp })
+        let unsent = |connection: &Connection| connection.has_backlog() && (!grace_over || connection.is_foreground());
+        if self.connections.iter().any(unsent) {
+            self.settle_cleanup();
+            return None;
+        }
+        Some(if self.cleanup_settled { Outcome::Quit } else { Outcome::CleanUp })
+    }
+
+    /// Has the clean-up done by a child, and lets the lock go, while clients still read.
+    fn settle_cleanup(&mut self) {
+        if !std::mem::replace(&mut self.cleanup_settled, true)
+            && let Some(lock) = &self.lock
+        {
+            let spawned = self
+                .cleanup_vectors()
+                .and_then(|arguments| spawn_self(&arguments, &[(lock.as_fd(), LOCK_FD)], &self.oom_score).map(drop));
+            self.note("start the clean-up", spawned);
+        }
+        self.lock = None;
     }
 
     /// Becomes the worker that cleans up; returns only when that failed. What is left then is found by the next command,
     /// because the lock is free.
     pub(super) fn exec_cleanup(self) -> ExitCode {
-        let arguments = vectors(&[
+        if let (Some(lock), Ok(arguments)) = (&self.lock, self.cleanup_vectors()) {
+            let _failed = exec_self(&arguments, lock.as_fd(), &self.oom_score);
+        }
+        ExitCode::from(125)
+    }
+
+    fn cleanup_vectors(&self) -> std::io::Result<ExecVectors> {
+        vectors(&[
             WORKER_NAME.as_ref(),
             "cleanup".as_ref(),
             self.args.root.as_os_str(),
             self.args.state.as_os_str(),
             self.args.id.as_ref(),
-        ]);
-        if let Ok(arguments) = arguments {
-            let _failed = exec_self(&arguments, self.lock.as_fd(), &self.oom_score);
-        }
-        ExitCode::from(125)
+        ])
     }
 }
 

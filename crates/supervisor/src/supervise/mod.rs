@@ -87,7 +87,8 @@ fn supervise(command_line: CommandLine, inherited: process::Inherited) -> io::Re
 #[derive(Debug)]
 struct Supervisor {
     args: SupervisorArgs,
-    lock: OwnedFd,
+    /// The container's lock; `None` once a worker that cleans up holds it.
+    lock: Option<OwnedFd>,
     listener: OwnedFd,
     listening: bool,
     oom_score: process::OomScore,
@@ -105,8 +106,8 @@ struct Supervisor {
     live: Option<LiveState>,
     oom_events: Option<OwnedFd>,
     ending: Option<Ending>,
-    /// A client that has left in the meantime had cleaned up.
-    cleanup_kept: bool,
+    /// A client has cleaned up, or a worker was started for it.
+    cleanup_settled: bool,
     /// First thing that went wrong on the way; part of the exit record.
     trouble: Option<String>,
     /// One frame; empty while nothing happens.
@@ -129,7 +130,7 @@ impl Supervisor {
         poller.watch(&listener, Source::Listener)?;
         Ok(Supervisor {
             args,
-            lock,
+            lock: Some(lock),
             listener,
             listening: true,
             oom_score,
@@ -145,7 +146,7 @@ impl Supervisor {
             live: None,
             oom_events: None,
             ending: None,
-            cleanup_kept: false,
+            cleanup_settled: false,
             trouble: None,
             buffer: Vec::new(),
             ready: Vec::new(),

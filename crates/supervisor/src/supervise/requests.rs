@@ -64,7 +64,8 @@ impl Supervisor {
             Request::Wait { session } => self.wait_for(number, session),
             Request::Status => self.report_status(number),
             Request::CleanupMine => connection.cleanup = CleanupPromise::Made,
-            Request::CleanupDone => connection.cleanup = CleanupPromise::Kept,
+            Request::CleanupBegin => self.grant_cleanup(number),
+            Request::CleanupDone => self.take_cleanup_done(number),
         }
     }
 
@@ -196,6 +197,33 @@ impl Supervisor {
         }
     }
 
+    /// One client at a time, after the end, and only while the lock is ours to give.
+    fn grant_cleanup(&mut self, number: u32) {
+        let begun = self.connections.iter().any(|connection| connection.cleanup == CleanupPromise::Begun);
+        let ended = self.ending.is_some();
+        let lock = self.lock.take();
+        let Some(connection) = self.connections.iter_mut().find(|connection| connection.number == number) else {
+            return;
+        };
+        let granted = match &lock {
+            Some(lock) if ended && !begun => connection.grant_cleanup(lock.as_fd()),
+            _ => false,
+        };
+        if !granted {
+            refuse(connection, "somebody else cleans up");
+        }
+        self.lock = lock;
+    }
+
+    fn take_cleanup_done(&mut self, number: u32) {
+        let Some(connection) = self.connection(number) else { return };
+        if connection.cleanup != CleanupPromise::Begun {
+            return connection.drop_with("clean-up without a grant");
+        }
+        connection.cleanup = CleanupPromise::Kept;
+        self.cleanup_settled = true;
+    }
+
     fn drop_connection(&mut self, number: u32, reason: &str) {
         if let Some(connection) = self.connection(number) {
             connection.drop_with(reason);
@@ -220,7 +248,6 @@ impl Supervisor {
     pub(super) fn remove_connections(&mut self) {
         let Some(at) = self.connections.iter().position(Connection::is_over) else { return };
         let connection = self.connections.remove(at);
-        self.cleanup_kept |= connection.cleanup == CleanupPromise::Kept;
         if let Some(Attachment { session, flags: AttachFlags { stdin: true, .. } }) = connection.attached {
             if let Some(pending) = self.launches.iter_mut().find(|pending| pending.session == session) {
                 pending.input_left = true;

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use hull_supervisor::client::{Client, ClientError};
 use hull_supervisor::log::Stream;
+use hull_supervisor::protocol::{AttachFlags, Reply};
 use hull_supervisor::record::LiveStatus;
 use hull_supervisor::start;
 
-use crate::bed::{Bed, TESTBED, eventually, is_alive, kill};
+use crate::bed::{Bed, TESTBED, collect, eventually, is_alive, kill};
 
 /// The library starts `/proc/self/exe`, which is this test: so the testbed is started here with the same descriptors.
 fn adopt(bed: &Bed) -> std::process::Child {
@@ -41,7 +42,11 @@ fn a_container_goes_on_without_its_supervisor_and_the_adopter_sees_its_end() {
     let mut adopter = adopt(&bed);
     let mut client = eventually("the adopter", || Client::connect(&bed.args.state_dir()).ok());
     assert_eq!(client.status().unwrap().pid, Some(pid));
-    assert_ne!(bed.live().supervisor_pid, 0);
+    let flags = AttachFlags { stdout: true, ..AttachFlags::default() };
+    let mut exec = bed.client();
+    exec.exec(&bed.exec_file("", "echo here; exit 8"), Some(flags)).unwrap();
+    let (stdout, _) = collect(&mut exec, |reply| matches!(reply, Reply::Exited(exited) if exited.exit_code == Some(8)));
+    assert_eq!(stdout, b"here\n");
     client.expect_exit(0).unwrap();
     client.signal(0, 15).unwrap();
     let exited = client.exited(0, Duration::MAX).unwrap().unwrap();

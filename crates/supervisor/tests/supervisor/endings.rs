@@ -7,6 +7,7 @@ use hull_supervisor::client::{Client, ClientError};
 use hull_supervisor::log::Stream;
 use hull_supervisor::protocol::{AttachFlags, Reply};
 use hull_supervisor::record::{ExitRecord, LiveStatus};
+use hull_supervisor::start;
 
 use crate::bed::{Bed, collect, eventually, is_alive, start_with_client};
 
@@ -105,20 +106,84 @@ fn a_promise_to_clean_up_is_waited_for_and_replaced_when_broken() {
     collect(&mut client, |reply| matches!(reply, Reply::Exited(exited) if exited.exit_code == Some(3)));
     let supervisor = bed.live().supervisor_pid;
     assert!(is_alive(supervisor) && !bed.was_cleaned());
-    // A second client is still answered, and its promise does not make the first one's void.
+    // A second client is still answered.
     let mut second = bed.client();
     assert_eq!(second.wait(0).unwrap().exit_code, Some(3));
+    let lock = client.begin_cleanup().unwrap().expect("the grant");
+    assert!(second.begin_cleanup().unwrap().is_none());
     drop(second);
     client.cleanup_done().unwrap();
     eventually("the supervisor's end", || (!is_alive(supervisor)).then_some(()));
     assert!(!bed.was_cleaned());
+    // The lock came with the grant, and holds without the supervisor.
+    assert!(start::lock(&bed.args.state_dir()).unwrap().is_none());
+    drop(lock);
+    assert!(start::lock(&bed.args.state_dir()).unwrap().is_some());
+    assert!(client.begin_cleanup().unwrap().is_none());
 
+    for begin in [false, true] {
+        let (bed, mut client) = start_with_client("client", "exit 3");
+        client.cleanup_mine().unwrap();
+        client.started().unwrap();
+        collect(&mut client, |reply| matches!(reply, Reply::Exited(_)));
+        let lock = if begin { client.begin_cleanup().unwrap() } else { None };
+        assert_eq!(lock.is_some(), begin);
+        assert!(!bed.was_cleaned());
+        drop((client, lock));
+        bed.cleaned();
+    }
+}
+
+#[test]
+fn a_client_that_has_promised_and_is_stuck_holds_nothing_up() {
+    // It is told of the end, and does nothing.
     let (bed, mut client) = start_with_client("client", "exit 3");
     client.cleanup_mine().unwrap();
-    client.started().unwrap();
-    collect(&mut client, |reply| matches!(reply, Reply::Exited(_)));
-    assert!(!bed.was_cleaned());
-    drop(client);
+    assert!(bed.cleaned().starts_with("lock kept: true"));
+    collect(&mut client, |reply| matches!(reply, Reply::Exited(exited) if exited.exit_code == Some(3)));
+    assert!(client.begin_cleanup().unwrap().is_none());
+
+    // It has not even read the output; it gets all of it, after the clean-up.
+    let (bed, mut client) = start_with_client("client", "seq 1 45000");
+    client.cleanup_mine().unwrap();
+    assert_eq!(bed.exit().exit_code, Some(0));
+    assert!(bed.cleaned().starts_with("lock kept: true"));
+    assert!(client.begin_cleanup().unwrap().is_none());
+    let (stdout, _) = collect(&mut client, |reply| matches!(reply, Reply::Exited(_)));
+    let expected: String = (1..=45_000).map(|number| format!("{number}\n")).collect();
+    assert!(stdout == expected.as_bytes(), "{}", stdout.len());
+}
+
+#[test]
+fn a_full_disk_costs_log_lines_and_nothing_else() {
+    let bed = Bed::new();
+    std::os::unix::fs::symlink("/dev/full", bed.log_path()).unwrap();
+    let mut child = bed.command("run", "", "seq 1 1000; exit 4").stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut output = String::new();
+    std::io::Read::read_to_string(&mut child.stdout.take().unwrap(), &mut output).unwrap();
+    assert_eq!((output.lines().count(), child.wait().unwrap().code()), (1000, Some(4)));
+    let exit = bed.exit();
+    assert_eq!((exit.exit_code, exit.log_lines_dropped), (Some(4), 1000));
+    bed.cleaned();
+}
+
+#[test]
+fn out_of_descriptors_clients_wait_until_others_leave() {
+    let bed = Bed::start("", "exec sleep 1000");
+    let pid = rustix::process::Pid::from_raw(bed.live().supervisor_pid).unwrap();
+    let limit = rustix::process::Rlimit { current: Some(20), maximum: Some(20) };
+    rustix::process::prlimit(Some(pid), rustix::process::Resource::Nofile, limit).unwrap();
+    let dir = bed.args.state_dir();
+    let threads: Vec<_> = (0..40)
+        .map(|_| {
+            let dir = dir.clone();
+            std::thread::spawn(move || Client::connect(&dir).unwrap().status().unwrap().sessions)
+        })
+        .collect();
+    for thread in threads {
+        assert_eq!(thread.join().unwrap(), 1);
+    }
+    bed.client().signal(0, 9).unwrap();
     bed.cleaned();
 }
 
