@@ -5,7 +5,7 @@
 //! `blobs/<algorithm>/` must have the digest in their name. Links are followed when something is looked up, so their
 //! order does not matter either.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::Read;
 
 use hull_oci::Digest;
@@ -16,6 +16,8 @@ use crate::compression::Compression;
 use crate::content::ContentError;
 use crate::{DOCUMENT_BYTES_MAX, Holds, StoredBlob};
 
+/// The names of docker before 1.10.
+const REPOSITORIES: &str = "repositories";
 /// How many links may lead from one to the next.
 const LINKS_MAX: usize = 16;
 
@@ -32,15 +34,18 @@ pub(super) struct Spool<'s, 'a> {
     holds: &'s Holds<'a>,
     files: HashMap<String, Spooled>,
     links: HashMap<String, String>,
+    /// Files that docker writes for versions before 1.10 and nobody reads here.
+    legacy: HashSet<String>,
 }
 
 impl<'s, 'a> Spool<'s, 'a> {
     /// Reads an archive to its end.
     pub fn read(input: impl Read, holds: &'s Holds<'a>) -> Result<Self, ArchiveError> {
-        let mut spool = Self { holds, files: HashMap::new(), links: HashMap::new() };
+        let mut spool = Self { holds, files: HashMap::new(), links: HashMap::new(), legacy: HashSet::new() };
         let mut stream = TarStream::new(input);
         while let Some(entry) = stream.next()? {
             match &entry.kind {
+                Kind::File if is_legacy(&entry.name) => _ = spool.legacy.insert(entry.name),
                 Kind::File => spool.file(&mut stream, &entry)?,
                 Kind::Link(target) => _ = spool.links.insert(entry.name, target.clone()),
                 Kind::Other => {}
@@ -108,8 +113,14 @@ impl<'s, 'a> Spool<'s, 'a> {
 
     /// Whether anything is there that only docker before 1.10 wrote.
     pub fn looks_legacy(&self) -> bool {
-        self.find("repositories").is_some()
+        self.legacy.contains(REPOSITORIES)
     }
+}
+
+/// `repositories`, and `VERSION` and `json` beside each layer.
+fn is_legacy(name: &str) -> bool {
+    let in_folder = |file: &str| name.strip_suffix(file).is_some_and(|folder| folder.ends_with('/'));
+    name == REPOSITORIES || in_folder("VERSION") || in_folder("json")
 }
 
 /// The digest that an entry of an OCI layout has in its name: `blobs/sha256/<hex>`.

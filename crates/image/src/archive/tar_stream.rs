@@ -71,7 +71,7 @@ impl<R: Read> TarStream<R> {
             );
             let size = extended.size_bytes.filter(|_| !is_extension).unwrap_or(size);
             self.left_bytes = size;
-            self.padding_bytes = size.next_multiple_of(BLOCK_BYTES as u64) - size;
+            self.padding_bytes = (BLOCK_BYTES as u64 - size % BLOCK_BYTES as u64) % BLOCK_BYTES as u64;
             match kind {
                 EntryType::GNULongName => extended.name = Some(self.long_name()?),
                 EntryType::GNULongLink => extended.link = Some(self.long_name()?),
@@ -348,6 +348,30 @@ mod tests {
         assert_eq!(entries(&whole[..512 + 2048]).expect("ends between entries").len(), 1);
         for length in [512 + 1999, 512, 600, 100, 512 + 2010] {
             assert!(matches!(entries(&whole[..length]), Err(ArchiveError::Truncated { .. })), "{length}");
+        }
+    }
+
+    #[test]
+    fn no_changed_byte_makes_it_panic() {
+        let whole = archive(|builder| {
+            file(builder, &"d/".repeat(80), b"x");
+            link(builder, EntryType::Symlink, "a/b", "c");
+            builder.append_pax_extensions([("path", &b"name"[..])]).expect("memory");
+            file(builder, "last", &[1; 600]);
+        });
+        for at in 0..whole.len() - 1024 {
+            for value in [0, 0x80, 0xff, b'7', b'x'] {
+                let mut changed = whole.clone();
+                changed[at] = value;
+                // Repair the checksum, so that what is behind it is reached too.
+                let block = at / BLOCK_BYTES * BLOCK_BYTES;
+                let mut header = Header::new_old();
+                header.as_mut_bytes().copy_from_slice(&changed[block..block + BLOCK_BYTES]);
+                header.set_cksum();
+                changed[block..block + BLOCK_BYTES].copy_from_slice(header.as_bytes());
+                // Either outcome is right; only a panic or an endless loop is not.
+                let _ = entries(&changed);
+            }
         }
     }
 

@@ -122,10 +122,11 @@ impl<'a> Client<'a> {
         wanted: Wanted<'_>,
     ) -> Result<Response<Incoming>, (PullError, Option<Duration>)> {
         let now = |error: PullError| (error, None);
-        let mut response = self.follow(url, wanted).await.map_err(now)?;
-        if response.status() == StatusCode::UNAUTHORIZED {
+        let (mut response, is_home) = self.follow(url, wanted).await.map_err(now)?;
+        // What another server asks for after a redirect is no reason to show it our credentials.
+        if response.status() == StatusCode::UNAUTHORIZED && is_home {
             self.authenticate(url, response).await.map_err(now)?;
-            response = self.follow(url, wanted).await.map_err(now)?;
+            (response, _) = self.follow(url, wanted).await.map_err(now)?;
         }
         match response.status() {
             StatusCode::OK | StatusCode::PARTIAL_CONTENT => Ok(response),
@@ -136,17 +137,17 @@ impl<'a> Client<'a> {
         }
     }
 
-    /// Sends the request and follows redirects; the answer is any other status.
-    async fn follow(&self, url: &str, wanted: Wanted<'_>) -> Result<Response<Incoming>, PullError> {
+    /// Sends the request and follows redirects; the answer is any other status, and whether the registry itself gave it.
+    async fn follow(&self, url: &str, wanted: Wanted<'_>) -> Result<(Response<Incoming>, bool), PullError> {
         let start = parse_url(url)?;
         let home = Origin::of(&start)?;
         let mut current = start;
         for _ in 0..=REDIRECTS_MAX {
-            let authorization =
-                self.authorization.borrow().clone().filter(|_| Origin::of(&current).is_ok_and(|o| o == home));
+            let is_home = Origin::of(&current)? == home;
+            let authorization = self.authorization.borrow().clone().filter(|_| is_home);
             let response = self.transport.send(request(&current, wanted, authorization)?).await?;
             if !response.status().is_redirection() || response.status() == StatusCode::NOT_MODIFIED {
-                return Ok(response);
+                return Ok((response, is_home));
             }
             current = redirect_target(&current, &response)?;
         }

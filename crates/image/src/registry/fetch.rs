@@ -52,7 +52,7 @@ pub(super) struct Fetch<'a> {
 
 /// The state that lanes and threads share.
 struct Shared {
-    queue: Mutex<VecDeque<usize>>,
+    queue: Mutex<VecDeque<Vec<usize>>>,
     failed: AtomicBool,
     failure: Mutex<Option<PullError>>,
     threads: Arc<Semaphore>,
@@ -83,7 +83,7 @@ struct Lane<'env> {
 pub(super) fn fetch(runtime: &Runtime, client: &Client<'_>, fetch: &Fetch<'_>) -> Result<(), PullError> {
     let parallel = std::thread::available_parallelism().map_or(2, usize::from);
     let shared = Shared {
-        queue: Mutex::new(first_positions(fetch.layers)),
+        queue: Mutex::new(positions_of_blobs(fetch.layers)),
         failed: AtomicBool::new(false),
         failure: Mutex::default(),
         threads: Arc::new(Semaphore::new(parallel + 3)),
@@ -105,15 +105,15 @@ pub(super) fn fetch(runtime: &Runtime, client: &Client<'_>, fetch: &Fetch<'_>) -
     }
 }
 
-/// The first position of each distinct blob, lowest layer first.
-fn first_positions(layers: &[LayerDescriptor]) -> VecDeque<usize> {
-    let mut seen = HashMap::new();
+/// The positions of each distinct blob, lowest layer first.
+fn positions_of_blobs(layers: &[LayerDescriptor]) -> VecDeque<Vec<usize>> {
+    let mut positions: HashMap<&Digest, Vec<usize>> = HashMap::new();
     for (position, layer) in layers.iter().enumerate() {
-        seen.entry(&layer.digest).or_insert(position);
+        positions.entry(&layer.digest).or_default().push(position);
     }
-    let mut positions: Vec<usize> = seen.into_values().collect();
-    positions.sort_unstable();
-    positions.into()
+    let mut blobs: Vec<Vec<usize>> = positions.into_values().collect();
+    blobs.sort_unstable();
+    blobs.into()
 }
 
 impl<'env> Lane<'env> {
@@ -122,14 +122,14 @@ impl<'env> Lane<'env> {
         loop {
             shared.check()?;
             let next = shared.queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
-            let Some(position) = next else { return Ok(()) };
-            let layer = &fetch.layers[position];
+            let Some(positions) = next else { return Ok(()) };
+            let layer = &fetch.layers[positions[0]];
             let permit = Arc::clone(&shared.threads).acquire_owned().await.map_err(|_| PullError::Stopped)?;
             if fetch.holds.is_stored(&layer.digest, layer.size_bytes)? {
                 fetch.progress.layer(&layer.digest, LayerEvent::Exists);
-                spawn(scope, move || keep(shared, permit, || deliver(fetch, shared, &layer.digest)))?;
+                spawn(scope, move || keep(shared, permit, || deliver(fetch, shared, &positions)))?;
             } else {
-                self.download(scope, layer, permit).await?;
+                self.download(scope, positions, permit).await?;
             }
         }
     }
@@ -138,10 +138,11 @@ impl<'env> Lane<'env> {
     async fn download<'scope>(
         self,
         scope: &'scope Scope<'scope, 'env>,
-        layer: &'env LayerDescriptor,
+        positions: Vec<usize>,
         permit: OwnedSemaphorePermit,
     ) -> Result<(), PullError> {
         let Self { fetch, shared, .. } = self;
+        let layer = &fetch.layers[positions[0]];
         let url = self.client.url("blobs", layer.digest.as_str());
         let (parts, received) = mpsc::channel(CHANNEL_PARTS);
         let (stored, is_stored) = oneshot::channel();
@@ -153,7 +154,7 @@ impl<'env> Lane<'env> {
                 }
                 // A lane that is gone needs no answer.
                 let _ = stored.send(());
-                deliver(fetch, shared, &layer.digest)
+                deliver(fetch, shared, &positions)
             });
         })?;
         self.transfer(layer, &url, &parts).await?;
@@ -197,9 +198,10 @@ impl<'env> Lane<'env> {
         let wrong_size =
             |found_bytes| PullError::WrongSize { url: url.to_owned(), expected_bytes: layer.size_bytes, found_bytes };
         let begins_at = first_byte(&response).filter(|first| *first <= *received).unwrap_or(0);
-        if let Some(announced) = header_number(&response, &CONTENT_LENGTH).filter(|n| begins_at + n != layer.size_bytes)
+        if let Some(announced) =
+            header_number(&response, &CONTENT_LENGTH).filter(|n| begins_at.saturating_add(*n) != layer.size_bytes)
         {
-            return Err(wrong_size(begins_at + announced));
+            return Err(wrong_size(begins_at.saturating_add(announced)));
         }
         // A server that ignores the range begins again: what is here already is passed over.
         let mut to_skip = *received - begins_at;
@@ -239,11 +241,12 @@ fn keep(shared: &Shared, permit: OwnedSemaphorePermit, work: impl FnOnce() -> Re
 }
 
 /// Gives a stored blob to the sink, for each position it has.
-fn deliver(fetch: &Fetch<'_>, shared: &Shared, digest: &Digest) -> Result<(), PullError> {
-    for (index, layer) in fetch.layers.iter().enumerate().filter(|(_, layer)| layer.digest == *digest) {
+fn deliver(fetch: &Fetch<'_>, shared: &Shared, positions: &[usize]) -> Result<(), PullError> {
+    for index in positions {
         shared.check()?;
-        let failed = |source| PullError::Layer { digest: digest.clone(), source };
-        fetch.sink.layer_ready(index, layer, &fetch.holds.path(digest)).map_err(failed)?;
+        let layer = &fetch.layers[*index];
+        let failed = |source| PullError::Layer { digest: layer.digest.clone(), source };
+        fetch.sink.layer_ready(*index, layer, &fetch.holds.path(&layer.digest)).map_err(failed)?;
     }
     Ok(())
 }

@@ -653,3 +653,21 @@ fn a_loopback_registry_may_speak_tls() {
     assert!(matches!(&error, PullError::Transport(TransportError::Tls { .. })), "{error:?}");
     assert!(told(&error).contains("UnknownIssuer"), "{}", told(&error));
 }
+
+#[test]
+fn another_server_s_challenge_is_not_answered() {
+    let image = two_layers();
+    let thief = Server::with(|_, _| Some(Reply::new(401, "").header("WWW-Authenticate", "Basic realm=x")));
+    let target = thief.host.clone();
+    let server = Server::with(move |request, _| {
+        let location = format!("http://{target}{}", request.path);
+        request.path.contains("/blobs/").then(|| Reply::new(307, "").header("Location", location))
+    });
+    server.put_image("a", "latest", &image);
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let config = folder.path().join("config.json");
+    std::fs::write(&config, format!(r#"{{"auths":{{"{}":{{"auth":"dXNlcjpwYXNz"}}}}}}"#, server.host)).expect("writes");
+    let error = failure(&server.reference("a"), &PullOptions { docker_config: Some(config), ..options() });
+    assert!(matches!(error, PullError::Denied { .. }), "{error:?}");
+    assert!(thief.requests().iter().all(|request| request.header("authorization").is_none()));
+}
