@@ -26,6 +26,7 @@ use crate::files::FilesError;
 use crate::id::ContainerId;
 use crate::identity::IdentityError;
 use crate::images::LayerError;
+use crate::lifecycle::external::ExternalError;
 use crate::lifecycle::state::Refusal;
 use crate::machine::MachineError;
 use crate::names::NameError;
@@ -194,6 +195,9 @@ pub enum EngineError {
     /// A snapshot.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
+    /// Another OCI runtime.
+    #[error(transparent)]
+    External(#[from] ExternalError),
     /// An archive of an image or of a root file system.
     #[error(transparent)]
     Archive(#[from] ArchiveError),
@@ -316,6 +320,8 @@ impl EngineError {
             EngineError::Reference(_) | EngineError::Platform(_) => ErrorKind::Invalid,
             EngineError::Snapshot(SnapshotError::File { source, .. }) => kind_of(source),
             EngineError::Snapshot(SnapshotError::Store(error)) => store_kind(error),
+            EngineError::External(ExternalError::Terminal) => ErrorKind::NotImplemented,
+            EngineError::External(_) => ErrorKind::Internal,
             EngineError::Archive(error) => disk_full_or(error, ErrorKind::Invalid),
             EngineError::Layer(error) => disk_full_or(error, ErrorKind::Invalid),
             EngineError::Locked { .. } => ErrorKind::Unavailable,

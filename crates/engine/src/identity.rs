@@ -164,7 +164,7 @@ fn read_inside(root: BorrowedFd<'_>, path: &'static str) -> Result<String, Ident
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
         return Ok(String::new());
     }
-    let mut bytes = Vec::new();
+    let mut bytes = Vec::with_capacity(usize::try_from(stat.st_size).unwrap_or(0).min(1 << 16) + 1);
     File::from(fd).take(FILE_LIMIT_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
     if bytes.len() as u64 > FILE_LIMIT_BYTES {
         return Err(IdentityError::TooLarge { path });

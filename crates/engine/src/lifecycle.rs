@@ -9,5 +9,6 @@ pub mod pause;
 pub mod prepare;
 pub mod remove;
 pub mod start;
+pub mod external;
 pub mod state;
 pub mod stop;

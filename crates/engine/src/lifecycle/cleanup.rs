@@ -7,13 +7,17 @@
 
 use std::fs;
 use std::io;
+use std::path::Path;
 
 use hull_kernel::cgroups::Layout;
 
 use crate::engine::Engine;
 use crate::error::EngineError;
 use crate::id::ContainerId;
+use crate::lifecycle::external;
 use crate::lifecycle::remove::RemoveOptions;
+use crate::record::ContainerRecord;
+use crate::request::CreateContainer;
 
 impl Engine {
     /// Removes what a run has left, and the container when it was started with `--rm`.
@@ -23,9 +27,7 @@ impl Engine {
     pub fn finish(&self, id: &ContainerId) -> Result<(), EngineError> {
         self.clean_up_run(id)?;
         match self.row(id.as_str()) {
-            Ok(row) if row.auto_remove => {
-                self.remove_ended(&row, &RemoveOptions { force: false, volumes: true })
-            }
+            Ok(row) if row.auto_remove => self.remove_ended(&row, &RemoveOptions { force: false, volumes: true }),
             Ok(_) | Err(EngineError::NoSuchContainer { .. }) => Ok(()),
             Err(error) => Err(error),
         }
@@ -36,6 +38,7 @@ impl Engine {
     /// # Errors
     /// The cgroup or folder that could not be removed.
     pub(crate) fn clean_up_run(&self, id: &ContainerId) -> Result<(), EngineError> {
+        self.delete_external(id)?;
         let cgroup = Layout::detect()?.cgroup(&self.cgroup_path(id))?;
         if cgroup.exists() {
             cgroup.kill_all()?;
@@ -46,6 +49,21 @@ impl Engine {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(EngineError::Path { action: "remove", path: state, source: error })
             }
+            _ => Ok(()),
+        }
+    }
+
+    /// Tells another runtime to forget the container, when it was the one to make it.
+    fn delete_external(&self, id: &ContainerId) -> Result<(), EngineError> {
+        let state = self.roots().runtime_state(id.as_str());
+        if !external::was_used(&state) {
+            return Ok(());
+        }
+        match ContainerRecord::read(&self.roots().container(id.as_str())) {
+            Ok(ContainerRecord { request: CreateContainer { runtime: Some(program), .. }, .. }) => {
+                Ok(external::delete(Path::new(&program), &state, id.as_str())?)
+            }
+            // A container without a readable record was never started by anybody.
             _ => Ok(()),
         }
     }

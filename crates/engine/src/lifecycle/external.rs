@@ -107,7 +107,10 @@ pub(crate) fn run(plan: &ExternalPlan) -> Result<ExternalProcess, ExternalError>
     let mut create = command(&plan.program, &plan.folder, Some(&log));
     create.args([OsStr::new("create"), OsStr::new("--bundle"), plan.folder.as_os_str()]);
     create.args([OsStr::new("--pid-file"), pid_file.as_os_str(), OsStr::new(&plan.id)]);
-    create.stdin(stream(&plan.streams.stdin)?).stdout(stream(&plan.streams.stdout)?).stderr(stream(&plan.streams.stderr)?);
+    create
+        .stdin(stream(&plan.streams.stdin)?)
+        .stdout(stream(&plan.streams.stdout)?)
+        .stderr(stream(&plan.streams.stderr)?);
     check(plan, "create", &mut create, &log)?;
     let process = read_process(&pid_file).and_then(|process| {
         let mut start = command(&plan.program, &plan.folder, Some(&log));
@@ -121,20 +124,19 @@ pub(crate) fn run(plan: &ExternalPlan) -> Result<ExternalProcess, ExternalError>
     process
 }
 
-/// Tells the runtime to delete what it knows of a container; nothing when it never made one.
+/// Whether another runtime has state of its own in a container's state folder.
+pub(crate) fn was_used(folder: &Path) -> bool {
+    folder.join(RUNTIME_FOLDER).exists()
+}
+
+/// Tells the runtime to delete what it knows of a container.
 ///
 /// # Errors
 /// [`ExternalError::Execute`] and [`ExternalError::Failed`].
 pub(crate) fn delete(program: &Path, folder: &Path, id: &str) -> Result<(), ExternalError> {
-    if !folder.join(RUNTIME_FOLDER).exists() {
-        return Ok(());
-    }
     let failed = |source| ExternalError::Execute { program: program.to_path_buf(), source };
-    let output = command(program, folder, None)
-        .args(["delete", "--force", id])
-        .stdin(Stdio::null())
-        .output()
-        .map_err(failed)?;
+    let output =
+        command(program, folder, None).args(["delete", "--force", id]).stdin(Stdio::null()).output().map_err(failed)?;
     if output.status.success() {
         return Ok(());
     }
@@ -178,9 +180,7 @@ fn stream(stream: &OwnedFd) -> Result<Stdio, ExternalError> {
 
 /// Runs a subcommand; a failure is worded by the last line of the runtime's log.
 fn check(plan: &ExternalPlan, name: &'static str, command: &mut Command, log: &Path) -> Result<(), ExternalError> {
-    let status = command
-        .status()
-        .map_err(|source| ExternalError::Execute { program: plan.program.clone(), source })?;
+    let status = command.status().map_err(|source| ExternalError::Execute { program: plan.program.clone(), source })?;
     if status.success() {
         return Ok(());
     }

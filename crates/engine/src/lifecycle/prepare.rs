@@ -5,7 +5,7 @@
 //! are the name files and a missing working directory; both do no harm when the start then fails.
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use hull_kernel::mounts::inside;
@@ -44,6 +44,8 @@ pub struct StartPlan {
     pub spec: Spec,
     /// The root file system.
     pub rootfs: Rootfs,
+    /// The same, mounted already and detached.
+    pub root: OwnedFd,
     /// The container as it was created.
     pub record: ContainerRecord,
     /// Whether Hull's init is PID 1.
@@ -93,15 +95,14 @@ impl Engine {
         let record = self.record(id)?;
         let request = &record.request;
         let effective = Effective::merge(request, &record.image_config);
-        let rootfs = self.container_rootfs(&record)?;
+        let rootfs = self.container_rootfs(&record)?.volatile(request.auto_remove);
         let donors = self.donors(id, request)?;
         volumes::check_binds(&record.mounts)?;
 
-        let mounted = rootfs.mount_detached()?;
-        let identity = identity::look_up(mounted.as_fd(), &effective.user, &request.group_add)?;
-        make_workdir(mounted.as_fd(), &effective)?;
-        let mounts = self.all_mounts(&record, mounted.as_fd())?;
-        drop(mounted);
+        let root = rootfs.mount_detached()?;
+        let identity = identity::look_up(root.as_fd(), &effective.user, &request.group_add)?;
+        make_workdir(root.as_fd(), &effective)?;
+        let mounts = self.all_mounts(&record, root.as_fd())?;
 
         let folder = self.roots().container(id.as_str());
         let resolved = Resolved {
@@ -123,6 +124,7 @@ impl Engine {
         Ok(StartPlan {
             spec,
             rootfs,
+            root,
             init: request.init,
             cgroup_path: resolved.cgroup_path,
             log: LogPlan { path: folder.join(LOG_FILE), max_file_bytes: LOG_FILE_BYTES, max_files: LOG_FILES },

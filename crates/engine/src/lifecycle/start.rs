@@ -17,8 +17,9 @@ use std::io::{PipeWriter, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use hull_kernel::cgroups::{Cgroup, Layout};
 use hull_oci::runtime::Spec;
-use hull_runtime::create::{CreateError, Started};
+use hull_runtime::create::CreateError;
 use hull_runtime::plan::{InitPlan, PlanOptions, RootSource, Streams};
 use hull_supervisor::client::Client;
 use hull_supervisor::launch::{Launch, LaunchFailed, LaunchSender, LaunchStdio};
@@ -28,13 +29,15 @@ use hull_supervisor::start::{self, Handover, StartError, SupervisorArgs};
 use hull_sys::process::{self as sys, Cloned};
 use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
 use rustix::io::Errno;
-use rustix::process::setsid;
+use rustix::process::{Pid, setsid};
 use serde::{Deserialize, Serialize};
 
 use crate::engine::Engine;
 use crate::error::EngineError;
 use crate::id::ContainerId;
+use crate::lifecycle::external::{self, ExternalError, ExternalPlan};
 use crate::lifecycle::prepare::StartPlan;
+use crate::worker::chain;
 
 /// Name of the spec of the present start, in the state folder.
 pub const CONFIG_FILE: &str = "config.json";
@@ -49,13 +52,29 @@ enum Report {
 /// What A has opened before it forks.
 struct Prepared {
     id: ContainerId,
-    plan: InitPlan,
+    way: Way,
     lock: OwnedFd,
     listener: OwnedFd,
     ends: SupervisorEnds,
     log: LogOptions,
     stdin_once: bool,
     auto_remove: bool,
+}
+
+/// Who makes the container's process.
+enum Way {
+    /// This program.
+    BuiltIn(Box<InitPlan>),
+    /// Another OCI runtime.
+    External(ExternalPlan),
+}
+
+/// A process whose program runs, whoever made it.
+struct Running {
+    pid: i32,
+    pidfd: OwnedFd,
+    terminal: Option<OwnedFd>,
+    oom_events: Option<OwnedFd>,
 }
 
 /// The supervisor's ends of the container's streams; a terminal's comes later, from the container's devpts.
@@ -99,22 +118,34 @@ impl Engine {
     /// Opens and decides everything.
     fn prepare(&self, id: &ContainerId, lock: OwnedFd) -> Result<Prepared, EngineError> {
         let start = self.prepare_start(id)?;
-        let state = &start.state_dir;
+        let state = start.state_dir.clone();
         remove_stale_record(&self.roots().container(id.as_str()))?;
-        write_config(state, &start.spec)?;
-        let (ends, streams) = streams(state, &start)?;
-        let plan = plan(start.spec, start.rootfs, streams, start.init, start.cgroup_path, state)?;
-        let request = &start.record.request;
-        Ok(Prepared {
-            id: id.clone(),
-            plan,
-            lock,
-            listener: start::listen(state)?,
-            ends,
-            log: LogOptions { path: start.log.path, max_bytes: start.log.max_file_bytes, max_files: start.log.max_files },
-            stdin_once: request.interactive && !request.tty,
-            auto_remove: request.auto_remove,
-        })
+        let (ends, streams) = streams(&state, &start)?;
+        let log = LogOptions {
+            path: start.log.path.clone(),
+            max_bytes: start.log.max_file_bytes,
+            max_files: start.log.max_files,
+        };
+        let (stdin_once, auto_remove) =
+            (start.record.request.interactive && !start.record.request.tty, start.record.request.auto_remove);
+        let way = match start.runtime.clone() {
+            Some(program) => Way::External(self.external(id, program, start, streams)?),
+            None => Way::BuiltIn(Box::new(built_in(start, streams)?)),
+        };
+        let listener = start::listen(&state)?;
+        Ok(Prepared { id: id.clone(), way, lock, listener, ends, log, stdin_once, auto_remove })
+    }
+
+    fn external(
+        &self,
+        id: &ContainerId,
+        program: PathBuf,
+        start: StartPlan,
+        streams: Option<Streams>,
+    ) -> Result<ExternalPlan, EngineError> {
+        let streams = streams.ok_or(ExternalError::Terminal)?;
+        write_config(&start.state_dir, &external::adapt(start.spec, &start.state_dir))?;
+        Ok(ExternalPlan { program, id: id.to_string(), folder: start.state_dir, root: start.root, streams })
     }
 
     /// Makes X and W, waits for W's report.
@@ -179,27 +210,19 @@ fn become_supervisor(
 /// W: the container's process, handed to S.
 fn work(prepared: Prepared, channel: LaunchSender, report: PipeWriter) -> ! {
     let (log, stdin_once, auto_remove) = (prepared.log, prepared.stdin_once, prepared.auto_remove);
-    let result = run_container(prepared.plan).map(|started| {
-        let oom_events = started.cgroup.as_ref().and_then(|cgroup| cgroup.oom_events_path());
-        Launch {
-            session: 0,
-            pid: started.pid,
-            pidfd: started.pidfd,
-            stdio: match (prepared.ends, started.terminal) {
-                (SupervisorEnds::Streams { stdin, stdout, stderr }, _) => LaunchStdio::Streams { stdin, stdout, stderr },
-                (SupervisorEnds::Terminal { stdin }, Some(master)) => LaunchStdio::Terminal { master, stdin },
-                (SupervisorEnds::Terminal { .. }, None) => sys::exit_now(125),
-            },
-            stdin_once,
-            auto_remove,
-            log: Some(log),
-            oom_events: oom_events.and_then(|path| File::open(path).ok()).map(OwnedFd::from),
-        }
+    let ends = prepared.ends;
+    let result = run_container(prepared.way).and_then(|running| {
+        let stdio = match (ends, running.terminal) {
+            (SupervisorEnds::Streams { stdin, stdout, stderr }, _) => LaunchStdio::Streams { stdin, stdout, stderr },
+            (SupervisorEnds::Terminal { stdin }, Some(master)) => LaunchStdio::Terminal { master, stdin },
+            (SupervisorEnds::Terminal { .. }, None) => return Err((125, "the process sent no terminal".to_owned())),
+        };
+        let Running { pid, pidfd, oom_events, .. } = running;
+        Ok(Launch { session: 0, pid, pidfd, stdio, stdin_once, auto_remove, log: Some(log), oom_events })
     });
     let code = match result {
         Ok(launch) => hand_over(channel, &launch, report),
-        Err(error) => {
-            let (exit_code, message) = describe(&error);
+        Err((exit_code, message)) => {
             let _ = channel.failed(&LaunchFailed { exit_code, message: message.clone() });
             send_report(report, &Report::Failed { exit_code, message });
             exit_code
@@ -208,8 +231,25 @@ fn work(prepared: Prepared, channel: LaunchSender, report: PipeWriter) -> ! {
     sys::exit_now(code)
 }
 
-fn run_container(plan: InitPlan) -> Result<Started, CreateError> {
-    hull_runtime::create::create(plan)?.start()
+/// Makes the process run; a failure comes as exit code and text.
+fn run_container(way: Way) -> Result<Running, (i32, String)> {
+    let oom_events =
+        |cgroup: &Cgroup| cgroup.oom_events_path().and_then(|path| File::open(path).ok()).map(OwnedFd::from);
+    match way {
+        Way::BuiltIn(plan) => {
+            let started = hull_runtime::create::create(*plan)
+                .and_then(hull_runtime::create::Created::start)
+                .map_err(|error| describe(&error))?;
+            let oom_events = started.cgroup.as_ref().and_then(oom_events);
+            Ok(Running { pid: started.pid, pidfd: started.pidfd, terminal: started.terminal, oom_events })
+        }
+        Way::External(plan) => {
+            let process = external::run(&plan).map_err(|error| (125, chain(&error)))?;
+            let cgroup = Pid::from_raw(process.pid).and_then(|pid| Layout::detect().ok()?.cgroup_of(pid).ok());
+            let oom_events = cgroup.as_ref().and_then(oom_events);
+            Ok(Running { pid: process.pid, pidfd: process.pidfd, terminal: None, oom_events })
+        }
+    }
 }
 
 fn hand_over(channel: LaunchSender, launch: &Launch, report: PipeWriter) -> i32 {
@@ -233,13 +273,7 @@ pub(crate) fn describe(error: &CreateError) -> (i32, String) {
         CreateError::Init(failure) => i32::from(failure.exit_code()),
         _ => 125,
     };
-    let mut message = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(next) = cause {
-        message = format!("{message}: {next}");
-        cause = next.source();
-    }
-    (code, message)
+    (code, chain(error))
 }
 
 fn send_report(mut pipe: PipeWriter, report: &Report) {
@@ -316,8 +350,11 @@ fn streams(state: &Path, start: &StartPlan) -> Result<(SupervisorEnds, Option<St
     let (stdout, container_stdout) = fifo(state.join("stdout"))?;
     let (stderr, container_stderr) = fifo(state.join("stderr"))?;
     let (stdin, container_stdin) = if interactive {
-        let (read, write) = std::io::pipe()
-            .map_err(|source| EngineError::Path { action: "make", path: PathBuf::from("stdin"), source })?;
+        let (read, write) = std::io::pipe().map_err(|source| EngineError::Path {
+            action: "make",
+            path: PathBuf::from("stdin"),
+            source,
+        })?;
         (Some(OwnedFd::from(write)), OwnedFd::from(read))
     } else {
         (None, open(Path::new("/dev/null"), OFlags::RDONLY)?)
@@ -334,31 +371,41 @@ fn fifo(path: PathBuf) -> Result<(OwnedFd, OwnedFd), EngineError> {
         }
         _ => {}
     }
-    mknodat(CWD, &path, FileType::Fifo, Mode::from_raw_mode(0o600), 0)
-        .map_err(|errno| EngineError::Path { action: "make", path: path.clone(), source: errno.into() })?;
+    mknodat(CWD, &path, FileType::Fifo, Mode::from_raw_mode(0o600), 0).map_err(|errno| EngineError::Path {
+        action: "make",
+        path: path.clone(),
+        source: errno.into(),
+    })?;
     Ok((open(&path, OFlags::RDWR | OFlags::NONBLOCK)?, open(&path, OFlags::RDWR)?))
 }
 
 fn open(path: &Path, flags: OFlags) -> Result<OwnedFd, EngineError> {
-    rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|errno| EngineError::Path { action: "open", path: path.to_path_buf(), source: errno.into() })
+    rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty()).map_err(|errno| EngineError::Path {
+        action: "open",
+        path: path.to_path_buf(),
+        source: errno.into(),
+    })
 }
 
-fn plan(
-    spec: Spec,
-    rootfs: hull_snapshot::Rootfs,
-    streams: Option<Streams>,
-    init: bool,
-    cgroup_path: String,
-    state: &Path,
-) -> Result<InitPlan, EngineError> {
-    let has_user_namespace = spec.linux.as_ref().is_some_and(|linux| !linux.uid_mappings.is_empty());
-    let root = if has_user_namespace {
+/// The plan of the built-in runtime; config.json is written for exec and for whoever wants to see it.
+fn built_in(start: StartPlan, streams: Option<Streams>) -> Result<InitPlan, EngineError> {
+    write_config(&start.state_dir, &start.spec)?;
+    let shifted = start.spec.linux.as_ref().is_some_and(|linux| !linux.uid_mappings.is_empty());
+    let root = if shifted {
+        // Its layers are shifted through the container's user namespace, which does not exist yet.
+        drop(start.root);
+        let rootfs = start.rootfs;
         RootSource::InUserNamespace(Box::new(move |namespace| rootfs.mount_detached_in(namespace)))
     } else {
-        RootSource::Detached(rootfs.mount_detached()?)
+        RootSource::Detached(start.root)
     };
-    let options =
-        PlanOptions { root, bundle: state, streams, init, cgroup_path: Some(cgroup_path), sibling: true };
-    Ok(hull_runtime::plan::plan(&spec, options)?)
+    let options = PlanOptions {
+        root,
+        bundle: &start.state_dir,
+        streams,
+        init: start.init,
+        cgroup_path: Some(start.cgroup_path),
+        sibling: true,
+    };
+    Ok(hull_runtime::plan::plan(&start.spec, options)?)
 }
