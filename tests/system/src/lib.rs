@@ -1,15 +1,35 @@
-//! What the end-to-end tests know of the lane that they run in.
+//! What the end-to-end tests know of the lane that they run in, and the things that they all use.
 //!
 //! The lane says it through the environment: `HULL_BIN` (the program under test), `HULL_TEST_DIR` (where a test makes
 //! its root and state folders; nothing may be left there), `HULL_TEST_IMAGES` (`busybox`, `five-layers` and `debian` as
 //! `<name>.docker.tar` and `<name>.oci.tar`, and `debian.tar`), `HULL_PEERS` (scripts that run other container tools;
-//! not set in the virtual machine) and `HULL_LANE` (`host` or `vm`).
+//! not set in the virtual machine) and `HULL_LANE` (`host` or `vm`). Started by hand without them, tests take what the
+//! last build and `cargo xtask peers` left in the target folder.
+//!
+//! ```text
+//! hull        one Hull in folders of its own, which proves at its end that nothing of it is left
+//! leftovers   that proof: processes, mounts, cgroups, files
+//! archive     images made for one test
+//! registry    a registry on loopback that answers what a test tells it to
+//! terminal    a program on a terminal of its own
+//! patience    waiting for a fact, with a deadline and never for a time
+//! ```
 
 #![forbid(unsafe_code)]
 
-use std::path::PathBuf;
+pub mod archive;
+pub mod hull;
+pub mod leftovers;
+pub mod patience;
+pub mod registry;
+pub mod terminal;
+
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+
+pub use hull::{Hull, Run};
+pub use patience::{patience, wait_for};
 
 /// A path that the lane gave in the variable `name`.
 pub fn given(name: &str) -> Result<PathBuf> {
@@ -19,7 +39,21 @@ pub fn given(name: &str) -> Result<PathBuf> {
 
 /// The program under test.
 pub fn hull() -> Result<PathBuf> {
-    given("HULL_BIN")
+    let built = ["release", "debug"].map(|profile| target().join(format!("{}/{profile}/hull", triple())));
+    let found = given("HULL_BIN").or_else(|error| built.into_iter().find(|path| path.exists()).ok_or(error));
+    found.context("there is no hull: cargo build --release -p hull")
+}
+
+/// The file of a test image, such as `busybox.docker.tar`.
+pub fn image(file: &str) -> PathBuf {
+    let path = given("HULL_TEST_IMAGES").unwrap_or_else(|_| target().join("images")).join(file);
+    assert!(path.exists(), "there is no {}: cargo xtask peers makes the test images", path.display());
+    path
+}
+
+/// Where tests make their folders.
+pub fn test_folder() -> PathBuf {
+    given("HULL_TEST_DIR").unwrap_or_else(|_| target().join("system"))
 }
 
 /// The folder with scripts for the other container tools; `None` in the virtual machine.
@@ -30,4 +64,12 @@ pub fn peers() -> Option<PathBuf> {
 /// Whether this is the virtual machine, where cgroup v2 is all there is and everything takes several times longer.
 pub fn is_vm() -> bool {
     std::env::var_os("HULL_LANE").is_some_and(|lane| lane == "vm")
+}
+
+fn target() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target")
+}
+
+fn triple() -> String {
+    format!("{}-unknown-linux-gnu", std::env::consts::ARCH)
 }

@@ -4,4 +4,8 @@
 
 #![forbid(unsafe_code)]
 
+mod builtin;
+mod ends;
+mod first_process;
+mod isolation;
 mod smoke;
