@@ -73,13 +73,22 @@ impl Safety {
     pub fn make(name: &str) -> Result<Safety> {
         let mut safety = Safety { folders: Vec::new() };
         for hierarchy in hierarchies()? {
-            let parent = if hierarchy.is_v2 { delegating_ancestor(&hierarchy) } else { hierarchy.own.clone() };
-            let folder = parent.join(name);
-            fs::create_dir(&folder).with_context(|| format!("safety cgroup {}", folder.display()))?;
-            safety.folders.push((hierarchy.clone(), folder.clone()));
-            if hierarchy.is_v2 { fill_v2(&folder)? } else { fill_v1(&parent, &folder)? }
+            if let Err(error) = safety.add(hierarchy, name) {
+                safety.remove()?;
+                return Err(error);
+            }
         }
         Ok(safety)
+    }
+
+    fn add(&mut self, hierarchy: Hierarchy, name: &str) -> Result<()> {
+        let parent = if hierarchy.is_v2 { delegating_ancestor(&hierarchy) } else { hierarchy.own.clone() };
+        let folder = parent.join(name);
+        sweep(&parent, name)?;
+        fs::create_dir(&folder).with_context(|| format!("safety cgroup {}", folder.display()))?;
+        let is_v2 = hierarchy.is_v2;
+        self.folders.push((hierarchy, folder.clone()));
+        if is_v2 { fill_v2(&folder) } else { fill_v1(&parent, &folder) }
     }
 
     /// Pairs of mount point and safety cgroup, as arguments for the process that enters them.
@@ -105,6 +114,21 @@ impl Safety {
         }
         Ok(found)
     }
+}
+
+/// Removes what an earlier lane of this name (`<lane>-<pid>`) left when it was killed: cgroups whose maker is gone and
+/// that hold no process.
+fn sweep(parent: &Path, name: &str) -> Result<()> {
+    let Some((lane, _)) = name.rsplit_once('-') else { return Ok(()) };
+    for entry in fs::read_dir(parent)? {
+        let path = entry?.path();
+        let maker = path.file_name().and_then(|found| found.to_str()?.strip_prefix(lane)?.strip_prefix('-'));
+        let is_gone = maker.is_some_and(|pid| pid.parse::<u32>().is_ok() && !Path::new("/proc").join(pid).exists());
+        if is_gone && processes(&path).is_empty() {
+            remove_tree(&path)?;
+        }
+    }
+    Ok(())
 }
 
 /// The nearest ancestor that hands memory and pids to its children; the own cgroup when there is none.

@@ -180,7 +180,9 @@ fn contain(
     log: &Path,
 ) -> Result<()> {
     let log = Some(log.to_path_buf());
-    let outcome = contained::run(&Request { name: name.into(), argv, env, files, log, limit: STEP_LIMIT })?;
+    let writable = if files.is_some() { vec![workspace::folder("")?] } else { Vec::new() };
+    let request = Request { name: name.into(), argv, env, files, writable, log, limit: STEP_LIMIT };
+    let outcome = contained::run(&request)?;
     if !outcome.left.is_empty() {
         bail!("left behind ({}):\n{}", outcome.status, outcome.left.join("\n"));
     }
@@ -195,8 +197,8 @@ pub fn by_hand(words: &[String]) -> Result<bool> {
     let peers = Peers::ready()?;
     let env = BTreeMap::from([("HULL_PEERS".to_string(), peers.scripts().display().to_string())]);
     let argv = words.to_vec();
-    let limit = Duration::MAX;
-    let request = Request { name: "hand".into(), argv, env, files: None, log: None, limit };
+    let (limit, writable) = (Duration::MAX, vec![workspace::folder("")?]);
+    let request = Request { name: "hand".into(), argv, env, files: None, writable, log: None, limit };
     let outcome = contained::run(&request)?;
     for left in &outcome.left {
         eprintln!("left behind: {left}");

@@ -13,6 +13,7 @@
 //! processes, interfaces and test files that it left are listed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::CStr;
 use std::fs;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -20,7 +21,9 @@ use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, mount_move, unmount};
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, mount_move, mount_remount, unmount};
+use rustix::process::{WaitOptions, WaitStatus, getpid, set_child_subreaper, wait};
 use serde::{Deserialize, Serialize};
 
 use crate::cgroups::{self, Hierarchy, Safety};
@@ -41,6 +44,9 @@ pub struct Request {
     pub env: BTreeMap<String, String>,
     /// The folder that tests make their files in; it must be empty afterwards.
     pub files: Option<PathBuf>,
+    /// The folders that the program may write to; the machine's other files are then read-only for it, and /tmp is
+    /// an empty one of its own. When there are none, the files are as they are.
+    pub writable: Vec<PathBuf>,
     /// Where the program's output goes; the terminal when there is none.
     pub log: Option<PathBuf>,
     /// The longest the program may take.
@@ -62,6 +68,7 @@ struct Plan {
     outer_mount_namespace: PathBuf,
     stage: PathBuf,
     busybox: PathBuf,
+    writable: Vec<PathBuf>,
     argv: Vec<String>,
     env: BTreeMap<String, String>,
     files: Option<PathBuf>,
@@ -83,6 +90,7 @@ pub fn run(request: &Request) -> Result<Outcome> {
         outer_mount_namespace: fs::read_link("/proc/self/ns/mnt")?,
         stage: stage.clone(),
         busybox,
+        writable: request.writable.clone(),
         argv: request.argv.clone(),
         env: request.env.clone(),
         files: request.files.clone(),
@@ -135,19 +143,64 @@ pub fn inside(file: &Path) -> Result<u8> {
         cgroups::settle_v2(folder)?;
     }
     show_cgroups(&plan.folders, &plan.stage)?;
-    mount(c"tmpfs", c"/run", c"tmpfs", MountFlags::NOSUID | MountFlags::NODEV, c"mode=755").context("tmpfs on /run")?;
+    fresh_tmpfs("/run", c"mode=755")?;
+    if !plan.writable.is_empty() {
+        keep_files(&plan.writable)?;
+    }
     program::quiet(Command::new(&plan.busybox).args(["ip", "link", "set", "lo", "up"]))?;
-    let mounts: Vec<PathBuf> = plan.folders.iter().map(|(hierarchy, _)| hierarchy.mount.clone()).collect();
-    let before = Traces::now(&mounts, plan.files.as_deref())?;
+    let hierarchies = plan.folders.iter().map(|(hierarchy, _)| hierarchy.mount.clone()).collect();
+    let mut folders: Vec<PathBuf> = plan.files.iter().cloned().chain(["/run/hull".into()]).collect();
+    if !plan.writable.is_empty() {
+        folders.push("/tmp".into());
+    }
+    let place = Place { hierarchies, folders };
+    let before = Traces::now(&place)?;
     let (name, arguments) = plan.argv.split_first().context("no program to run")?;
-    let status = Command::new(name).args(arguments).envs(&plan.env).status().with_context(|| name.clone())?;
-    let left = Traces::settled(&mounts, plan.files.as_deref(), &before)?;
+    // Orphans come to this process, which reaps them: on a machine whose first process does not, programs that wait
+    // for a daemonized child to be gone would wait for ever.
+    set_child_subreaper(Some(getpid())).context("becoming a subreaper")?;
+    let child = Command::new(name).args(arguments).envs(&plan.env).spawn().with_context(|| name.clone())?;
+    let status = reap_until(i32::try_from(child.id())?)?;
+    let left = Traces::settled(&place, &before)?;
     fs::write(&plan.report, left.join("\n"))?;
-    Ok(status.code().map_or(1, |code| u8::try_from(code).unwrap_or(1)))
+    Ok(status.exit_status().map_or(1, |code| u8::try_from(code).unwrap_or(1)))
+}
+
+/// Reaps every child until the one with the number `pid` has ended.
+fn reap_until(pid: i32) -> Result<WaitStatus> {
+    loop {
+        match wait(WaitOptions::empty()) {
+            Ok(Some((ended, status))) if ended.as_raw_nonzero().get() == pid => return Ok(status),
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error).context("waiting for the program"),
+        }
+    }
+}
+
+/// Reaps the orphans that have ended by now.
+fn reap() {
+    while let Ok(Some(_)) = wait(WaitOptions::NOHANG) {}
 }
 
 fn read(file: &Path) -> Result<Plan> {
     Ok(serde_json::from_str(&fs::read_to_string(file).with_context(|| file.display().to_string())?)?)
+}
+
+fn fresh_tmpfs(path: &str, options: &CStr) -> Result<()> {
+    let flags = MountFlags::NOSUID | MountFlags::NODEV;
+    mount(c"tmpfs", path, c"tmpfs", flags, options).with_context(|| format!("tmpfs on {path}"))
+}
+
+/// Makes the root mount of this mount namespace read-only, and the temporary folders empty ones of its own.
+/// Only the mount changes, not the file system: the machine itself goes on writing.
+fn keep_files(writable: &[PathBuf]) -> Result<()> {
+    for path in ["/tmp", "/var/tmp", "/dev/shm"] {
+        fresh_tmpfs(path, c"mode=1777")?;
+    }
+    for folder in writable {
+        mount_bind(folder, folder).with_context(|| folder.display().to_string())?;
+    }
+    mount_remount("/", MountFlags::BIND | MountFlags::RDONLY, c"").context("making / read-only")
 }
 
 /// Rebuilds /sys/fs/cgroup of this mount namespace from the given folders, each at the place of its hierarchy.
@@ -187,12 +240,20 @@ fn copy_links(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Where to look for what a program left, besides mounts and interfaces.
+pub struct Place {
+    /// Mount points of cgroup hierarchies.
+    pub hierarchies: Vec<PathBuf>,
+    /// Folders in which every file counts.
+    pub folders: Vec<PathBuf>,
+}
+
 /// What a program can leave behind in its place, one sentence each.
 pub struct Traces(BTreeSet<String>);
 
 impl Traces {
-    /// What is there now; `hierarchies` are the mount points of cgroups, `files` is the tests' own folder.
-    pub fn now(hierarchies: &[PathBuf], files: Option<&Path>) -> Result<Traces> {
+    /// What is there now.
+    pub fn now(place: &Place) -> Result<Traces> {
         let mut found = BTreeSet::new();
         let mounts = fs::read_to_string("/proc/self/mountinfo")?;
         for line in mounts.lines() {
@@ -203,13 +264,13 @@ impl Traces {
         let interfaces = fs::read_to_string("/proc/self/net/dev")?;
         let names = interfaces.lines().filter_map(|line| line.split_once(':'));
         found.extend(names.map(|(name, _)| format!("interface {}", name.trim())));
-        for mount in hierarchies {
+        for mount in &place.hierarchies {
             let folders = cgroups::subtree(mount);
             found.extend(folders.iter().map(|path| format!("cgroup {}", path.display())));
             let alive = cgroups::processes(mount).into_iter().filter(|pid| !is_kernel_thread(*pid));
             found.extend(alive.map(|pid| format!("process {pid} {}", command_line(pid))));
         }
-        for folder in [files, Some(Path::new("/run/hull"))].into_iter().flatten() {
+        for folder in &place.folders {
             let entries = fs::read_dir(folder).into_iter().flatten().filter_map(|entry| entry.ok());
             found.extend(entries.map(|entry| format!("file {}", entry.path().display())));
         }
@@ -217,10 +278,11 @@ impl Traces {
     }
 
     /// What is there beyond `before`, once processes that were told to end have had their time.
-    pub fn settled(hierarchies: &[PathBuf], files: Option<&Path>, before: &Traces) -> Result<Vec<String>> {
+    pub fn settled(place: &Place, before: &Traces) -> Result<Vec<String>> {
         let end = Instant::now() + GRACE;
         loop {
-            let left = Traces::now(hierarchies, files)?.beyond(before);
+            reap();
+            let left = Traces::now(place)?.beyond(before);
             if left.is_empty() || Instant::now() > end {
                 return Ok(left);
             }

@@ -43,7 +43,7 @@ pub fn folder() -> Result<PathBuf> {
     if !folder.join("five-layers.oci.tar").exists() {
         let busybox = busybox()?;
         let base = busybox_layer(&busybox)?;
-        write_image(&folder, "busybox", &[base.clone()])?;
+        write_image(&folder, "busybox", std::slice::from_ref(&base))?;
         let mut layers = vec![base];
         for number in 1..5 {
             layers.push(filler_layer(number)?);

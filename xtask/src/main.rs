@@ -117,6 +117,6 @@ fn run(task: Task) -> Result<ExitCode> {
             runner::run(&tests).map(|count| fine(count.failed == 0))
         }
         Task::Inside(Inside::Bench { plan }) => bench::inside(&plan).map(|()| ExitCode::SUCCESS),
-        Task::Inside(Inside::Worker { plan }) => bench::worker(plan.as_deref()).map(|()| ExitCode::SUCCESS),
+        Task::Inside(Inside::Worker { plan }) => bench::worker::run(plan.as_deref()).map(|()| ExitCode::SUCCESS),
     }
 }

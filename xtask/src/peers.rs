@@ -142,11 +142,15 @@ impl Peers {
     fn write_settings(&self) -> Result<()> {
         let tree = self.tree();
         let tree = tree.display();
+        // Podman starts conmon, and that podman's clean-up, with only the variables that are named here.
+        let variables: Vec<String> =
+            self.environment().iter().map(|(name, value)| format!("\"{name}={value}\"")).collect();
+        let variables = variables.join(", ");
         let containers = format!(
             "[containers]\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=1024:1024\"]\n\
              init_path = \"{tree}/usr/bin/catatonit\"\n\
              [engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\nruntime = \"runc\"\n\
-             conmon_path = [\"{tree}/usr/bin/conmon\"]\nhelper_binaries_dir = [\"{tree}/usr/lib/podman\"]\n\
+             conmon_env_vars = [{variables}]\nconmon_path = [\"{tree}/usr/bin/conmon\"]\nhelper_binaries_dir = [\"{tree}/usr/lib/podman\"]\n\
              [engine.runtimes]\nrunc = [\"{tree}/usr/sbin/runc\"]\ncrun = [\"{tree}/usr/bin/crun\"]\n\
              [network]\nnetwork_backend = \"cni\"\ncni_plugin_dirs = [\"{tree}/usr/lib/cni\"]\n\
              network_config_dir = \"/run/hull-peers/cni\"\n"

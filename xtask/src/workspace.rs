@@ -2,6 +2,7 @@
 //!
 //! Everything that xtask makes is below `target/`: nothing is installed and nothing is written elsewhere.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -16,7 +17,7 @@ pub fn root() -> PathBuf {
 /// A folder below `target/`, made when it is missing.
 pub fn folder(name: &str) -> Result<PathBuf> {
     let path = root().join("target").join(name);
-    std::fs::create_dir_all(&path).with_context(|| path.display().to_string())?;
+    fs::create_dir_all(&path).with_context(|| path.display().to_string())?;
     Ok(path)
 }
 
@@ -87,10 +88,12 @@ fn executable(message: Message) -> Option<Executable> {
     })
 }
 
-/// The release build of `hull`, built when it is not up to date; or the program that HULL_BIN names.
+/// The release build of `hull`, built when it is not up to date; or a copy of the program that HULL_BIN names.
 pub fn hull() -> Result<PathBuf> {
     if let Some(given) = std::env::var_os("HULL_BIN") {
-        return Ok(given.into());
+        let copy = folder("xtask")?.join("hull");
+        fs::copy(&given, &copy).with_context(|| format!("HULL_BIN={}", given.display()))?;
+        return Ok(copy);
     }
     let made = build(&["build", "--release", "--package", "hull"])?;
     let hull = made.into_iter().find(|program| program.name == "hull");

@@ -1,15 +1,159 @@
-//! Measurements (being written).
+//! `cargo xtask bench`: Hull beside docker, podman, ctr, runc and crun, on this machine, in one run.
 //!
+//! ```text
+//! stage      the peers' daemons and images, in namespaces of their own, below one folder
+//! worker     a small process that starts one program at a time and reports how long it took
+//! start      whole container starts, and runtimes alone, in interleaved rounds
+//! memory     what an idle container costs
+//! figures    medians, ratios, the table
+//! ```
 //!
-use anyhow::Result;
+//! Each round runs every candidate once, beginning with another one each time, so that whatever the machine does
+//! meanwhile hits all of them. Compare ratios of one run, never figures of two.
+
+mod bundle;
+mod figures;
+mod memory;
+mod stage;
+mod start;
+pub mod worker;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use serde::{Deserialize, Serialize};
+
+use crate::contained::{self, Request};
+use crate::peers::Peers;
+use crate::{images, workspace};
+
+/// The longest a measurement may take.
+const LIMIT: Duration = Duration::from_secs(3600);
+
+/// `cargo xtask bench`.
 #[derive(clap::Args)]
-pub struct Args {}
-pub fn run(_: &Args) -> Result<()> {
+pub struct Args {
+    /// What to measure.
+    #[arg(value_enum)]
+    subject: Subject,
+    /// Rounds of the interleaved run.
+    #[arg(long, default_value_t = 30)]
+    rounds: usize,
+    /// Idle containers of the memory measurement.
+    #[arg(long, default_value_t = 50)]
+    containers: usize,
+    /// Where roots and data lie, on disk; a tmpfs when it is not given.
+    #[arg(long)]
+    dir: Option<PathBuf>,
+    /// Only these candidates, by the first word of their name (hull, docker, podman, ctr, runc, crun).
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// Pause before each start, in milliseconds: a machine that has been idle.
+    #[arg(long, default_value_t = 0)]
+    idle_ms: u64,
+    /// Figures as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What can be measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+pub enum Subject {
+    /// From command to exit: a container of a five-layer image, and the runtimes alone on one bundle.
+    Start,
+    /// The runtimes alone.
+    Runtime,
+    /// What idle detached containers cost.
+    Memory,
+}
+
+/// The measurement as the contained process is told of it.
+#[derive(Serialize, Deserialize)]
+pub struct Settings {
+    subject: Subject,
+    rounds: usize,
+    containers: usize,
+    idle_ms: u64,
+    only: Vec<String>,
+    json: bool,
+    /// The folder for roots, data and sockets' logs.
+    dir: PathBuf,
+    /// Whether a tmpfs is to be mounted there.
+    on_tmpfs: bool,
+    hull: PathBuf,
+    images: PathBuf,
+}
+
+/// Prepares everything that needs the network, and measures in a contained place.
+pub fn run(args: &Args) -> Result<()> {
+    Peers::ready()?;
+    let own = workspace::folder("bench")?;
+    let dir = match &args.dir {
+        Some(dir) => dir.join(format!("hull-bench-{}", std::process::id())),
+        None => own.join("tmpfs"),
+    };
+    fs::create_dir_all(&dir)?;
+    let settings = Settings {
+        subject: args.subject,
+        rounds: args.rounds,
+        containers: args.containers,
+        idle_ms: args.idle_ms,
+        only: args.only.clone(),
+        json: args.json,
+        on_tmpfs: args.dir.is_none(),
+        dir: fs::canonicalize(&dir)?,
+        hull: fs::canonicalize(workspace::hull()?)?,
+        images: images::folder()?,
+    };
+    let plan = own.join("settings.json");
+    fs::write(&plan, serde_json::to_string(&settings)?)?;
+    let ended = contain(&plan, &settings.dir);
+    fs::remove_dir_all(&dir)?;
+    ended
+}
+
+fn contain(plan: &Path, dir: &Path) -> Result<()> {
+    let own = std::env::current_exe()?;
+    let argv = [own.as_path(), Path::new("inside"), Path::new("bench"), plan];
+    let outcome = contained::run(&Request {
+        name: "bench".into(),
+        argv: argv.map(|word| word.display().to_string()).to_vec(),
+        env: BTreeMap::new(),
+        files: None,
+        writable: vec![workspace::folder("")?, dir.to_path_buf()],
+        log: None,
+        limit: LIMIT,
+    })?;
+    // The peers keep the parent cgroups that they made; those go with the safety cgroups.
+    let parents = ["libpod_parent", "/docker", "/bench"];
+    for left in outcome.left.iter().filter(|left| !parents.iter().any(|parent| left.contains(parent))) {
+        eprintln!("left behind: {left}");
+    }
+    if !outcome.status.success() {
+        bail!("the measurement: {}", outcome.status);
+    }
     Ok(())
 }
-pub fn inside(_: &std::path::Path) -> Result<()> {
-    Ok(())
+
+/// `xtask inside bench SETTINGS`: the measurement itself.
+pub fn inside(file: &Path) -> Result<()> {
+    let settings: Settings = serde_json::from_str(&fs::read_to_string(file)?)?;
+    stage::prepare_folders(&settings)?;
+    let measured = match settings.subject {
+        Subject::Start => start::whole(&settings),
+        Subject::Runtime => start::runtimes(&settings),
+        Subject::Memory => memory::measure(&settings),
+    };
+    stage::remove_folders(&settings)?;
+    measured
 }
-pub fn worker(_: Option<&std::path::Path>) -> Result<()> {
-    Ok(())
+
+impl Settings {
+    /// Whether a candidate of this name was asked for.
+    fn wants(&self, name: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|wanted| wanted == name)
+    }
 }

@@ -17,7 +17,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::cgroups;
-use crate::contained::Traces;
+use crate::contained::{Place, Traces};
 use crate::runner::{self, Tests};
 
 /// A test program and the names of the tests it is to run.
@@ -60,15 +60,16 @@ pub fn run(file: &Path) -> Result<()> {
 }
 
 fn perform(work: &Work) -> Result<bool> {
-    let mounts: Vec<PathBuf> = cgroups::hierarchies()?.into_iter().map(|hierarchy| hierarchy.mount).collect();
-    let before = Traces::now(&mounts, Some(&work.files))?;
+    let hierarchies = cgroups::hierarchies()?.into_iter().map(|hierarchy| hierarchy.mount).collect();
+    let place = Place { hierarchies, folders: vec![work.files.clone(), "/run/hull".into(), "/tmp".into()] };
+    let before = Traces::now(&place)?;
     let mut good = true;
     for program in &work.programs {
         println!("-- {}", program.name);
         let (program, filter, limit) = (&program.path, &program.filter, runner::GUEST_TEST_LIMIT);
         good &= runner::run(&Tests { program, filter, env: &work.env, limit })?.failed == 0;
     }
-    for left in Traces::settled(&mounts, Some(&work.files), &before)? {
+    for left in Traces::settled(&place, &before)? {
         println!("left behind: {left}");
         good = false;
     }

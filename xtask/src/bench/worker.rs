@@ -1,0 +1,124 @@
+//! The process that starts what is measured: small, single-threaded, doing nothing else.
+//!
+//! It reads one request per line, starts the program (posix_spawn), waits for it, and answers with the time between,
+//! from the monotonic clock. A worker may sit in a mount namespace of its own: crun takes a machine that has cgroup v1
+//! and v2 side by side for something else, so its worker sees the v1 hierarchies only.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Seek, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use rustix::fs::{MemfdFlags, memfd_create};
+use serde::{Deserialize, Serialize};
+
+use crate::cgroups::{self, Hierarchy};
+use crate::contained;
+
+/// A program to start.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Start {
+    /// The program and its arguments.
+    pub argv: Vec<String>,
+    /// Environment variables besides the inherited ones.
+    pub env: BTreeMap<String, String>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Answer {
+    nanoseconds: u64,
+    failure: Option<String>,
+}
+
+/// The other end: a worker process.
+pub struct Worker {
+    child: Child,
+    requests: ChildStdin,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Worker {
+    /// A worker that sees what this process sees.
+    pub fn plain() -> Result<Worker> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(["inside", "worker"]);
+        Worker::start(command)
+    }
+
+    /// A worker whose /sys/fs/cgroup holds only the v1 hierarchies, put together in the folder `stage`.
+    pub fn without_v2(stage: &Path) -> Result<Worker> {
+        std::fs::create_dir_all(stage)?;
+        let v1: Vec<Hierarchy> = cgroups::hierarchies()?.into_iter().filter(|hierarchy| !hierarchy.is_v2).collect();
+        let plan = stage.with_extension("json");
+        std::fs::write(&plan, serde_json::to_string(&(v1, stage))?)?;
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--propagation", "private", "--"]).arg(std::env::current_exe()?);
+        command.args(["inside", "worker"]).arg(plan);
+        Worker::start(command)
+    }
+
+    fn start(mut command: Command) -> Result<Worker> {
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("starting a worker")?;
+        let requests = child.stdin.take().context("the worker's input")?;
+        let answers = BufReader::new(child.stdout.take().context("the worker's output")?);
+        Ok(Worker { child, requests, answers })
+    }
+
+    /// How long `start` takes from its start to its end; an end other than 0 is an error with what it said.
+    pub fn time(&mut self, start: &Start) -> Result<Duration> {
+        writeln!(self.requests, "{}", serde_json::to_string(start)?)?;
+        let mut line = String::new();
+        self.answers.read_line(&mut line)?;
+        let answer: Answer = serde_json::from_str(&line).context("the worker is gone")?;
+        match answer.failure {
+            Some(failure) => bail!("{}: {failure}", start.argv.join(" ")),
+            None => Ok(Duration::from_nanos(answer.nanoseconds)),
+        }
+    }
+
+    /// Ends the worker, which ends by itself when nothing more can come.
+    pub fn finish(self) -> Result<()> {
+        let Worker { mut child, requests, .. } = self;
+        drop(requests);
+        child.wait()?;
+        Ok(())
+    }
+}
+
+/// `xtask inside worker [PLAN]`.
+pub fn run(plan: Option<&Path>) -> Result<()> {
+    if let Some(plan) = plan {
+        let text = std::fs::read_to_string(plan)?;
+        let (hierarchies, stage): (Vec<Hierarchy>, PathBuf) = serde_json::from_str(&text)?;
+        let folders: Vec<_> = hierarchies.into_iter().map(|one| (one.clone(), one.mount)).collect();
+        contained::show_cgroups(&folders, &stage)?;
+    }
+    let mut output = std::io::stdout().lock();
+    for line in std::io::stdin().lock().lines() {
+        let start: Start = serde_json::from_str(&line?)?;
+        writeln!(output, "{}", serde_json::to_string(&timed(&start)?)?)?;
+        output.flush()?;
+    }
+    Ok(())
+}
+
+fn timed(start: &Start) -> Result<Answer> {
+    let (name, arguments) = start.argv.split_first().context("no program to start")?;
+    let mut words = File::from(memfd_create("words", MemfdFlags::CLOEXEC)?);
+    let mut command = Command::new(name);
+    command.args(arguments).envs(&start.env).stdin(Stdio::null()).stdout(Stdio::null()).stderr(words.try_clone()?);
+    let began = Instant::now();
+    let status = command.spawn().with_context(|| name.clone())?.wait()?;
+    let taken = began.elapsed();
+    let mut failure = None;
+    if !status.success() {
+        let mut bytes = Vec::new();
+        words.rewind()?;
+        words.read_to_end(&mut bytes)?;
+        failure = Some(format!("{status} {}", String::from_utf8_lossy(&bytes).trim()));
+    }
+    Ok(Answer { nanoseconds: u64::try_from(taken.as_nanos())?, failure })
+}
