@@ -115,8 +115,13 @@ impl<'a> ImageStore<'a> {
     /// # Errors
     /// [`ImageError`] when the database refuses.
     pub fn add(&self, image: &NewImage<'_>) -> Result<Image, ImageError> {
-        self.store.write_durable(|transaction| write_image(transaction, image))?;
-        self.get(&image.id)?.ok_or_else(|| ImageError::NotFound { name: image.id.to_string() })
+        let record = self.store.write_durable(|transaction| {
+            write_image(transaction, image)?;
+            self.record(transaction, &image.id)
+        })?;
+        let record = record.ok_or_else(|| ImageError::NotFound { name: image.id.to_string() })?;
+        let config = image.configuration.clone();
+        Ok(Image { created: created(&config), config, ..record })
     }
 
     /// Gives an image another name, which moves here when another image had it.

@@ -169,3 +169,44 @@ fn sweep_takes_blobs_without_an_image() {
     assert_eq!((hull.files(), hull.rows("blobs")), (4, 4));
     assert_eq!(images.list().expect("lists").len(), 1);
 }
+
+#[test]
+fn pulls_and_removals_at_the_same_time_leave_whole_images() {
+    let (hull, server) = (Hull::new(), Server::new());
+    let (one, two) = (image("one"), image("two"));
+    server.put_image("a", "1", &one);
+    server.put_image("b", "1", &two);
+    let options = PullOptions { docker_config: Some("/nowhere".into()), ..PullOptions::default() };
+    std::thread::scope(|scope| {
+        for name in ["a:1", "b:1", "a:1", "b:1"] {
+            let (hull, server, options) = (&hull, &server, &options);
+            scope.spawn(move || {
+                let store = hull_store::Store::open(&hull.roots).expect("opens");
+                let images = ImageStore::new(&store, &hull.roots);
+                let reference = server.reference(name);
+                for _ in 0..8 {
+                    let pulled = pull(&images, &reference, options, &IgnoreLayers, &NoProgress).expect("pulls");
+                    images.add(&pulled.image).expect("adds");
+                    drop(pulled);
+                    match images.remove(&reference.familiar(), &NOBODY_RUNS) {
+                        Ok(_) | Err(ImageError::NotFound { .. }) => {}
+                        Err(error) => panic!("{error}"),
+                    }
+                    images.sweep().expect("sweeps");
+                }
+                let pulled = pull(&images, &reference, options, &IgnoreLayers, &NoProgress).expect("pulls");
+                images.add(&pulled.image).expect("adds");
+            });
+        }
+    });
+    let images = hull.images();
+    for image in [&one, &two] {
+        // The other thread with this name may have removed it last.
+        if images.get(&image.id()).expect("reads").is_some() {
+            assert!(images.intact(&image.id()).expect("looks").is_some());
+        }
+    }
+    assert_eq!(hull.rows("holds"), 0);
+    images.sweep().expect("sweeps");
+    assert_eq!(i64::try_from(hull.files()).expect("few"), hull.rows("blobs"));
+}
