@@ -1,8 +1,12 @@
 //! The engine: one Hull's folders and database, and the door to everything that can be done with containers.
 //!
-//! A value lives as long as one command (or one request of a daemon). It keeps nothing in memory about containers;
-//! every method asks the database, the files and the kernel. The methods are in the files of their topics.
+//! A value lives as long as one command (or one request of a daemon). It keeps nothing in memory about containers, only
+//! where the machine's cgroups are; every method asks the database, the files and the kernel. The methods are in the
+//! files of their topics.
 
+use std::sync::OnceLock;
+
+use hull_kernel::cgroups::Layout;
 use hull_snapshot::{SnapshotId, Snapshotter};
 use hull_store::{Roots, Store};
 use rusqlite::Connection;
@@ -17,6 +21,7 @@ use crate::row::{self, ContainerRow, Found};
 pub struct Engine {
     roots: Roots,
     store: Store,
+    cgroups: OnceLock<Layout>,
 }
 
 impl Engine {
@@ -31,7 +36,7 @@ impl Engine {
         }
         let store = Store::open(&roots)?;
         roots.make_state().map_err(EngineError::path("make", &roots.state))?;
-        Ok(Engine { roots, store })
+        Ok(Engine { roots, store, cgroups: OnceLock::new() })
     }
 
     /// The folders.
@@ -83,6 +88,17 @@ impl Engine {
             self.snapshots().remove(orphan)?;
         }
         Ok(orphans.len() + self.snapshots().sweep()?)
+    }
+
+    /// Where cgroups are mounted, looked up once.
+    pub(crate) fn cgroups(&self) -> Result<&Layout, EngineError> {
+        match self.cgroups.get() {
+            Some(layout) => Ok(layout),
+            None => {
+                let layout = Layout::detect()?;
+                Ok(self.cgroups.get_or_init(|| layout))
+            }
+        }
     }
 
     /// The container's cgroup, as a path from each hierarchy's root.

@@ -15,7 +15,6 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use hull_kernel::cgroups::Layout;
 use hull_store::Lease;
 use hull_supervisor::start::{self, LOCK_FILE};
 
@@ -81,7 +80,7 @@ impl Engine {
 
     /// Containers that have a cgroup under this instance's.
     fn cgroup_ids(&self) -> Result<Vec<ContainerId>, EngineError> {
-        let instance = Layout::detect()?.cgroup(&format!("/{}", self.roots().instance()))?;
+        let instance = self.cgroups()?.cgroup(&format!("/{}", self.roots().instance()))?;
         let folder = instance.unified_folder().or_else(|| instance.legacy_folder("pids"));
         let folder = folder.or_else(|| instance.legacy_folder("memory"));
         folder.map_or_else(|| Ok(Vec::new()), ids_in)

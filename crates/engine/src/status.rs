@@ -16,7 +16,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use hull_kernel::cgroups::{Cgroup, Layout};
+use hull_kernel::cgroups::Cgroup;
 use hull_supervisor::record::{ExitRecord, LiveState};
 use hull_supervisor::start::{self, StartError, SupervisorArgs};
 use jiff::Timestamp;
@@ -133,7 +133,7 @@ impl Engine {
 
     /// The container's cgroup, whether it exists or not.
     pub(crate) fn cgroup(&self, id: &ContainerId) -> Result<Cgroup, EngineError> {
-        Ok(Layout::detect()?.cgroup(&self.cgroup_path(id))?)
+        Ok(self.cgroups()?.cgroup(&self.cgroup_path(id))?)
     }
 
     /// The exit record of a container's last run, if it has ended.

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::mount_point::MountKind;
-use crate::request::{ResourceRequest, SeccompChoice, Ulimit};
+use crate::request::{ResourceRequest, Ulimit};
 
 fn resolved() -> Resolved {
     Resolved {
