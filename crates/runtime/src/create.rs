@@ -1,7 +1,7 @@
 //! The parent's half of a create: cgroup, one clone3(2), and the conversation until the program runs.
 //!
 //! ```text
-//! create: cgroup made and limited -> clone3 -> (id maps) -> Terminal? -> Ready
+//! create: cgroup made and limited -> clone3 -> (id maps) -> (hooks) -> Terminal? -> Ready
 //! start:  Start -> end of file (running) or Failed
 //! ```
 //!
@@ -20,6 +20,7 @@ use rustix::io::Errno;
 use rustix::process::{Signal, pidfd_send_signal};
 
 use crate::failure::InitFailure;
+use crate::hooks::{HookError, HookKind};
 use crate::init;
 use crate::plan::{IdMap, InitPlan, RootInUserNamespace, RootMount};
 use crate::sync::{Message, Sync};
@@ -57,6 +58,9 @@ pub enum CreateError {
     /// The root file system could not be mounted for the user namespace.
     #[error("mounting the root file system")]
     Root(#[source] MountError),
+    /// A hook failed.
+    #[error(transparent)]
+    Hook(#[from] HookError),
     /// The child failed and said how.
     #[error(transparent)]
     Init(#[from] InitFailure),
@@ -159,8 +163,7 @@ fn launch(mut plan: InitPlan, joiner: Option<&Joiner>) -> Result<Created, (Creat
         Some(RootMount::InUserNamespace(make)) => Some(make),
         _ => None,
     };
-    let maps = (plan.namespaces.uid_map.as_slice(), plan.namespaces.gid_map.as_slice());
-    match converse(&ours, pid, maps, late_root) {
+    match converse(&ours, pid, &plan, late_root) {
         Ok(terminal) => Ok(Created { pid, pidfd, terminal, cgroup: None, sync: ours }),
         Err(error) => Err((error, Some(pidfd))),
     }
@@ -169,17 +172,24 @@ fn launch(mut plan: InitPlan, joiner: Option<&Joiner>) -> Result<Created, (Creat
 fn converse(
     sync: &Sync,
     pid: i32,
-    (uid_map, gid_map): (&[IdMap], &[IdMap]),
+    plan: &InitPlan,
     mut late_root: Option<RootInUserNamespace>,
 ) -> Result<Option<OwnedFd>, CreateError> {
     let mut terminal = None;
     loop {
         match sync.receive().map_err(CreateError::Conversation)? {
             Some((Message::NeedsIdMap, _)) => {
-                write_id_map(pid, "uid_map", uid_map)?;
-                write_id_map(pid, "gid_map", gid_map)?;
+                write_id_map(pid, "uid_map", &plan.namespaces.uid_map)?;
+                write_id_map(pid, "gid_map", &plan.namespaces.gid_map)?;
                 let root = late_root.take().map(|make| root_in_user_namespace(pid, make)).transpose()?;
                 sync.send(&Message::Continue, root.as_ref().map(AsFd::as_fd)).map_err(CreateError::Conversation)?;
+            }
+            Some((Message::Hooks, _)) => {
+                if let Some(hooks) = &plan.process.hooks {
+                    hooks.run(HookKind::Prestart, Some(pid))?;
+                    hooks.run(HookKind::CreateRuntime, Some(pid))?;
+                }
+                sync.send(&Message::Continue, None).map_err(CreateError::Conversation)?;
             }
             Some((Message::Terminal, master)) => terminal = master,
             Some((Message::Ready, _)) => return Ok(terminal),
@@ -216,15 +226,7 @@ impl Created {
     /// # Errors
     /// What failed in the child; its process and cgroup are gone then.
     pub fn start(self) -> Result<Started, CreateError> {
-        let result =
-            self.sync.send(&Message::Start, None).map_err(CreateError::Conversation).and_then(|()| {
-                match self.sync.receive().map_err(CreateError::Conversation)? {
-                    None => Ok(()),
-                    Some((Message::Failed(failure), _)) => Err(failure.into()),
-                    Some(_) => Err(CreateError::Conversation(Errno::PROTO)),
-                }
-            });
-        match result {
+        match hear_start(&self.sync) {
             Ok(()) => Ok(Started { pid: self.pid, pidfd: self.pidfd, terminal: self.terminal, cgroup: self.cgroup }),
             Err(error) => {
                 self.abandon();
@@ -242,6 +244,16 @@ impl Created {
                 tracing::warn!(%error, "removing the cgroup of a container that was not started");
             }
         }
+    }
+}
+
+/// Says Start and listens until the program runs or something has failed.
+pub(crate) fn hear_start(sync: &Sync) -> Result<(), CreateError> {
+    sync.send(&Message::Start, None).map_err(CreateError::Conversation)?;
+    match sync.receive().map_err(CreateError::Conversation)? {
+        None => Ok(()),
+        Some((Message::Failed(failure), _)) => Err(failure.into()),
+        Some(_) => Err(CreateError::Conversation(Errno::PROTO)),
     }
 }
 

@@ -38,6 +38,8 @@ pub enum Step {
     ReadOnly,
     /// A kernel parameter.
     Sysctl,
+    /// A hook of the container.
+    Hook,
     /// pivot_root(2) and leaving the old root.
     Pivot,
     /// A resource limit.
@@ -76,6 +78,7 @@ impl Step {
             Step::Mask => "masking",
             Step::ReadOnly => "making read-only",
             Step::Sysctl => "setting kernel parameter",
+            Step::Hook => "running the hook",
             Step::Pivot => "changing the root",
             Step::Rlimit => "setting the resource limit",
             Step::OomScore => "setting oom_score_adj",

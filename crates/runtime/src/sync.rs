@@ -4,6 +4,8 @@
 //! child                          parent
 //!   | --- NeedsIdMap -------------> |   only with a new user namespace; parent writes the maps
 //!   | <-- Continue [root mount] --- |   and sends the root mount when that needed the namespace
+//!   | --- Hooks ------------------> |   only with prestart or createRuntime hooks, which the parent runs
+//!   | <-- Continue ---------------- |
 //!   | --- Terminal [pty master] --> |   only with a terminal
 //!   | --- Ready ------------------> |   everything but the program is in place
 //!   | <-- Start ------------------- |
@@ -11,7 +13,8 @@
 //!   | --- Failed {..} ------------> |   at any point instead
 //! ```
 //!
-//! The socket is close-on-exec, so its end of file is the proof that execve succeeded.
+//! A container that is started by another command than the one that created it waits at a listening socket; from Start
+//! on, the connection accepted there takes the place of the pair. The socket is close-on-exec, so its end of file is the proof that execve succeeded.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -31,6 +34,8 @@ use crate::failure::InitFailure;
 pub(crate) enum Message {
     /// Child: write my id maps.
     NeedsIdMap,
+    /// Child: run the hooks that belong before pivot_root.
+    Hooks,
     /// Parent: go on with the set-up.
     Continue,
     /// Child: here is the master of my terminal.

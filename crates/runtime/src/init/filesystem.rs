@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use hull_kernel::mounts::{
     self, FilesystemOption, MOUNT_ATTR_RDONLY, MountAttributes, MountError, Propagation, inside,
 };
+use hull_kernel::tree;
 use rustix::fs::{Mode, OFlags, PROC_SUPER_MAGIC, ResolveFlags, fstatfs, mkdirat, openat, openat2, symlinkat};
 use rustix::io::Errno;
 use rustix::process::{chdir, fchdir, pivot_root};
@@ -49,6 +50,9 @@ pub(super) fn mount_all(root: &OwnedFd, plans: &mut [MountPlan]) -> Result<Optio
         let mount = make(plan)?;
         let target = target(root.as_fd(), plan, mount.as_fd())?;
         let subject = plan.destination.display().to_string();
+        if plan.copy_up {
+            copy_up(&target, &mount, plan)?;
+        }
         if let Some((propagation, recursive)) = plan.propagation {
             let attributes = MountAttributes { propagation: propagation as u64, ..MountAttributes::default() };
             mounts::set_attributes(mount.as_fd(), recursive, &attributes, &subject).map_err(at(Step::Mount))?;
@@ -76,7 +80,9 @@ fn make(plan: &mut MountPlan) -> Result<OwnedFd, InitFailure> {
             .take()
             .ok_or_else(|| InitFailure::new(Step::Mount, plan.destination.display().to_string(), Errno::BADF)),
         MountAction::Filesystem { kind, source, options, attributes } => {
-            mounts::new_filesystem(kind, Some(source), options, *attributes).map_err(named)
+            // What is to be filled becomes read-only afterwards.
+            let attributes = if plan.copy_up { *attributes & !MOUNT_ATTR_RDONLY } else { *attributes };
+            mounts::new_filesystem(kind, Some(source), options, attributes).map_err(named)
         }
         MountAction::Cgroup { hierarchies: CgroupHierarchies::Unified, attributes } => {
             mounts::new_filesystem("cgroup2", Some("cgroup"), &[], *attributes).map_err(named)
@@ -85,6 +91,20 @@ fn make(plan: &mut MountPlan) -> Result<OwnedFd, InitFailure> {
             let mode = FilesystemOption::parse("mode=755");
             mounts::new_filesystem("tmpfs", Some("cgroup"), &[mode], *attributes & !MOUNT_ATTR_RDONLY).map_err(named)
         }
+    }
+}
+
+/// Fills a tmpfs that is not attached yet with what it will cover.
+fn copy_up(covered: &OwnedFd, tmpfs: &OwnedFd, plan: &MountPlan) -> Result<(), InitFailure> {
+    let subject = plan.destination.display().to_string();
+    tree::copy_tree(covered.as_fd(), tmpfs.as_fd())
+        .map_err(|error| InitFailure::because(Step::Mount, subject.as_str(), error))?;
+    match &plan.action {
+        MountAction::Filesystem { attributes, .. } if attributes & MOUNT_ATTR_RDONLY != 0 => {
+            let read_only = MountAttributes { set: MOUNT_ATTR_RDONLY, ..MountAttributes::default() };
+            mounts::set_attributes(tmpfs.as_fd(), false, &read_only, &subject).map_err(at(Step::Mount))
+        }
+        _ => Ok(()),
     }
 }
 

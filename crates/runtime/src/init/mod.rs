@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! cgroup -> namespaces (user first) -> session -> names, loopback -> root, mounts, kernel parameters, devices,
-//!   terminal -> masks, read-only paths -> pivot_root -> Ready ... Start
-//!   -> limits -> user -> capabilities, no_new_privs, seccomp -> streams, working directory -> execve
+//!   terminal -> masks, read-only paths -> hooks -> pivot_root -> Ready ... Start
+//!   -> limits -> user -> capabilities, no_new_privs, seccomp -> streams, working directory -> hooks -> execve
 //! ```
 //!
 //! The child is a copy of a single-threaded parent, so everything the plan holds is here. It is not dumpable until it
@@ -27,9 +27,11 @@ use hull_kernel::mounts::inside;
 use hull_sys::process as sys;
 use rustix::fs::Mode;
 use rustix::io::Errno;
-use rustix::process::{DumpableBehavior, set_dumpable_behavior, setsid};
+use rustix::net::{SocketFlags, accept_with};
+use rustix::process::{DumpableBehavior, getpid, set_dumpable_behavior, setsid};
 
 use crate::failure::{InitFailure, Step};
+use crate::hooks::{HookKind, HookPlan};
 use crate::plan::{InitPlan, NamespacePlan, ProcessPlan, RootMount};
 use crate::sync::{Message, Sync};
 
@@ -56,7 +58,9 @@ fn become_container(mut plan: InitPlan, sync: &Sync, joiner: Option<&Joiner>) ->
     begin(joiner)?;
     let sent_root = enter_namespaces(&plan.namespaces, sync)?;
     setsid().map_err(|errno| InitFailure::new(Step::Session, "", errno))?;
-    join_keyring()?;
+    if plan.new_keyring {
+        join_keyring()?;
+    }
     set_names(&plan)?;
     if plan.namespaces.creates_network() {
         loopback::set_up().map_err(|error| InitFailure::because(Step::Loopback, "", error))?;
@@ -79,27 +83,47 @@ fn become_container(mut plan: InitPlan, sync: &Sync, joiner: Option<&Joiner>) ->
     cover::make_read_only(&root, &plan.read_only_paths)?;
     inside::make_directory(root.as_fd(), &plan.process.cwd, Mode::from_raw_mode(0o755))
         .map_err(|error| InitFailure::mount(Step::WorkingDirectory, &error))?;
+    run_create_hooks(plan.process.hooks.as_ref(), sync)?;
     filesystem::pivot(root, plan.root.read_only, plan.root.propagation)?;
     if let Some(terminal) = &terminal {
         terminal.hand_over(sync)?;
     }
-    match &plan.start_fifo {
-        Some(fifo) => wait_for_fifo(sync, fifo, &plan.process)?,
-        None => wait_for_start(sync)?,
+    let Some(socket) = plan.start_socket.take() else {
+        wait_for_start(sync)?;
+        return execute(plan.process, terminal, sync);
+    };
+    let caller = wait_for_caller(sync, socket, &plan.process)?;
+    execute(plan.process, terminal, &caller).map_err(|failure| fail(&caller, failure))
+}
+
+/// The hooks that belong before pivot_root(2): the parent's, then the child's own, whose paths are still the host's.
+fn run_create_hooks(hooks: Option<&HookPlan>, sync: &Sync) -> Result<(), InitFailure> {
+    let Some(hooks) = hooks else { return Ok(()) };
+    let lost = |errno| InitFailure::new(Step::Hook, "", errno);
+    if hooks.has(&[HookKind::Prestart, HookKind::CreateRuntime]) {
+        sync.send(&Message::Hooks, None).map_err(lost)?;
+        match sync.receive().map_err(lost)? {
+            Some((Message::Continue, _)) => {}
+            _ => return Err(lost(Errno::CANCELED)),
+        }
     }
-    execute(plan.process, terminal, sync)
+    let pid = getpid().as_raw_nonzero().get();
+    hooks.run(HookKind::CreateContainer, Some(pid)).map_err(|error| InitFailure::because(Step::Hook, "", error))
 }
 
 /// Waits for another process than the creator, who will not hear of a program that cannot be executed; so that is
-/// looked at before.
-fn wait_for_fifo(sync: &Sync, fifo: &OwnedFd, process: &ProcessPlan) -> Result<(), InitFailure> {
+/// looked at before. The conversation goes on with whoever says Start.
+fn wait_for_caller(sync: &Sync, socket: OwnedFd, process: &ProcessPlan) -> Result<Sync, InitFailure> {
     let lost = |errno| InitFailure::new(Step::Start, "", errno);
     program::look_for(&process.args, process.search_path())?;
     sync.send(&Message::Ready, None).map_err(lost)?;
-    let mut byte = [0_u8; 1];
-    match rustix::io::retry_on_intr(|| rustix::io::read(fifo, &mut byte)).map_err(lost)? {
-        1 => Ok(()),
-        _ => Err(lost(Errno::CANCELED)),
+    loop {
+        let caller = rustix::io::retry_on_intr(|| accept_with(&socket, SocketFlags::CLOEXEC)).map_err(lost)?;
+        let caller = Sync::from_fd(caller);
+        // A caller that goes away without the word has changed its mind.
+        if let Ok(Some((Message::Start, _))) = caller.receive() {
+            return Ok(caller);
+        }
     }
 }
 

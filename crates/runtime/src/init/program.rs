@@ -14,10 +14,11 @@ use hull_sys::memory::close_from;
 use hull_sys::process::{self as sys, ExecVectors};
 use rustix::fs::{Access, FileType, Uid, access, fchown, fstat, major, minor, stat};
 use rustix::io::Errno;
-use rustix::process::{chdir, getcwd};
+use rustix::process::{chdir, getcwd, getpid};
 
 use super::{Credentials, Terminal};
 use crate::failure::{InitFailure, Step};
+use crate::hooks::HookKind;
 use crate::plan::ProcessPlan;
 use crate::sync::Sync;
 
@@ -60,6 +61,11 @@ fn finish(plan: &ProcessPlan, init_program: Option<RawFd>) -> InitFailure {
         return InitFailure::new(Step::WorkingDirectory, plan.cwd.display().to_string(), errno);
     }
     sys::unblock_signals();
+    if let Some(hooks) = &plan.hooks
+        && let Err(error) = hooks.run(HookKind::StartContainer, Some(getpid().as_raw_nonzero().get()))
+    {
+        return InitFailure::because(Step::Hook, "", error);
+    }
     match init_program {
         Some(program) => crate::init_process::start(program, &plan.args, &plan.env),
         None => search_and_execute(&plan.args, &plan.env, plan.search_path()),

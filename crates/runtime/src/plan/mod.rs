@@ -20,6 +20,8 @@ use hull_kernel::cgroups::{CgroupError, Limits};
 use hull_kernel::mounts::{MountError, Propagation};
 use hull_oci::runtime::{Linux, Spec};
 
+use crate::hooks;
+
 pub use devices::DevicePlan;
 pub use limits::limits as cgroup_limits;
 pub use mounts::{CgroupHierarchies, MountAction, MountPlan};
@@ -191,8 +193,11 @@ pub struct InitPlan {
     pub domainname: Option<String>,
     /// The program and its rights.
     pub process: ProcessPlan,
-    /// A FIFO, open for both directions, whose first byte starts the program; without it the creating process does.
-    pub start_fifo: Option<OwnedFd>,
+    /// A listening socket to whose first caller the conversation goes over; without it the creating process starts the
+    /// program.
+    pub start_socket: Option<OwnedFd>,
+    /// Join a new session keyring.
+    pub new_keyring: bool,
 }
 
 /// Makes the plan.
@@ -204,6 +209,7 @@ pub fn plan(spec: &Spec, options: PlanOptions<'_>) -> Result<InitPlan, PlanError
     let empty = Linux::default();
     let linux = spec.linux.as_ref().unwrap_or(&empty);
     let process = spec.process.as_ref().ok_or_else(|| PlanError::invalid("process", "is required to start"))?;
+    let hooks = hooks::plan(spec.hooks.as_ref(), options.bundle, &spec.annotations)?;
     let namespaces = namespaces::plan(linux)?;
     let masked_paths = absolute_paths("linux.maskedPaths", &linux.masked_paths)?;
     let null_device = if masked_paths.is_empty() { None } else { Some(devices::null_device()?) };
@@ -219,9 +225,13 @@ pub fn plan(spec: &Spec, options: PlanOptions<'_>) -> Result<InitPlan, PlanError
         sysctls: namespaces::sysctls(&linux.sysctl, &namespaces)?,
         hostname: in_own_uts("hostname", &spec.hostname, &namespaces)?,
         domainname: in_own_uts("domainname", &spec.domainname, &namespaces)?,
-        process: process::plan(process, linux.seccomp.as_ref(), options.streams, options.init)?,
+        process: ProcessPlan {
+            hooks,
+            ..process::plan(process, linux.seccomp.as_ref(), options.streams, options.init)?
+        },
         namespaces,
-        start_fifo: None,
+        start_socket: None,
+        new_keyring: true,
     })
 }
 

@@ -25,6 +25,8 @@ pub struct MountPlan {
     pub destination: PathBuf,
     /// What is mounted.
     pub action: MountAction,
+    /// Fill it, a new tmpfs, with what it covers.
+    pub copy_up: bool,
     /// Propagation given to it, and whether to its whole tree.
     pub propagation: Option<(Propagation, bool)>,
 }
@@ -70,6 +72,7 @@ struct Options {
     tree: MountAttributes,
     propagation: Option<(Propagation, bool)>,
     bind: Option<bool>,
+    copy_up: bool,
     filesystem: Vec<FilesystemOption>,
 }
 
@@ -130,7 +133,8 @@ fn parse(field: &str, options: &[String]) -> Result<Options, PlanError> {
             match option.as_str() {
                 "bind" => parsed.bind = Some(parsed.bind.unwrap_or(false)),
                 "rbind" => parsed.bind = Some(true),
-                "remount" | "idmap" | "ridmap" | "tmpcopyup" => {
+                "tmpcopyup" => parsed.copy_up = true,
+                "remount" | "idmap" | "ridmap" => {
                     return Err(PlanError::unsupported(format!("{field}.options: {option}"), ""));
                 }
                 other => parsed.filesystem.push(FilesystemOption::parse(other)),
@@ -159,7 +163,10 @@ fn one(index: usize, mount: &Mount, bundle: &Path, namespaces: &NamespacePlan) -
         (None, "cgroup" | "cgroup2") => cgroup(&destination, &options, namespaces)?,
         (None, kind) => filesystem(&field, kind, mount, &options)?,
     };
-    Ok(MountPlan { destination, action, propagation: options.propagation })
+    if options.copy_up && !matches!(&action, MountAction::Filesystem { kind, .. } if kind == "tmpfs") {
+        return Err(PlanError::invalid(format!("{field}.options"), "tmpcopyup is for tmpfs mounts"));
+    }
+    Ok(MountPlan { destination, action, copy_up: options.copy_up, propagation: options.propagation })
 }
 
 fn tree(

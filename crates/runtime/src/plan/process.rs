@@ -13,6 +13,7 @@ use rustix::process::Resource;
 use rustix::termios::Winsize;
 
 use super::{PlanError, Streams};
+use crate::hooks::HookPlan;
 
 /// What is executed and with which rights.
 #[derive(Debug)]
@@ -47,6 +48,8 @@ pub struct ProcessPlan {
     pub streams: Option<Streams>,
     /// Hull's own program, through a read-only mount, when its init is to be PID 1 and the program its child.
     pub init_program: Option<OwnedFd>,
+    /// The container's hooks, when this is its first process.
+    pub hooks: Option<HookPlan>,
 }
 
 impl ProcessPlan {
@@ -85,6 +88,7 @@ pub(crate) fn plan(
         terminal,
         streams,
         init_program: if init { Some(own_program()?) } else { None },
+        hooks: None,
     })
 }
 
@@ -161,6 +165,7 @@ fn rlimits(process: &Process) -> Result<Vec<(Resource, u64, u64, String)>, PlanE
 }
 
 fn compile(seccomp: &LinuxSeccomp) -> Result<Program, PlanError> {
+    super::unsupported::refuse_notify(seccomp)?;
     let filter = crate::seccomp::filter(seccomp).map_err(|error| PlanError::Seccomp(Box::new(error)))?;
     hull_kernel::seccomp::compile(&filter).map_err(|error| PlanError::Seccomp(Box::new(error)))
 }

@@ -1,6 +1,6 @@
 //! Fields of config.json that the specification has and this runtime does not honour yet: each refused by name.
 
-use hull_oci::runtime::{Hooks, Linux, Process, Spec};
+use hull_oci::runtime::{Linux, LinuxSeccomp, Process, Spec};
 
 use super::PlanError;
 
@@ -9,28 +9,27 @@ use super::PlanError;
 /// # Errors
 /// [`PlanError::Unsupported`] with the field's path.
 pub(super) fn refuse(spec: &Spec) -> Result<(), PlanError> {
-    let asked = spec
-        .hooks
-        .iter()
-        .flat_map(hooks)
-        .chain(spec.process.iter().flat_map(process))
-        .chain(spec.linux.iter().flat_map(linux))
-        .find(|(asked, _)| *asked);
+    let asked =
+        spec.process.iter().flat_map(process).chain(spec.linux.iter().flat_map(linux)).find(|(asked, _)| *asked);
     match asked {
         Some((_, field)) => Err(PlanError::unsupported(field, "")),
         None => Ok(()),
     }
 }
 
-fn hooks(hooks: &Hooks) -> [(bool, &'static str); 6] {
-    [
-        (!hooks.prestart.is_empty(), "hooks.prestart"),
-        (!hooks.create_runtime.is_empty(), "hooks.createRuntime"),
-        (!hooks.create_container.is_empty(), "hooks.createContainer"),
-        (!hooks.start_container.is_empty(), "hooks.startContainer"),
-        (!hooks.poststart.is_empty(), "hooks.poststart"),
-        (!hooks.poststop.is_empty(), "hooks.poststop"),
-    ]
+/// Refuses handing system calls to an agent, for whom there is no connection yet.
+///
+/// # Errors
+/// [`PlanError::Unsupported`] with the field's path.
+pub(super) fn refuse_notify(seccomp: &LinuxSeccomp) -> Result<(), PlanError> {
+    const NOTIFY: &str = "SCMP_ACT_NOTIFY";
+    if let Some(index) = seccomp.syscalls.iter().position(|rule| rule.action == NOTIFY) {
+        return Err(PlanError::unsupported(format!("linux.seccomp.syscalls[{index}].action: {NOTIFY}"), ""));
+    }
+    if seccomp.listener_path.as_deref().is_some_and(|path| !path.as_os_str().is_empty()) {
+        return Err(PlanError::unsupported("linux.seccomp.listenerPath", ""));
+    }
+    Ok(())
 }
 
 fn process(process: &Process) -> [(bool, &'static str); 5] {

@@ -103,7 +103,7 @@ fn carry_out(arguments: &OciArgs) -> Result<u8, Failure> {
         OciCommand::Start(start) => done(containers.start(&start.id)),
         OciCommand::State(state) => print_state(&containers.state(&state.id)?),
         OciCommand::Kill(kill) => done(containers.kill(&kill.id, kill.signal.number(), kill.all)),
-        OciCommand::Delete(delete) => done(containers.delete(&delete.id, delete.force)),
+        OciCommand::Delete(delete) => done(containers.delete(&delete.id, delete.force).map(drop)),
         OciCommand::List(list) => list_states(&containers, list),
         OciCommand::Spec(spec) => spec::write(&spec.bundle).map(|()| 0),
     }
@@ -147,7 +147,7 @@ fn create(containers: &Containers, arguments: &BundleArgs, wait_for_start: bool)
     let spec = Containers::read_spec(&arguments.bundle)?;
     let has_terminal = check_terminal(&spec, arguments)?;
     let streams = if has_terminal { None } else { Some(own_streams().map_err(Failure::stream("share the streams"))?) };
-    let request = CreateRequest { id: &arguments.id, bundle: &arguments.bundle, streams, wait_for_start };
+    let request = CreateRequest { id: &arguments.id, bundle: &arguments.bundle, streams, wait_for_start, new_keyring: true };
     let new = containers.create(&spec, request)?;
     if let Err(failure) = hand_out(arguments, &new) {
         if let Err(error) = containers.delete(&arguments.id, true) {

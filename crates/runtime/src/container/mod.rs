@@ -3,32 +3,32 @@
 //! ```text
 //! <root>/<id>/            made by create, removed by delete
 //!   state.json            pid, its start time, bundle, cgroup; written once, when the process waits
-//!   start.fifo            what the process waits on; removed by start, so its presence means "created"
+//!   start.sock            what the process waits at; removed by start, so its presence means "created"
 //! ```
 //!
-//! The state is derived, never stored: a process with the recorded start time lives or does not, the FIFO is there or
+//! The state is derived, never stored: a process with the recorded start time lives or does not, the socket is there or
 //! not, the freezer says paused. Nothing supervises; the caller of create (or its reaper) waits for the process.
 
-use std::fs;
+mod door;
+mod record;
+
+use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use hull_kernel::cgroups::{Cgroup, CgroupError, Layout};
-use hull_oci::runtime::{OCI_VERSION, Spec, State, Status};
+use hull_kernel::cgroups::CgroupError;
+use hull_oci::runtime::{Hooks, Spec, State, Status};
 use hull_sys::signals::send_to_pidfd;
-use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
-use serde::{Deserialize, Serialize};
 
-use crate::create::{CreateError, Created, create, end};
-use crate::plan::{PlanError, PlanOptions, RootSource, Streams, plan};
-
-const STATE_FILE: &str = "state.json";
-const START_FIFO: &str = "start.fifo";
-/// Version of state.json.
-const STATE_VERSION: u32 = 1;
+use crate::create::{CreateError, Created, create, end, hear_start};
+use crate::hooks::{HookError, HookKind};
+use crate::plan::{InitPlan, PlanError, PlanOptions, RootSource, Streams, plan};
+use record::{Record, STATE_VERSION, start_time};
 
 /// A command on a container that failed.
 #[derive(Debug, thiserror::Error)]
@@ -43,7 +43,7 @@ pub enum ContainerError {
     #[error("container does not exist")]
     Missing,
     /// start of what is not waiting.
-    #[error("cannot start a container that has {0}")]
+    #[error("cannot start {0}")]
     NotCreated(&'static str),
     /// kill of what does not run.
     #[error("container not running")]
@@ -85,6 +85,9 @@ pub enum ContainerError {
     /// The container's cgroup.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
+    /// A poststart hook; the container has been stopped.
+    #[error(transparent)]
+    Hook(#[from] HookError),
 }
 
 impl ContainerError {
@@ -92,18 +95,6 @@ impl ContainerError {
         let path = path.to_path_buf();
         move |source| ContainerError::File { action, path, source }
     }
-}
-
-/// What state.json holds.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Record {
-    version: u32,
-    pid: i32,
-    /// Field 22 of /proc/PID/stat, clock ticks since boot: tells the process from a later one with its id.
-    start_time: u64,
-    bundle: PathBuf,
-    cgroup: Option<String>,
-    annotations: std::collections::BTreeMap<String, String>,
 }
 
 /// The folder of one runtime's containers.
@@ -123,6 +114,21 @@ pub struct CreateRequest<'a> {
     pub streams: Option<Streams>,
     /// Wait for `start`; else execute at once.
     pub wait_for_start: bool,
+    /// Join a new session keyring.
+    pub new_keyring: bool,
+}
+
+/// A container as lists show it.
+#[derive(Debug, Clone)]
+pub struct Description {
+    /// What the specification calls its state.
+    pub state: State,
+    /// Its root directory on the host.
+    pub rootfs: PathBuf,
+    /// When it was created, nanoseconds since 1970.
+    pub created_ns: u64,
+    /// User id of whoever created it.
+    pub owner: u32,
 }
 
 /// A container just made.
@@ -166,12 +172,14 @@ impl Containers {
     /// See [`ContainerError`]; nothing is left behind.
     pub fn create(&self, spec: &Spec, request: CreateRequest<'_>) -> Result<New, ContainerError> {
         let folder = self.folder(request.id)?;
-        fs::create_dir_all(&self.root).map_err(ContainerError::file("make", &self.root))?;
-        match fs::create_dir(&folder) {
+        let mut private = DirBuilder::new();
+        private.mode(0o700);
+        private.recursive(true).create(&self.root).map_err(ContainerError::file("make", &self.root))?;
+        match private.recursive(false).create(&folder) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(ContainerError::Exists),
             other => other.map_err(ContainerError::file("make", &folder))?,
         }
-        let result = self.create_in(&folder, spec, request);
+        let result = create_in(&folder, spec, request);
         if result.is_err() {
             // The failure is what the caller needs; a folder that stays is seen and removed by delete --force.
             let _ = fs::remove_dir_all(&folder);
@@ -179,98 +187,42 @@ impl Containers {
         result
     }
 
-    fn create_in(&self, folder: &Path, spec: &Spec, request: CreateRequest<'_>) -> Result<New, ContainerError> {
-        let has_limits = spec.linux.as_ref().is_some_and(|linux| linux.resources.is_some());
-        let options = PlanOptions {
-            root: RootSource::Spec,
-            bundle: request.bundle,
-            streams: request.streams,
-            init: false,
-            cgroup_path: default_cgroup(spec, request.id, has_limits),
-            sibling: false,
-        };
-        let mut plan = plan(spec, options)?;
-        if request.wait_for_start {
-            plan.start_fifo = Some(make_fifo(&folder.join(START_FIFO))?);
-        }
-        let cgroup = plan.cgroup.as_ref().map(|cgroup| cgroup.path.clone());
-        let created = create(plan)?;
-        let record = Record {
-            version: STATE_VERSION,
-            pid: created.pid,
-            start_time: start_time(created.pid).unwrap_or_default(),
-            bundle: fs::canonicalize(request.bundle).unwrap_or_else(|_| request.bundle.to_path_buf()),
-            cgroup,
-            annotations: spec.annotations.clone(),
-        };
-        if let Err(error) = write_record(folder, &record) {
-            created.abandon();
-            return Err(error);
-        }
-        finish_create(created, request.wait_for_start)
-    }
-
-    fn record(&self, id: &str) -> Result<Record, ContainerError> {
-        let path = self.folder(id)?.join(STATE_FILE);
-        let text = match fs::read(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(ContainerError::Missing),
-            other => other.map_err(ContainerError::file("read", &path))?,
-        };
-        serde_json::from_slice(&text).map_err(|source| ContainerError::Json { path, source })
-    }
-
     /// What the specification calls the container's state.
     ///
     /// # Errors
     /// [`ContainerError::Missing`] and what cannot be read.
     pub fn state(&self, id: &str) -> Result<State, ContainerError> {
-        let record = self.record(id)?;
-        let status = self.status(id, &record)?;
-        Ok(State {
-            oci_version: OCI_VERSION.to_owned(),
-            id: id.to_owned(),
-            status,
-            pid: (status != Status::Stopped).then_some(record.pid),
-            bundle: record.bundle,
-            annotations: record.annotations,
-        })
+        Ok(self.describe(id)?.state)
     }
 
-    fn status(&self, id: &str, record: &Record) -> Result<Status, ContainerError> {
-        if start_time(record.pid) != Some(record.start_time) {
-            return Ok(Status::Stopped);
-        }
-        if self.folder(id)?.join(START_FIFO).exists() {
-            return Ok(Status::Created);
-        }
-        let frozen = match cgroup(record)? {
-            Some(cgroup) => cgroup.is_frozen().unwrap_or(false),
-            None => false,
-        };
-        Ok(if frozen { Status::Paused } else { Status::Running })
-    }
-
-    /// Lets a created container execute its program.
+    /// All that is known of a container.
     ///
     /// # Errors
-    /// [`ContainerError::NotCreated`] when it is not waiting.
+    /// [`ContainerError::Missing`] and what cannot be read.
+    pub fn describe(&self, id: &str) -> Result<Description, ContainerError> {
+        let folder = self.folder(id)?;
+        let record = Record::read(&folder)?;
+        let status = status(&folder, &record)?;
+        let owner = fs::metadata(&folder).map_err(ContainerError::file("read", &folder))?.uid();
+        Ok(Description { state: record.state(id, status), rootfs: record.rootfs, created_ns: record.created_ns, owner })
+    }
+
+    /// Lets a created container execute its program; returns when it runs and the poststart hooks have ended.
+    ///
+    /// # Errors
+    /// [`ContainerError::NotCreated`] when it is not waiting; what kept the program from running; a poststart hook that
+    /// failed, after which the container has been stopped.
     pub fn start(&self, id: &str) -> Result<(), ContainerError> {
-        let record = self.record(id)?;
-        match self.status(id, &record)? {
+        let folder = self.folder(id)?;
+        let record = Record::read(&folder)?;
+        match status(&folder, &record)? {
             Status::Created => {}
-            Status::Stopped => return Err(ContainerError::NotCreated("stopped")),
-            _ => return Err(ContainerError::NotCreated("already started")),
+            Status::Stopped => return Err(ContainerError::NotCreated("a container that has stopped")),
+            Status::Paused => return Err(ContainerError::NotCreated("a paused container")),
+            _ => return Err(ContainerError::NotCreated("an already running container")),
         }
-        let path = self.folder(id)?.join(START_FIFO);
-        // The waiting process holds the FIFO open, so this neither blocks nor goes unread while it lives.
-        let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let fifo = match rustix::fs::open(&path, flags, Mode::empty()) {
-            Err(Errno::NXIO | Errno::NOENT) => return Err(ContainerError::NotCreated("stopped")),
-            other => other.map_err(|errno| ContainerError::file("open", &path)(errno.into()))?,
-        };
-        fs::remove_file(&path).map_err(ContainerError::file("remove", &path))?;
-        rustix::io::write(&fifo, b"s").map_err(|errno| ContainerError::file("write", &path)(errno.into()))?;
-        Ok(())
+        hear_start(&door::enter(&folder)?)?;
+        run_poststart(id, &record)
     }
 
     /// Sends a signal to the container's first process, or with `all` to every process of its cgroup.
@@ -278,48 +230,50 @@ impl Containers {
     /// # Errors
     /// [`ContainerError::NotRunning`] when there is no process.
     pub fn kill(&self, id: &str, signal: i32, all: bool) -> Result<(), ContainerError> {
-        let record = self.record(id)?;
-        if all && let Some(cgroup) = cgroup(&record)? {
+        let record = Record::read(&self.folder(id)?)?;
+        if all && let Some(cgroup) = record.cgroup()? {
             for pid in cgroup.processes()? {
-                send(pid, signal)?;
+                match send(pid, signal) {
+                    // It ended while the others were signalled.
+                    Err(ContainerError::NotRunning) => {}
+                    other => other?,
+                }
             }
             return Ok(());
         }
-        if self.status(id, &record)? == Status::Stopped {
+        if !record.is_alive() {
             return Err(ContainerError::NotRunning);
         }
         let pid = Pid::from_raw(record.pid).ok_or(ContainerError::NotRunning)?;
         send(pid, signal)
     }
 
-    /// Removes a stopped container, or with `force` ends it first. With `force` a missing one is fine.
+    /// Removes a stopped container, or with `force` ends it first. With `force` a missing one is fine. Gives the
+    /// poststop hooks that failed, which changes nothing.
     ///
     /// # Errors
     /// [`ContainerError::NotStopped`] without `force`.
-    pub fn delete(&self, id: &str, force: bool) -> Result<(), ContainerError> {
-        let record = match self.record(id) {
-            Err(ContainerError::Missing) if force => return self.remove_folder(id),
+    pub fn delete(&self, id: &str, force: bool) -> Result<Vec<HookError>, ContainerError> {
+        let folder = self.folder(id)?;
+        let record = match Record::read(&folder) {
+            Err(ContainerError::Missing) if force => return self.remove_folder(id).map(|()| Vec::new()),
             other => other?,
         };
-        match self.status(id, &record)? {
+        match status(&folder, &record)? {
             Status::Stopped => {}
             status if !force && status != Status::Created => {
                 return Err(ContainerError::NotStopped { id: id.to_owned(), status });
             }
-            _ => {
-                let pid = Pid::from_raw(record.pid).ok_or(ContainerError::NotRunning)?;
-                if let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) {
-                    end(pidfd.as_fd());
-                }
-            }
+            _ => stop(&record)?,
         }
-        if let Some(cgroup) = cgroup(&record)?
+        if let Some(cgroup) = record.cgroup()?
             && cgroup.exists()
         {
             cgroup.kill_all()?;
             cgroup.remove_with_parent()?;
         }
-        self.remove_folder(id)
+        self.remove_folder(id)?;
+        Ok(record.hooks(id).run_each(HookKind::Poststop, None))
     }
 
     fn remove_folder(&self, id: &str) -> Result<(), ContainerError> {
@@ -345,41 +299,109 @@ impl Containers {
     }
 }
 
-fn finish_create(created: Created, waits: bool) -> Result<New, ContainerError> {
-    if waits {
+fn create_in(folder: &Path, spec: &Spec, request: CreateRequest<'_>) -> Result<New, ContainerError> {
+    let bundle = std::path::absolute(request.bundle).map_err(ContainerError::file("find", request.bundle))?;
+    let options = PlanOptions {
+        root: RootSource::Spec,
+        bundle: &bundle,
+        streams: request.streams,
+        init: false,
+        cgroup_path: default_cgroup(spec, request.id),
+        sibling: false,
+    };
+    let mut plan = plan(spec, options)?;
+    plan.new_keyring = request.new_keyring;
+    if let Some(hooks) = &mut plan.process.hooks {
+        hooks.set_id(request.id);
+    }
+    if request.wait_for_start {
+        plan.start_socket = Some(door::open(folder)?);
+    }
+    let mut record = record(spec, &bundle, &plan);
+    let created = create(plan)?;
+    record.pid = created.pid;
+    record.start_time = start_time(created.pid).unwrap_or_default();
+    if let Err(error) = record.write(folder) {
+        created.abandon();
+        return Err(error);
+    }
+    if request.wait_for_start {
         let Created { pid, pidfd, terminal, .. } = created;
         return Ok(New { pid, pidfd, terminal });
     }
     let started = created.start()?;
+    if let Err(error) = run_poststart(request.id, &record) {
+        if let Some(cgroup) = &started.cgroup {
+            // The hook is what the caller needs to hear of; a cgroup that stays is removed by the next of this id.
+            let _ = cgroup.remove_with_parent();
+        }
+        return Err(error);
+    }
     Ok(New { pid: started.pid, pidfd: started.pidfd, terminal: started.terminal })
 }
 
-/// `/<id>` for a container whose spec has limits and no path, as runc chooses.
-fn default_cgroup(spec: &Spec, id: &str, has_limits: bool) -> Option<String> {
-    let named = spec.linux.as_ref().is_some_and(|linux| linux.cgroups_path.as_deref().is_some_and(|p| !p.is_empty()));
-    (has_limits && !named).then(|| format!("/{id}"))
-}
-
-fn make_fifo(path: &Path) -> Result<OwnedFd, ContainerError> {
-    mknodat(CWD, path, FileType::Fifo, Mode::from_raw_mode(0o600), 0)
-        .map_err(|errno| ContainerError::file("make", path)(errno.into()))?;
-    rustix::fs::open(path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|errno| ContainerError::file("open", path)(errno.into()))
-}
-
-fn write_record(folder: &Path, record: &Record) -> Result<(), ContainerError> {
-    let path = folder.join(STATE_FILE);
-    let text = serde_json::to_vec(record).map_err(|source| ContainerError::Json { path: path.clone(), source })?;
-    let temporary = folder.join("state.json.new");
-    fs::write(&temporary, text).map_err(ContainerError::file("write", &temporary))?;
-    fs::rename(&temporary, &path).map_err(ContainerError::file("rename", &path))
-}
-
-fn cgroup(record: &Record) -> Result<Option<Cgroup>, ContainerError> {
-    match &record.cgroup {
-        Some(path) => Ok(Some(Layout::detect()?.cgroup(path)?)),
-        None => Ok(None),
+/// What is recorded of a container whose process does not exist yet.
+fn record(spec: &Spec, bundle: &Path, plan: &InitPlan) -> Record {
+    let root = spec.root.as_ref().map_or(Path::new("rootfs"), |root| root.path.as_path());
+    let later = |hooks: &Hooks| Hooks {
+        poststart: hooks.poststart.clone(),
+        poststop: hooks.poststop.clone(),
+        ..Hooks::default()
+    };
+    Record {
+        version: STATE_VERSION,
+        pid: 0,
+        start_time: 0,
+        created_ns: SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |elapsed| u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX)),
+        bundle: bundle.to_path_buf(),
+        rootfs: bundle.join(root),
+        cgroup: plan.cgroup.as_ref().map(|cgroup| cgroup.path.clone()),
+        annotations: spec.annotations.clone(),
+        hooks: spec.hooks.as_ref().map(later).unwrap_or_default(),
     }
+}
+
+fn status(folder: &Path, record: &Record) -> Result<Status, ContainerError> {
+    if !record.is_alive() {
+        return Ok(Status::Stopped);
+    }
+    if door::is_open(folder) {
+        return Ok(Status::Created);
+    }
+    let frozen = match record.cgroup()? {
+        Some(cgroup) => cgroup.is_frozen().unwrap_or(false),
+        None => false,
+    };
+    Ok(if frozen { Status::Paused } else { Status::Running })
+}
+
+/// Runs the poststart hooks; the container is stopped when one fails.
+fn run_poststart(id: &str, record: &Record) -> Result<(), ContainerError> {
+    record.hooks(id).run(HookKind::Poststart, Some(record.pid)).map_err(|error| match stop(record) {
+        Ok(()) => ContainerError::Hook(error),
+        Err(stopping) => stopping,
+    })
+}
+
+/// Kills the container's process and waits for its end.
+fn stop(record: &Record) -> Result<(), ContainerError> {
+    let pid = Pid::from_raw(record.pid).ok_or(ContainerError::NotRunning)?;
+    match pidfd_open(pid, PidfdFlags::empty()) {
+        Ok(pidfd) => {
+            end(pidfd.as_fd());
+            Ok(())
+        }
+        Err(Errno::SRCH) => Ok(()),
+        Err(errno) => Err(ContainerError::file("open", Path::new(&format!("/proc/{}", record.pid)))(errno.into())),
+    }
+}
+
+/// `/<id>` for a container whose spec names no cgroup, as runc chooses.
+fn default_cgroup(spec: &Spec, id: &str) -> Option<String> {
+    let named = spec.linux.as_ref().is_some_and(|linux| linux.cgroups_path.as_deref().is_some_and(|p| !p.is_empty()));
+    (!named).then(|| format!("/{id}"))
 }
 
 fn send(pid: Pid, signal: i32) -> Result<(), ContainerError> {
@@ -389,16 +411,6 @@ fn send(pid: Pid, signal: i32) -> Result<(), ContainerError> {
     };
     let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(|errno| gone(errno.into()))?;
     send_to_pidfd(pidfd.as_fd(), signal).map_err(gone)
-}
-
-/// Start time of a process that is not a zombie, in clock ticks since boot (proc_pid_stat(5), field 22).
-fn start_time(pid: i32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let mut fields = stat.rsplit_once(") ")?.1.split(' ');
-    match fields.next()? {
-        "Z" | "X" => None,
-        _ => fields.nth(18)?.parse().ok(),
-    }
 }
 
 #[cfg(test)]
@@ -412,11 +424,5 @@ mod tests {
             assert!(matches!(containers.state(id), Err(ContainerError::BadId(_))), "{id:?}");
         }
         assert!(matches!(containers.state("abc"), Err(ContainerError::Missing)));
-    }
-
-    #[test]
-    fn this_process_has_a_start_time_and_no_process_has_none() {
-        assert!(start_time(std::process::id() as i32).is_some());
-        assert_eq!(start_time(0), None);
     }
 }

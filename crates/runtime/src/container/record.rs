@@ -1,0 +1,109 @@
+//! What the runtime keeps of a container between its commands, and how a process is known again.
+//!
+//! A record is written once, to a new name that is renamed, when the process exists; a folder without one is a create
+//! that is in progress or was cut off.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use hull_kernel::cgroups::{Cgroup, Layout};
+use hull_oci::runtime::{Hooks, OCI_VERSION, State, Status};
+use serde::{Deserialize, Serialize};
+
+use super::ContainerError;
+use crate::hooks::HookPlan;
+
+const STATE_FILE: &str = "state.json";
+/// Version of state.json.
+pub(super) const STATE_VERSION: u32 = 1;
+
+/// What state.json holds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Record {
+    pub version: u32,
+    pub pid: i32,
+    /// Field 22 of /proc/PID/stat, clock ticks since boot: tells the process from a later one with its id.
+    pub start_time: u64,
+    /// When it was created, nanoseconds since 1970.
+    pub created_ns: u64,
+    pub bundle: PathBuf,
+    pub rootfs: PathBuf,
+    pub cgroup: Option<String>,
+    pub annotations: BTreeMap<String, String>,
+    /// The hooks that later commands run: poststart and poststop.
+    pub hooks: Hooks,
+}
+
+impl Record {
+    /// Reads the record of `folder`.
+    pub fn read(folder: &Path) -> Result<Record, ContainerError> {
+        let path = folder.join(STATE_FILE);
+        let text = match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(ContainerError::Missing),
+            other => other.map_err(ContainerError::file("read", &path))?,
+        };
+        serde_json::from_slice(&text).map_err(|source| ContainerError::Json { path, source })
+    }
+
+    /// Writes the record into `folder`.
+    pub fn write(&self, folder: &Path) -> Result<(), ContainerError> {
+        let path = folder.join(STATE_FILE);
+        let text = serde_json::to_vec(self).map_err(|source| ContainerError::Json { path: path.clone(), source })?;
+        let temporary = folder.join("state.json.new");
+        fs::write(&temporary, text).map_err(ContainerError::file("write", &temporary))?;
+        fs::rename(&temporary, &path).map_err(ContainerError::file("rename", &path))
+    }
+
+    /// The process that was recorded, while it has not ended.
+    pub fn is_alive(&self) -> bool {
+        start_time(self.pid) == Some(self.start_time)
+    }
+
+    /// The cgroup, when the container has one.
+    pub fn cgroup(&self) -> Result<Option<Cgroup>, ContainerError> {
+        match &self.cgroup {
+            Some(path) => Ok(Some(Layout::detect()?.cgroup(path)?)),
+            None => Ok(None),
+        }
+    }
+
+    /// The specification's state.
+    pub fn state(&self, id: &str, status: Status) -> State {
+        State {
+            oci_version: OCI_VERSION.to_owned(),
+            id: id.to_owned(),
+            status,
+            pid: (status != Status::Stopped).then_some(self.pid),
+            bundle: self.bundle.clone(),
+            annotations: self.annotations.clone(),
+        }
+    }
+
+    /// The hooks that later commands run.
+    pub fn hooks(&self, id: &str) -> HookPlan {
+        HookPlan::recorded(self.hooks.clone(), self.state(id, Status::Stopped))
+    }
+}
+
+/// Start time of a process that is not a zombie, in clock ticks since boot (proc_pid_stat(5), field 22).
+pub(super) fn start_time(pid: i32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut fields = stat.rsplit_once(") ")?.1.split(' ');
+    match fields.next()? {
+        "Z" | "X" => None,
+        _ => fields.nth(18)?.parse().ok(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_has_a_start_time_and_no_process_has_none() {
+        assert!(start_time(std::process::id() as i32).is_some());
+        assert_eq!(start_time(0), None);
+    }
+}
