@@ -94,7 +94,8 @@ impl RawMode {
         let former = termios::tcgetattr(&fd).map_err(failed("read the modes"))?;
         let mut raw = former.clone();
         raw.make_raw();
-        termios::tcsetattr(&fd, OptionalActions::Flush, &raw).map_err(failed("set raw mode"))?;
+        // Not with a flush: what was typed ahead belongs to the container.
+        termios::tcsetattr(&fd, OptionalActions::Now, &raw).map_err(failed("set raw mode"))?;
         RESTORE_ON_PANIC.call_once(restore_on_panic);
         *held = Some((fd, former));
         Ok(RawMode { raw })
