@@ -45,6 +45,18 @@ pub fn restore_default(signals: &[i32]) {
     set_action(signals, libc::SIG_DFL);
 }
 
+/// Gives every signal its default action, also the two that libc keeps for itself: for a process about to execute a
+/// program that is to inherit nothing (Rust ignores SIGPIPE, posix_spawn(3) ignores 32 and 33).
+pub fn restore_all_defaults() {
+    // The kernel's struct sigaction on 64-bit Linux: handler, flags, restorer, mask. All zero is SIG_DFL.
+    let action = [0_u64; 4];
+    for signal in 1..=HIGHEST {
+        // SAFETY: action is a whole sigaction, valid for reads; SIG_DFL installs no code; SIGKILL and SIGSTOP fail
+        // with EINVAL and change nothing.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, action.as_ptr(), 0, size_of::<u64>()) };
+    }
+}
+
 fn set_action(signals: &[i32], action: libc::sighandler_t) {
     for signal in signals {
         // SAFETY: SIG_IGN and SIG_DFL install no code; uncatchable numbers fail with EINVAL and change nothing.

@@ -12,6 +12,7 @@ use std::path::Path;
 use hull_kernel::rlimits;
 use hull_sys::memory::close_from;
 use hull_sys::process::{self as sys, ExecVectors};
+use hull_sys::signals;
 use rustix::fs::{Access, FileType, Uid, access, fchown, fstat, major, minor, stat};
 use rustix::io::Errno;
 use rustix::process::{chdir, getcwd, getpid};
@@ -161,6 +162,8 @@ pub(crate) fn search_and_execute(args: &[String], env: &[String], search_path: &
     let Some(name) = args.first() else { return InitFailure::new(Step::Exec, "", Errno::NOENT) };
     let failed = |errno| InitFailure::new(Step::Exec, name.as_str(), errno);
     let Ok(vectors) = ExecVectors::new(args, env) else { return failed(Errno::INVAL) };
+    // What Hull's own processes ignore (SIGPIPE) would be ignored by the program too.
+    signals::restore_all_defaults();
     let attempt = |path: String| match CString::new(path) {
         Ok(path) => Errno::from_io_error(&sys::execve(&path, &vectors)).unwrap_or(Errno::NOENT),
         Err(_) => Errno::INVAL,
