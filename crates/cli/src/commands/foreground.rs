@@ -60,9 +60,6 @@ pub fn container(
     owned: bool,
     context: &Context,
 ) -> Result<u8, Failure> {
-    if owned {
-        client.cleanup_mine()?;
-    }
     let end = attach::run(&mut client, options)?;
     // Without the grant somebody else cleans up, and the container may even run again: hands off.
     if owned

@@ -1,6 +1,7 @@
 //! `hull run`: create, start, and in the foreground stay until the end.
 
-use hull_engine::{ContainerId, Engine, RemoveOptions};
+use hull_engine::{ContainerId, Engine, EngineError, RemoveOptions};
+use hull_supervisor::client::Client;
 
 use super::Context;
 use super::create::{CidFile, create};
@@ -12,7 +13,7 @@ use crate::error::Failure;
 /// Runs a container.
 ///
 /// # Errors
-/// What kept it from running; nothing is left then with `--rm`, and a container in state created without.
+/// What kept it from running; nothing is left of it then.
 pub fn run(arguments: RunArgs, context: &Context) -> Result<u8, Failure> {
     let keys = detach_keys(&arguments.detach_keys)?;
     let request = arguments.container.request(&Process)?;
@@ -20,31 +21,54 @@ pub fn run(arguments: RunArgs, context: &Context) -> Result<u8, Failure> {
     if !arguments.detach {
         streams.check()?;
     }
-    let cid_file = arguments.container.cidfile.as_deref().map(CidFile::reserve).transpose()?;
-    let auto_remove = request.auto_remove;
+    let mut cid_file = arguments.container.cidfile.as_deref().map(CidFile::reserve).transpose()?;
     let engine = context.engine()?;
     let created = create(&engine, request, arguments.container.quiet)?;
-    if let Some(file) = cid_file {
-        file.write(&created.id)?;
+    let id = created.id;
+    let client = match begin(&engine, &id, arguments.detach, cid_file.as_mut()) {
+        Ok(client) => client,
+        Err(failure) => {
+            discard(&engine, &id);
+            return Err(failure);
+        }
+    };
+    match client {
+        None => {
+            super::write_stdout(format!("{id}\n").as_bytes())?;
+            Ok(0)
+        }
+        Some(client) => {
+            let options = streams.options(0, keys, arguments.sig_proxy);
+            foreground::container(&engine, &id, client, &options, true, context)
+        }
     }
-    if arguments.detach {
-        engine
-            .start(created.id.as_str())
-            .map_err(|error| abandoned(&engine, &created.id, auto_remove, error.into()))?;
-        super::write_stdout(format!("{}\n", created.id).as_bytes())?;
-        return Ok(0);
-    }
-    let client = engine
-        .start_attached(created.id.as_str())
-        .map_err(|error| abandoned(&engine, &created.id, auto_remove, error.into()))?;
-    let options = streams.options(0, keys, arguments.sig_proxy);
-    foreground::container(&engine, &created.id, client, &options, true, context)
 }
 
-/// A container that was to be removed at its end and never began is removed now.
-fn abandoned(engine: &Engine, id: &ContainerId, auto_remove: bool, failure: Failure) -> Failure {
-    if auto_remove && let Err(error) = engine.remove(id.as_str(), &RemoveOptions { force: true, volumes: true }) {
-        tracing::warn!(container = %id, %error, "cannot remove the container that did not start");
+/// Writes the id's file and starts the container; the client is that of the foreground.
+fn begin(
+    engine: &Engine,
+    id: &ContainerId,
+    detach: bool,
+    cid_file: Option<&mut CidFile>,
+) -> Result<Option<Client>, Failure> {
+    if let Some(file) = &cid_file {
+        file.write(id)?;
     }
-    failure
+    let client = match detach {
+        true => engine.start(id.as_str()).map(|()| None)?,
+        false => engine.start_attached(id.as_str()).map(Some)?,
+    };
+    if let Some(file) = cid_file {
+        file.keep();
+    }
+    Ok(client)
+}
+
+/// Removes a container that was made to run and did not.
+fn discard(engine: &Engine, id: &ContainerId) {
+    match engine.remove(id.as_str(), &RemoveOptions { force: true, volumes: true }) {
+        // With --rm its supervisor may have removed it already.
+        Ok(()) | Err(EngineError::NoSuchContainer { .. }) => {}
+        Err(error) => tracing::warn!(container = %id, %error, "cannot remove the container that did not start"),
+    }
 }

@@ -25,6 +25,8 @@ impl Supervisor {
         if let Some(connection) = self.add_connection(socket) {
             connection.greeted = true;
             connection.attached = Some(Attachment { session: 0, flags });
+            // It started the container and stays to its end; a short container may end before it could say so.
+            connection.cleanup = CleanupPromise::Made;
         }
     }
 
