@@ -22,7 +22,8 @@
 //! A frame is one type byte, fixed little-endian fields, and a payload up to the end; at most 32 KiB. A client has at
 //! most [`STDIN_WINDOW`] bytes of stdin unacknowledged, so the socket never fills up towards the supervisor and a
 //! signal is never stuck behind input that nobody reads. The supervisor speaks [`VERSION`] and the one before it. A
-//! client that inherits its connection (`--client`) is attached to session 0 and needs no Hello.
+//! client that inherits its connection (`--client`) is attached to session 0, counts as having promised to clean up,
+//! and needs no Hello.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;

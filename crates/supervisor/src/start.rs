@@ -24,9 +24,9 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::protocol::SOCKET_FILE;
 
-/// argv[0] of a supervisor, and its name in the process list.
+/// argv\[0\] of a supervisor, and its name in the process list.
 pub const SUPERVISOR_NAME: &str = "hull-supervisor";
-/// argv[0] of the short-lived processes that a supervisor starts.
+/// argv\[0\] of the short-lived processes that a supervisor starts.
 pub const WORKER_NAME: &str = "hull-worker";
 /// Name of the lock file in `<state>/<id>/`.
 pub const LOCK_FILE: &str = "lock";
@@ -255,7 +255,7 @@ pub(crate) struct CommandLine {
 }
 
 impl CommandLine {
-    /// Parses the arguments after argv[0]; the text of a failure names the argument.
+    /// Parses the arguments after argv\[0\]; the text of a failure names the argument.
     pub(crate) fn parse(args: impl Iterator<Item = OsString>) -> Result<CommandLine, String> {
         let (mut id, mut root, mut state) = (None, None, None);
         let (mut client, mut adopt) = (false, false);

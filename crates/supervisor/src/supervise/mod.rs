@@ -44,7 +44,7 @@ const MAX_CONNECTIONS: usize = 256;
 /// After so many seconds without any event, memory that was only needed for the last burst is given back.
 const QUIET_SECONDS: i64 = 1;
 
-/// The program `hull-supervisor`: `args` are the arguments after argv[0].
+/// The program `hull-supervisor`: `args` are the arguments after argv\[0\].
 ///
 /// See [`crate::start`] for the arguments and the inherited descriptors.
 pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
