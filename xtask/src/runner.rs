@@ -33,6 +33,8 @@ pub struct Tests<'a> {
     pub program: &'a Path,
     /// Parts of test names; all tests when there is none.
     pub filter: &'a [String],
+    /// Parts of the names of tests that do not run.
+    pub skip: &'a [String],
     /// Environment variables besides the inherited ones.
     pub env: &'a BTreeMap<String, String>,
     /// The longest one test may take.
@@ -68,7 +70,7 @@ fn names(tests: &Tests<'_>) -> Result<Vec<String>> {
     let ignored = list(&["--ignored"])?;
     let wanted =
         |name: &String| tests.filter.is_empty() || tests.filter.iter().any(|part| name.contains(part.as_str()));
-    Ok(list(&[])?.into_iter().filter(|name| !ignored.contains(name) && wanted(name)).collect())
+    Ok(list(&[])?.into_iter().filter(|name| !ignored.contains(name) && !skipped(name) && wanted(name)).collect())
 }
 
 fn work(tests: &Tests<'_>, waiting: &Mutex<VecDeque<String>>, counted: &Mutex<Count>) {
@@ -100,7 +102,7 @@ fn work(tests: &Tests<'_>, waiting: &Mutex<VecDeque<String>>, counted: &Mutex<Co
 fn one(tests: &Tests<'_>, name: &str) -> Result<(ExitStatus, String)> {
     let mut words = File::from(memfd_create("test-output", MemfdFlags::CLOEXEC)?);
     let mut child = Command::new(tests.program)
-        .args(["--exact", name, "--test-threads", "1", "--show-output"])
+        .args(["--exact", name, "--test-threads", "1"])
         .envs(tests.env)
         .stdin(Stdio::null())
         .stdout(words.try_clone()?)
@@ -133,8 +135,11 @@ fn one(tests: &Tests<'_>, name: &str) -> Result<(ExitStatus, String)> {
     }
 }
 
+/// What a failed test said, without libtest's frame around it.
 fn indented(text: &str) -> String {
-    let lines: Vec<&str> = text.lines().collect();
+    let frame = ["running 1 test", "failures:", "test result: ", "note: run with `RUST_BACKTRACE", "---- "];
+    let said = |line: &&str| !line.trim().is_empty() && !frame.iter().any(|word| line.starts_with(word));
+    let lines: Vec<&str> = text.lines().filter(said).collect();
     let shown = &lines[lines.len().saturating_sub(SHOWN_LINES)..];
     shown.iter().map(|line| format!("    {line}\n")).collect()
 }
@@ -148,7 +153,7 @@ mod tests {
     fn ran(filter: &str, limit: Duration) -> Count {
         let program = std::env::current_exe().unwrap();
         let (filter, env) = ([filter.to_string()], BTreeMap::from([(INNER.to_string(), "1".to_string())]));
-        run(&Tests { program: &program, filter: &filter, env: &env, limit }).unwrap()
+        run(&Tests { program: &program, filter: &filter, skip: &[], env: &env, limit }).unwrap()
     }
 
     #[test]

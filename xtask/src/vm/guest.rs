@@ -26,12 +26,23 @@ pub struct Program {
     name: String,
     path: PathBuf,
     filter: Vec<String>,
+    skip: Vec<String>,
 }
 
 impl Program {
-    /// The program at `path` in the guest; no filter means all its tests.
-    pub fn new(name: &str, path: &Path, filter: &[String]) -> Program {
-        Program { name: name.into(), path: path.into(), filter: filter.to_vec() }
+    /// The program at `path` in the guest, with all its tests.
+    pub fn new(name: &str, path: &str) -> Program {
+        Program { name: name.into(), path: path.into(), filter: Vec::new(), skip: Vec::new() }
+    }
+
+    /// Only the tests whose names contain one of these; all when there is none.
+    pub fn only(self, filter: &[String]) -> Program {
+        Program { filter: filter.to_vec(), ..self }
+    }
+
+    /// Without the tests whose names contain one of these.
+    pub fn without(self, skip: &[&str]) -> Program {
+        Program { skip: skip.iter().map(|part| part.to_string()).collect(), ..self }
     }
 }
 
@@ -66,8 +77,9 @@ fn perform(work: &Work) -> Result<bool> {
     let mut good = true;
     for program in &work.programs {
         println!("-- {}", program.name);
-        let (program, filter, limit) = (&program.path, &program.filter, runner::GUEST_TEST_LIMIT);
-        good &= runner::run(&Tests { program, filter, env: &work.env, limit })?.failed == 0;
+        let Program { path, filter, skip, .. } = program;
+        let tests = Tests { program: path, filter, skip, env: &work.env, limit: runner::GUEST_TEST_LIMIT };
+        good &= runner::run(&tests)?.failed == 0;
     }
     for left in Traces::settled(&place, &before)? {
         println!("left behind: {left}");
