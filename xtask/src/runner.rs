@@ -68,6 +68,7 @@ fn names(tests: &Tests<'_>) -> Result<Vec<String>> {
         Ok(text.lines().filter_map(|line| line.strip_suffix(": test")).map(str::to_string).collect())
     };
     let ignored = list(&["--ignored"])?;
+    let skipped = |name: &String| tests.skip.iter().any(|part| name.contains(part.as_str()));
     let wanted =
         |name: &String| tests.filter.is_empty() || tests.filter.iter().any(|part| name.contains(part.as_str()));
     Ok(list(&[])?.into_iter().filter(|name| !ignored.contains(name) && !skipped(name) && wanted(name)).collect())
