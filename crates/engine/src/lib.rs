@@ -56,3 +56,4 @@ pub use mount_point::{MountKind, MountPoint};
 pub use record::{Builtin, ContainerRecord, ImageRef};
 pub use recover::Recovered;
 pub use signal::{Signal, SignalError};
+pub use lifecycle::start::reap_supervisors;

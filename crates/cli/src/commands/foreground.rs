@@ -61,9 +61,10 @@ pub fn container(
     context: &Context,
 ) -> Result<u8, Failure> {
     let end = attach::run(&mut client, options)?;
+    let ended = matches!(end, AttachEnd::Exited(_) | AttachEnd::Failed { .. });
     // Without the grant somebody else cleans up, and the container may even run again: hands off.
     if owned
-        && matches!(end, AttachEnd::Exited(_) | AttachEnd::Failed { .. })
+        && ended
         && let Some(_lock) = client.begin_cleanup()?
     {
         if let Err(error) = engine.finish(id) {
@@ -73,9 +74,12 @@ pub fn container(
         // A supervisor that is gone already needs no word.
         let _ = client.cleanup_done();
     }
+    drop(client);
+    if owned && ended {
+        hull_engine::reap_supervisors();
+    }
     match end {
         AttachEnd::Lost => {
-            drop(client);
             let status = engine.wait(id.as_str())?;
             known(status.code)
         }

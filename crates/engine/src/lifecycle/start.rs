@@ -18,7 +18,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use hull_kernel::cgroups::{Cgroup, Layout};
-use hull_oci::runtime::Spec;
+use hull_oci::runtime::{LinuxNamespace, LinuxNamespaceType, Spec};
 use hull_runtime::create::CreateError;
 use hull_runtime::plan::{InitPlan, PlanOptions, RootSource, Streams};
 use hull_supervisor::client::Client;
@@ -29,7 +29,7 @@ use hull_supervisor::start::{self, Handover, StartError, SupervisorArgs};
 use hull_sys::process::{self as sys, Cloned};
 use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
 use rustix::io::Errno;
-use rustix::process::{Pid, setsid};
+use rustix::process::{Pid, WaitOptions, setsid, waitpid};
 use serde::{Deserialize, Serialize};
 
 use crate::engine::Engine;
@@ -105,18 +105,19 @@ impl Engine {
     fn launch(&self, id: &ContainerId, attached: bool) -> Result<Option<Client>, EngineError> {
         let state = self.roots().runtime_state(id.as_str());
         let lock = take_lock(&state, id)?;
-        let result = self.prepare(id, lock).and_then(|prepared| self.fork(prepared, attached));
-        if result.is_err() {
+        let held = lock.try_clone().map_err(EngineError::path("lock", &state))?;
+        let prepared = self.prepare(id, lock, attached).inspect_err(|_| {
             // The failure is what the user needs to hear; leftovers are swept by the next command.
             if let Err(error) = self.clean_up_run(id) {
                 tracing::warn!(%error, "cleaning up after a failed start");
             }
-        }
-        result
+        })?;
+        drop(held);
+        self.fork(prepared, attached)
     }
 
     /// Opens and decides everything.
-    fn prepare(&self, id: &ContainerId, lock: OwnedFd) -> Result<Prepared, EngineError> {
+    fn prepare(&self, id: &ContainerId, lock: OwnedFd, attached: bool) -> Result<Prepared, EngineError> {
         let start = self.prepare_start(id)?;
         let state = start.state_dir.clone();
         remove_stale_record(&self.roots().container(id.as_str()))?;
@@ -126,8 +127,9 @@ impl Engine {
             max_bytes: start.log.max_file_bytes,
             max_files: start.log.max_files,
         };
-        let (stdin_once, auto_remove) =
-            (start.record.request.interactive && !start.record.request.tty, start.record.request.auto_remove);
+        let request = &start.record.request;
+        // Docker's StdinOnce: what is started attached reads its client's stdin to the end; later clients come and go.
+        let (stdin_once, auto_remove) = (request.interactive && !request.tty && attached, request.auto_remove);
         let way = match start.runtime.clone() {
             Some(program) => Way::External(self.external(id, program, start, streams)?),
             None => Way::BuiltIn(Box::new(built_in(start, streams)?)),
@@ -155,23 +157,41 @@ impl Engine {
         let (channel_w, channel_s) = start::channel()?;
         let (mut report_a, report_w) = std::io::pipe().map_err(failed)?;
         let clients = if attached { Some(start::channel()?) } else { None };
-        match sys::clone3(0, None).map_err(failed)? {
-            Cloned::Parent { .. } => {}
+        let supervisor = match sys::clone3(0, None).map_err(failed)? {
+            Cloned::Parent { pid, .. } => pid,
             Cloned::Child => {
                 drop(report_a);
                 let first_client = clients.map(|(_, theirs)| theirs);
                 become_supervisor(self, prepared, channel_w, channel_s, report_w, first_client)
             }
-        }
+        };
         drop((prepared, channel_w, channel_s, report_w));
         let mut text = Vec::new();
         report_a.read_to_end(&mut text).map_err(failed)?;
-        match serde_json::from_slice(&text) {
-            Ok(Report::Running) => Ok(clients.map(|(ours, _)| Client::from_fd(ours))),
-            Ok(Report::Failed { exit_code, message }) => Err(EngineError::Launch { exit_code, message }),
-            Err(_) => Err(EngineError::SupervisorLost { id }),
-        }
+        let client = clients.map(|(ours, _)| Client::from_fd(ours));
+        let failure = match serde_json::from_slice(&text) {
+            Ok(Report::Running) => return Ok(client),
+            Ok(Report::Failed { exit_code, message }) => EngineError::Launch { exit_code, message },
+            Err(_) => EngineError::SupervisorLost { id },
+        };
+        // The supervisor cleans up once nobody is attached, and ends.
+        drop(client);
+        reap(supervisor);
+        Err(failure)
     }
+}
+
+/// Waits for a child of this process to end.
+fn reap(pid: i32) {
+    if let Some(pid) = Pid::from_raw(pid) {
+        while matches!(waitpid(Some(pid), WaitOptions::empty()), Err(Errno::INTR)) {}
+    }
+}
+
+/// Waits for the supervisor that this process started to end, after it was told that all is cleaned up: it is this
+/// process' child, and should not be left for others to reap. A process that started none returns at once.
+pub fn reap_supervisors() {
+    while matches!(rustix::process::wait(WaitOptions::empty()), Ok(_) | Err(Errno::INTR)) {}
 }
 
 /// X: makes W, then becomes S.
@@ -390,14 +410,20 @@ fn open(path: &Path, flags: OFlags) -> Result<OwnedFd, EngineError> {
 /// The plan of the built-in runtime; config.json is written for exec and for whoever wants to see it.
 fn built_in(start: StartPlan, streams: Option<Streams>) -> Result<InitPlan, EngineError> {
     write_config(&start.state_dir, &start.spec)?;
-    let shifted = start.spec.linux.as_ref().is_some_and(|linux| !linux.uid_mappings.is_empty());
-    let root = if shifted {
+    let linux = start.spec.linux.as_ref();
+    let mut namespaces = linux.iter().flat_map(|linux| &linux.namespaces);
+    let root = match namespaces.find(|namespace| namespace.type_ == LinuxNamespaceType::User) {
+        None => RootSource::Detached(start.root),
         // Its layers are shifted through the container's user namespace, which does not exist yet.
-        drop(start.root);
-        let rootfs = start.rootfs;
-        RootSource::InUserNamespace(Box::new(move |namespace| rootfs.mount_detached_in(namespace)))
-    } else {
-        RootSource::Detached(start.root)
+        Some(LinuxNamespace { path: None, .. }) => {
+            drop(start.root);
+            let rootfs = start.rootfs;
+            RootSource::InUserNamespace(Box::new(move |namespace| rootfs.mount_detached_in(namespace)))
+        }
+        Some(LinuxNamespace { path: Some(path), .. }) => {
+            drop(start.root);
+            RootSource::Detached(start.rootfs.mount_detached_in(open(path, OFlags::RDONLY)?)?)
+        }
     };
     let options = PlanOptions {
         root,
