@@ -29,7 +29,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 pub use hull::{Hull, Run};
-pub use patience::{patience, wait_for};
+pub use patience::{Lines, patience, wait_for};
 
 /// A path that the lane gave in the variable `name`.
 pub fn given(name: &str) -> Result<PathBuf> {

@@ -76,7 +76,8 @@ fn a_seccomp_filter_is_there_and_refuses_fallback() {
     let free = ["--security-opt", "seccomp=unconfined"];
     assert_eq!(status(&hull, &free, "Seccomp"), "0");
     hull.sh(&free, "unshare -U true").expect(0);
-    hull.sh(&[], "mount -t tmpfs none /tmp").expect(255);
+    let run = hull.sh(&[], "mount -t tmpfs none /tmp").expect(1);
+    assert!(run.stderr.contains("permission denied"), "{run:#?}");
 }
 
 #[test]
@@ -139,11 +140,13 @@ fn dev_has_the_standard_nodes_and_no_other() {
         "core", "fd", "full", "mqueue", "null", "ptmx", "pts", "random", "shm", "stderr", "stdin", "stdout", "tty",
         "urandom", "zero",
     ];
-    assert_eq!(listed.lines().collect::<Vec<_>>(), standard);
+    // /dev/core is a link to /proc/kcore, where the kernel has that.
+    let has_core = fs::exists("/proc/kcore").expect("looking");
+    assert_eq!(listed.lines().collect::<Vec<_>>(), standard[usize::from(!has_core)..]);
     let numbers = hull.inside(&[], "cd /dev; stat -c '%n %t:%T %a' full null random tty urandom zero");
     let expected = ["full 1:7 666", "null 1:3 666", "random 1:8 666", "tty 5:0 666", "urandom 1:9 666", "zero 1:5 666"];
     assert_eq!(numbers.lines().collect::<Vec<_>>(), expected);
-    assert_eq!(hull.inside(&[], "readlink /dev/fd /dev/stdin /dev/ptmx"), "/proc/self/fd\n/proc/self/fd/0\npts/ptmx");
+    assert_eq!(hull.inside(&[], "for link in fd stdin ptmx; do readlink /dev/$link; done"), "/proc/self/fd\n/proc/self/fd/0\npts/ptmx");
     assert_eq!(hull.inside(&[], "ls /dev/pts"), "ptmx");
 }
 

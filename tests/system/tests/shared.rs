@@ -1,0 +1,85 @@
+//! Namespaces that are not a container's own: another container's, the machine's, and a private user namespace.
+
+use std::fs;
+
+use system_tests::Hull;
+
+fn link(kind: &str) -> String {
+    fs::read_link(format!("/proc/self/ns/{kind}")).expect("a namespace").display().to_string()
+}
+
+#[test]
+fn a_container_joins_anothers_namespaces() {
+    let hull = Hull::with_busybox();
+    let id = hull.ok(&["run", "-d", "--name", "first", "--ipc", "shareable", "busybox", "sleep", "1000"]);
+    for (flag, kind) in [("--pid", "pid"), ("--ipc", "ipc"), ("--network", "net")] {
+        let path = format!("/proc/self/ns/{kind}");
+        let first = hull.ok(&["exec", &id, "readlink", &path]);
+        for name in ["first", &id[..10]] {
+            let choice = format!("{flag}=container:{name}");
+            assert_eq!(hull.ok(&["run", "--rm", &choice, "busybox", "readlink", &path]), first, "{choice}");
+        }
+        assert_ne!(first, link(kind));
+    }
+    let seen = hull.inside(&["--pid", "container:first"], "ps -o pid,args | grep -c 'sleep 1000'");
+    assert_eq!(seen, "2", "the other's process, and this grep's");
+    let said = hull.refused(125, &["run", "--rm", "--pid", "container:nosuch", "busybox", "true"]);
+    assert!(said.contains("nosuch"), "{said}");
+}
+
+#[test]
+fn a_container_that_does_not_run_has_nothing_to_join() {
+    let hull = Hull::with_busybox();
+    hull.ok(&["create", "--name", "first", "busybox", "true"]);
+    for flag in ["--pid", "--network"] {
+        let said = hull.refused(125, &["run", "--rm", flag, "container:first", "busybox", "true"]);
+        assert!(said.contains("first") || said.contains("not running"), "{said}");
+    }
+    assert_eq!(hull.containers().len(), 1);
+}
+
+#[test]
+fn a_container_uses_the_machines_namespaces_when_told() {
+    let hull = Hull::with_busybox();
+    for (flag, kind) in [("--pid", "pid"), ("--ipc", "ipc"), ("--uts", "uts"), ("--network", "net"), ("--cgroupns", "cgroup")] {
+        let path = format!("/proc/self/ns/{kind}");
+        assert_eq!(hull.ok(&["run", "--rm", flag, "host", "busybox", "readlink", &path]), link(kind), "{flag} host");
+    }
+    let own = fs::read_to_string("/proc/sys/kernel/hostname").expect("a name");
+    assert_eq!(hull.inside(&["--uts", "host"], "hostname"), own.trim());
+    hull.sh(&["--pid", "host"], &format!("test -d /proc/{}", std::process::id())).expect(0);
+}
+
+#[test]
+fn the_cgroup_namespace_hides_where_the_container_is() {
+    let hull = Hull::with_busybox();
+    let private = hull.inside(&[], "cat /proc/self/cgroup");
+    assert!(private.lines().all(|line| line.ends_with(":/")), "{private}");
+    let host = hull.inside(&["--cgroupns", "host"], "cat /proc/self/cgroup");
+    assert!(host.lines().any(|line| line.contains(&hull.roots().instance())), "{host}");
+}
+
+#[test]
+fn root_of_a_private_user_namespace_is_nobody_outside_fallback() {
+    let hull = Hull::with_busybox();
+    let id = hull.ok(&["run", "-d", "--userns", "private", "busybox", "sleep", "1000"]);
+    let map = fs::read_to_string(format!("/proc/{}/uid_map", hull.pid(&id))).expect("a map");
+    let numbers: Vec<u64> = map.split_whitespace().map(|number| number.parse().expect("a number")).collect();
+    assert!(numbers[0] == 0 && numbers[1] >= 65536 && numbers[2] >= 65536, "{map}");
+    let status = fs::read_to_string(format!("/proc/{}/status", hull.pid(&id))).expect("a status");
+    assert!(status.contains(&format!("Uid:\t{0}\t{0}\t{0}\t{0}", numbers[1])), "{status}");
+    assert_eq!(hull.ok(&["exec", &id, "id", "-u"]), "0");
+    let inside = hull.ok(&["exec", &id, "readlink", "/proc/self/ns/user"]);
+    assert_ne!(inside, link("user"));
+    let owners = hull.ok(&["exec", &id, "stat", "-c", "%u", "/", "/etc/passwd", "/proc/1", "/dev/null"]);
+    assert!(owners.lines().take(3).all(|owner| owner == "0"), "the image's files belong to root inside: {owners}");
+    hull.ok(&["exec", &id, "sh", "-c", "touch /made && chown 1000 /made && test $(stat -c %u /made) = 1000"]);
+}
+
+#[test]
+fn a_volume_under_a_private_user_namespace_is_writable() {
+    let hull = Hull::with_busybox();
+    let flags = ["--userns", "private", "-v", "/data", "--tmpfs", "/scratch"];
+    let said = hull.inside(&flags, "echo x > /data/made && echo y > /scratch/made && stat -c %u /data/made /scratch/made");
+    assert_eq!(said, "0\n0");
+}
