@@ -6,7 +6,7 @@
 //! hull-worker      short-lived work for a supervisor                  hull_engine::worker
 //! hull-init        PID 1 of a container started with --init           hull_runtime::init_process
 //! hello            the program of the built-in image `hello`          hull_engine::builtin
-//! runc, hull-runc  the OCI runtime command line                       commands::oci
+//! runc, hull-runc  the OCI runtime command line                       oci
 //! ```
 //!
 //! The hot entries are told apart before anything else happens: none of them pays for the command line.
@@ -15,6 +15,7 @@
 mod args;
 mod commands;
 mod error;
+mod oci;
 mod output;
 
 use std::ffi::OsStr;
@@ -29,7 +30,7 @@ fn main() -> ExitCode {
         Entry::Worker => hull_engine::worker::run(arguments),
         Entry::Init => hull_runtime::init_process::run(arguments),
         Entry::Hello => hull_engine::hello_main(),
-        Entry::Runtime => commands::oci::main(std::iter::once(called_as).chain(arguments).collect()),
+        Entry::Runtime => oci::main(std::iter::once(called_as).chain(arguments).collect()),
         Entry::CommandLine => commands::main(std::iter::once(called_as).chain(arguments).collect()),
     }
 }

@@ -101,9 +101,6 @@ pub struct ListArgs {
 /// `logs`.
 #[derive(Debug, Args)]
 pub struct LogsArgs {
-    /// Show the container's labels and variables named by log options (there are none yet)
-    #[arg(long, hide = true)]
-    pub details: bool,
     /// Wait for more
     #[arg(short, long)]
     pub follow: bool,

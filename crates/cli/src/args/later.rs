@@ -7,12 +7,12 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 
 /// A flag of a later release.
 pub struct LaterFlag {
-    pub(super) long: &'static str,
-    pub(super) short: Option<char>,
-    pub(super) takes_value: bool,
+    pub(crate) long: &'static str,
+    pub(crate) short: Option<char>,
+    pub(crate) takes_value: bool,
     /// Values that ask for nothing and are therefore fine.
-    pub(super) harmless: &'static [&'static str],
-    pub(super) reason: &'static str,
+    pub(crate) harmless: &'static [&'static str],
+    pub(crate) reason: &'static str,
 }
 
 const NETWORKS: &str = "it comes with the networks release";
@@ -21,12 +21,12 @@ const HEALTH: &str = "health checks come with a later release";
 const WINDOWS: &str = "it has a meaning on Windows only";
 
 /// A refused flag with a value.
-pub(super) const fn value(long: &'static str, reason: &'static str) -> LaterFlag {
+pub(crate) const fn value(long: &'static str, reason: &'static str) -> LaterFlag {
     LaterFlag { long, short: None, takes_value: true, harmless: &[], reason }
 }
 
 /// A refused flag without a value.
-pub(super) const fn switch(long: &'static str, reason: &'static str) -> LaterFlag {
+pub(crate) const fn switch(long: &'static str, reason: &'static str) -> LaterFlag {
     LaterFlag { long, short: None, takes_value: false, harmless: &[], reason }
 }
 
@@ -99,6 +99,9 @@ pub const START: &[LaterFlag] = &[
 /// The flags of `rm` that are refused.
 pub const REMOVE: &[LaterFlag] = &[LaterFlag { short: Some('l'), ..switch("link", NETWORKS) }];
 
+/// The flags of `logs` that are refused.
+pub const LOGS: &[LaterFlag] = &[switch("details", "log options come with a later release")];
+
 /// The flags of `pull` that are refused.
 pub const PULL: &[LaterFlag] = &[
     LaterFlag { short: Some('a'), ..switch("all-tags", "it comes with the images release") },
@@ -113,6 +116,44 @@ pub const REMOVE_IMAGE: &[LaterFlag] = &[value("platform", "it comes with the im
 
 /// The flags of `load` that are refused.
 pub const LOAD: &[LaterFlag] = &[value("platform", "it comes with the images release")];
+
+/// Docker's commands that Hull knows and does not do yet.
+pub const VERBS: &[&str] = &[
+    "build",
+    "builder",
+    "buildx",
+    "checkpoint",
+    "commit",
+    "compose",
+    "config",
+    "context",
+    "diff",
+    "events",
+    "export",
+    "history",
+    "login",
+    "logout",
+    "manifest",
+    "network",
+    "node",
+    "plugin",
+    "port",
+    "prune",
+    "push",
+    "rename",
+    "save",
+    "search",
+    "secret",
+    "service",
+    "stack",
+    "stats",
+    "swarm",
+    "system",
+    "top",
+    "trust",
+    "update",
+    "volume",
+];
 
 /// A flag was given whose time has not come.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

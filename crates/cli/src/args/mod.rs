@@ -14,7 +14,6 @@ pub mod images;
 pub mod later;
 pub mod moment;
 pub mod mounts;
-pub mod oci;
 pub mod run;
 pub mod surroundings;
 pub mod system;
@@ -89,11 +88,10 @@ pub fn tree(verbs: &'static [Verb], purpose: Purpose) -> Command {
         .about("Containers without a daemon, in one binary")
         .version(env!("CARGO_PKG_VERSION"))
         .override_usage("hull [OPTIONS] COMMAND")
-        .after_help("Run 'hull COMMAND --help' for more information on a command.")
-        .subcommand_help_heading("Commands");
+        .after_help("Run 'hull COMMAND --help' for more information on a command.");
     let version = Arg::new("version").short('v').long("version").help("Print the version").action(ArgAction::Version);
     let root = dressed(root.disable_version_flag(true).arg(version), purpose);
-    root.subcommands(verbs.iter().map(|verb| subcommand("hull", verb, purpose)))
+    commanding(root).subcommands(verbs.iter().map(|verb| subcommand("hull", verb, purpose)))
 }
 
 fn subcommand(parent: &str, verb: &'static Verb, purpose: Purpose) -> Command {
@@ -111,10 +109,14 @@ fn subcommand(parent: &str, verb: &'static Verb, purpose: Purpose) -> Command {
         },
         Body::Group(verbs) => {
             let command = command.after_help(format!("Run '{path} COMMAND --help' for more information on a command."));
-            dressed(command.subcommand_help_heading("Commands"), purpose)
-                .subcommands(verbs.iter().map(|verb| subcommand(&path, verb, purpose)))
+            commanding(dressed(command, purpose)).subcommands(verbs.iter().map(|verb| subcommand(&path, verb, purpose)))
         }
     }
+}
+
+/// A command that wants another one behind it, and shows its help when there is none.
+fn commanding(command: Command) -> Command {
+    command.subcommand_help_heading("Commands").subcommand_required(true).arg_required_else_help(true)
 }
 
 /// The command with its flags; it keeps its line about itself, which clap would take from the flags' type.
@@ -206,7 +208,11 @@ pub fn refusal(error: &clap::Error, verbs: &'static [Verb], words: &[OsString]) 
         _ if has_words_of_its_own(&path) => (first_line(error), UsageKind::Flag),
         ErrorKind::InvalidSubcommand => {
             let unknown = text(ContextKind::InvalidSubcommand);
-            (format!("unknown command: {command} {unknown}"), UsageKind::Command)
+            let message = match later::VERBS.contains(&unknown.as_str()) {
+                true => format!("{command} {unknown} is not supported yet (it comes with a later release)"),
+                false => format!("unknown command: {command} {unknown}"),
+            };
+            (message, UsageKind::Command)
         }
         ErrorKind::UnknownArgument if is_flag => (unknown_flag(&invalid, words), UsageKind::Flag),
         ErrorKind::ValueValidation | ErrorKind::InvalidValue if is_flag => {

@@ -145,6 +145,9 @@ fn refused(line: &str) -> (String, u8) {
 fn refusals_in_dockers_words() {
     for (line, message, code) in [
         ("foo", "unknown command: hull foo", 1),
+        ("--root /x", "'hull' requires a command", 1),
+        ("build .", "hull build is not supported yet (it comes with a later release)", 1),
+        ("container top x", "hull container top is not supported yet (it comes with a later release)", 1),
         ("version --bogus", "unknown flag: --bogus", 125),
         ("version --bogus=1", "unknown flag: --bogus", 125),
         ("version -x", "unknown shorthand flag: 'x' in -x", 125),

@@ -19,11 +19,12 @@ use crate::output::progress;
 /// What kept it from being created; nothing is left then.
 pub fn run(arguments: ContainerArgs, context: &Context) -> Result<u8, Failure> {
     let request = arguments.request(&Process)?;
-    let cid_file = arguments.cidfile.as_deref().map(CidFile::reserve).transpose()?;
+    let mut cid_file = arguments.cidfile.as_deref().map(CidFile::reserve).transpose()?;
     let engine = context.engine()?;
     let created = create(&engine, request, arguments.quiet)?;
-    if let Some(file) = cid_file {
+    if let Some(file) = &mut cid_file {
         file.write(&created.id)?;
+        file.keep();
     }
     write_stdout(format!("{}\n", created.id).as_bytes())?;
     Ok(0)
@@ -48,7 +49,7 @@ pub fn create(engine: &Engine, request: CreateContainer, quiet: bool) -> Result<
 /// no container comes of it.
 pub struct CidFile {
     path: PathBuf,
-    written: bool,
+    kept: bool,
 }
 
 impl CidFile {
@@ -58,7 +59,7 @@ impl CidFile {
     /// When it is there already, or cannot be made.
     pub fn reserve(path: &str) -> Result<CidFile, Failure> {
         match OpenOptions::new().write(true).create_new(true).open(path) {
-            Ok(_) => Ok(CidFile { path: PathBuf::from(path), written: false }),
+            Ok(_) => Ok(CidFile { path: PathBuf::from(path), kept: false }),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(Failure::Arguments(format!(
                 "container ID file found, make sure the other container isn't running or delete {path}"
             ))),
@@ -70,19 +71,22 @@ impl CidFile {
     ///
     /// # Errors
     /// Those of writing.
-    pub fn write(mut self, id: &ContainerId) -> Result<(), Failure> {
+    pub fn write(&self, id: &ContainerId) -> Result<(), Failure> {
         let written =
             OpenOptions::new().write(true).open(&self.path).and_then(|mut file| file.write_all(id.as_str().as_bytes()));
-        written.map_err(Failure::path("write", &self.path))?;
-        self.written = true;
-        Ok(())
+        written.map_err(Failure::path("write", &self.path))
+    }
+
+    /// Leaves the file when this value goes.
+    pub fn keep(&mut self) {
+        self.kept = true;
     }
 }
 
 impl Drop for CidFile {
     fn drop(&mut self) {
-        if !self.written {
-            // It was made here and is empty; if it cannot be removed there is nothing more to do.
+        if !self.kept {
+            // It was made here; if it cannot be removed there is nothing more to do.
             let _ = fs::remove_file(&self.path);
         }
     }
@@ -100,7 +104,10 @@ mod tests {
         drop(CidFile::reserve(text).unwrap());
         assert!(!path.exists());
         let id = ContainerId::parse(&"ab".repeat(32)).unwrap();
-        CidFile::reserve(text).unwrap().write(&id).unwrap();
+        let mut file = CidFile::reserve(text).unwrap();
+        file.write(&id).unwrap();
+        file.keep();
+        drop(file);
         assert_eq!(fs::read_to_string(&path).unwrap(), id.as_str());
         let error = CidFile::reserve(text).err().unwrap().to_string();
         assert!(error.starts_with("container ID file found"), "{error}");

@@ -17,7 +17,6 @@ mod info;
 mod inspect;
 mod logs;
 mod man;
-pub mod oci;
 mod ps;
 mod rm;
 mod run;
@@ -28,6 +27,7 @@ mod version;
 
 use std::ffi::OsString;
 use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
@@ -54,7 +54,9 @@ impl Context {
     /// # Errors
     /// Without root's rights, or when the store cannot be opened.
     pub fn engine(&self) -> Result<Engine, Failure> {
-        Ok(Engine::open(Roots::new(&self.global.root, &self.global.state))?)
+        // Supervisors get these folders too, and have another current folder.
+        let absolute = |path: &Path| std::path::absolute(path).map_err(Failure::path("find", path));
+        Ok(Engine::open(Roots::new(absolute(&self.global.root)?, absolute(&self.global.state)?))?)
     }
 
     /// How messages on stderr look.
@@ -74,7 +76,7 @@ pub fn main(words: Vec<OsString>) -> ExitCode {
         Err(error) => return without_command(&error, &words),
     };
     let (verb, matches) = chosen(VERBS, &matches);
-    tell(oci::level(verb, matches).unwrap_or(global.log_level), global.log_format);
+    tell(crate::oci::level(verb, matches).unwrap_or(global.log_level), global.log_format);
     let context = Context { global };
     let Body::Leaf { run, .. } = verb.body else {
         return ExitCode::FAILURE;
@@ -95,7 +97,9 @@ fn without_command(error: &clap::Error, words: &[OsString]) -> ExitCode {
         ErrorKind::DisplayHelp if args::has_words_of_its_own(&path) => {
             finished(write_stdout(error.to_string().as_bytes()))
         }
-        ErrorKind::DisplayHelp | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+        ErrorKind::DisplayHelp
+        | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+        | ErrorKind::MissingSubcommand => {
             let names: Vec<&str> = path.iter().map(|verb| verb.name).collect();
             finished(write_stdout(args::help(VERBS, &names).to_string().as_bytes()))
         }

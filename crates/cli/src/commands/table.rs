@@ -3,7 +3,7 @@
 use clap::{Args, FromArgMatches};
 
 use super::{
-    attach, completion, cp, create, exec, help, image, images, info, inspect, logs, man, oci, ps, rm, run, start, stop,
+    attach, completion, cp, create, exec, help, image, images, info, inspect, logs, man, ps, rm, run, start, stop,
     version,
 };
 use crate::args::containers::{
@@ -164,7 +164,7 @@ const LOGS: Verb = Verb {
     about: "Print the output of a container",
     usage: "[OPTIONS] CONTAINER",
     wants: "requires 1 argument",
-    body: leaf!(LogsArgs, logs::run),
+    body: leaf!(LogsArgs, later::LOGS, logs::run),
     ..PLAIN
 };
 
@@ -290,7 +290,7 @@ const OCI: Verb = Verb {
     about: "Use Hull as an OCI runtime (the binary called as runc is the same)",
     usage: "[OPTIONS] COMMAND",
     wants: "requires a command",
-    body: Body::Leaf { document: crate::args::oci::flagged, parse: crate::args::oci::flagged, run: oci::run },
+    body: Body::Leaf { document: crate::oci::args::flagged, parse: crate::oci::args::flagged, run: crate::oci::run },
     ..PLAIN
 };
 

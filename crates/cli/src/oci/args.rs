@@ -1,18 +1,17 @@
 //! The arguments of the OCI runtime command line: `hull oci ...`, or the binary called as `runc` or `hull-runc`.
 //!
-//! Names and meanings are runc's, because container engines spell them out. Flags that this runtime does not
-//! honour yet are recognised and refused by name.
+//! Names and meanings are runc's, because container engines spell them out. Flags and commands that this runtime does
+//! not honour yet are recognised and refused by name.
 
 use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, Args, Command, Subcommand};
-use hull_engine::Signal;
 
-use super::later::LaterFlag;
-use super::later::{switch, value};
+use crate::args::later::{LaterFlag, switch, value};
 
 /// Where containers made by this command line are recorded.
 const DEFAULT_ROOT: &str = "/run/hull-oci";
+const RELEASE: &str = "it comes with the runtime release";
 
 /// What stands before the command.
 #[derive(Debug, Args)]
@@ -51,8 +50,14 @@ pub enum OciCommand {
     Delete(DeleteArgs),
     /// List containers
     List(ListArgs),
+    /// Freeze all processes of a container
+    Pause(IdArgs),
+    /// Let the processes of a paused container go on
+    Resume(IdArgs),
     /// Write a config.json to start from
     Spec(SpecArgs),
+    /// Print what this runtime can do, as JSON
+    Features,
 }
 
 /// A container by its id.
@@ -78,6 +83,9 @@ pub struct BundleArgs {
     /// Write the process id to this file
     #[arg(long, value_name = "FILE")]
     pub pid_file: Option<PathBuf>,
+    /// Leave the container the caller's session keyring
+    #[arg(long)]
+    pub no_new_keyring: bool,
     /// The container's id
     #[arg(value_name = "ID")]
     pub id: String,
@@ -92,6 +100,9 @@ pub struct RunBundleArgs {
     /// Do not remove the container after its end
     #[arg(long)]
     pub keep: bool,
+    /// Do not become the parent of the container's orphans
+    #[arg(long)]
+    pub no_subreaper: bool,
     /// What `create` has as well.
     #[command(flatten)]
     pub bundle: BundleArgs,
@@ -107,8 +118,8 @@ pub struct KillArgs {
     #[arg(value_name = "ID")]
     pub id: String,
     /// Name or number
-    #[arg(value_name = "SIGNAL", default_value = "SIGTERM", value_parser = |text: &str| text.parse::<Signal>())]
-    pub signal: Signal,
+    #[arg(value_name = "SIGNAL", default_value = "SIGTERM")]
+    pub signal: String,
 }
 
 /// `delete`.
@@ -143,31 +154,60 @@ pub struct SpecArgs {
 
 /// Flags before the command that are refused.
 pub const LATER: &[LaterFlag] = &[
-    switch("systemd-cgroup", "the systemd cgroup driver comes with a later release"),
+    LaterFlag {
+        harmless: &["false"],
+        ..switch("systemd-cgroup", "the systemd cgroup driver comes with a later release")
+    },
     LaterFlag { harmless: &["auto", "false", ""], ..value("rootless", "rootless comes with a later release") },
     value("criu", "checkpoints come with a later release"),
 ];
 
 /// Flags of `create` and `run` that are refused.
 pub const LATER_CREATE: &[LaterFlag] = &[
-    switch("no-pivot", "Hull has no other way to change the root"),
-    switch("no-new-keyring", "it comes with the runtime release"),
-    switch("no-subreaper", "it comes with the runtime release"),
-    LaterFlag { harmless: &["0"], ..value("preserve-fds", "it comes with the runtime release") },
+    LaterFlag { harmless: &["false"], ..switch("no-pivot", "Hull has no other way to change the root") },
+    LaterFlag { harmless: &["0"], ..value("preserve-fds", RELEASE) },
 ];
+
+/// Flags of `spec` that are refused.
+pub const LATER_SPEC: &[LaterFlag] =
+    &[LaterFlag { harmless: &["false"], ..switch("rootless", "rootless comes with a later release") }];
+
+/// Commands of runc that are refused.
+pub const LATER_COMMANDS: [&str; 6] = ["checkpoint", "events", "exec", "ps", "restore", "update"];
+
+/// The refused flags of a command.
+pub fn later(command: &str) -> &'static [LaterFlag] {
+    match command {
+        "create" | "run" => LATER_CREATE,
+        "spec" => LATER_SPEC,
+        _ => &[],
+    }
+}
+
+/// The whole command for the binary called as `runc` or `hull-runc`.
+pub fn tree(name: &'static str) -> Command {
+    flagged(Command::new(name).about("An OCI runtime: bundles become processes"))
+}
 
 /// Adds the commands and their flags, with the refused ones.
 pub fn flagged(command: Command) -> Command {
     let about = command.get_about().cloned();
     let help = Arg::new("help").long("help").short('h').help("Print this help").action(ArgAction::Help).global(true);
-    let command = super::later::recognise(OciArgs::augment_args(command), LATER)
+    let version = Arg::new("version").long("version").short('v').help("Print the version").action(ArgAction::Version);
+    let command = crate::args::later::recognise(OciArgs::augment_args(command), LATER)
+        .version(concat!("version ", env!("CARGO_PKG_VERSION"), "\nspec: 1.3.0"))
         .disable_help_subcommand(true)
         .disable_help_flag(true)
+        .disable_version_flag(true)
         .subcommand_help_heading("Commands")
-        .arg(help);
-    let command = command.mut_subcommands(|inner| match inner.get_name() {
-        "create" | "run" => super::later::recognise(inner, LATER_CREATE),
-        _ => inner,
+        .args([help, version]);
+    let command = command.mut_subcommands(|inner| {
+        let flags = later(inner.get_name());
+        crate::args::later::recognise(inner, flags).args_override_self(true)
     });
-    command.about(about.unwrap_or_default())
+    let refused = LATER_COMMANDS.map(|name| {
+        let anything = Arg::new("anything").num_args(0..).allow_hyphen_values(true).trailing_var_arg(true);
+        Command::new(name).hide(true).disable_help_flag(true).arg(anything)
+    });
+    command.subcommands(refused).args_override_self(true).about(about.unwrap_or_default())
 }

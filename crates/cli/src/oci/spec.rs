@@ -1,13 +1,15 @@
 //! `spec`: a config.json to start from, a shell on a terminal in a read-only root with its own namespaces.
 
 use std::fs::OpenOptions;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::Path;
 
 use hull_oci::runtime::{
     Linux, LinuxCapabilities, LinuxDeviceCgroup, LinuxNamespace, LinuxNamespaceType, LinuxResources, Mount,
     OCI_VERSION, PosixRlimit, Process, Root, Spec,
 };
+
+use serde::Serialize;
 
 use crate::error::Failure;
 
@@ -43,9 +45,23 @@ const MOUNTS: [(&str, &str, &str, &str); 7] = [
 /// When there is one already, or it cannot be written.
 pub fn write(bundle: &Path) -> Result<(), Failure> {
     let path = bundle.join("config.json");
-    let text = serde_json::to_string_pretty(&template())? + "\n";
+    let text = text()?;
     let file = OpenOptions::new().write(true).create_new(true).open(&path);
-    file.and_then(|mut file| file.write_all(text.as_bytes())).map_err(Failure::path("write", &path))
+    match file.and_then(|mut file| file.write_all(&text)) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            Err(Failure::Arguments(format!("File {} exists. Remove it first", path.display())))
+        }
+        other => other.map_err(Failure::path("write", &path)),
+    }
+}
+
+/// The document, indented by tabs as runc does it.
+fn text() -> Result<Vec<u8>, serde_json::Error> {
+    let mut text = Vec::new();
+    let tabs = serde_json::ser::PrettyFormatter::with_indent(b"\t");
+    template().serialize(&mut serde_json::Serializer::with_formatter(&mut text, tabs))?;
+    text.push(b'\n');
+    Ok(text)
 }
 
 fn strings(words: &[&str]) -> Vec<String> {
@@ -89,7 +105,8 @@ fn process() -> Process {
         capabilities: Some(LinuxCapabilities {
             bounding: kept.clone(),
             effective: kept.clone(),
-            permitted: kept,
+            permitted: kept.clone(),
+            ambient: kept,
             ..LinuxCapabilities::default()
         }),
         rlimits: vec![PosixRlimit { type_: "RLIMIT_NOFILE".to_owned(), hard: 1024, soft: 1024 }],
@@ -118,6 +135,12 @@ mod tests {
         write(folder.path()).unwrap();
         let text = std::fs::read_to_string(folder.path().join("config.json")).unwrap();
         assert_eq!(serde_json::from_str::<Spec>(&text).unwrap(), template());
-        assert!(write(folder.path()).is_err());
+        let again = write(folder.path()).unwrap_err().to_string();
+        assert!(again.ends_with("config.json exists. Remove it first"), "{again}");
+    }
+
+    #[test]
+    fn golden() {
+        insta::assert_snapshot!(String::from_utf8(text().unwrap()).unwrap());
     }
 }

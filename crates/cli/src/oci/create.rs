@@ -1,0 +1,192 @@
+//! `create` and `run`: a bundle becomes a process, and the caller gets what it asked for of it.
+//!
+//! A container with a terminal needs someone who holds the other end: the receiver at `--console-socket`, or `run` in
+//! the foreground itself. When handing out fails, the container is removed again.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use hull_kernel::terminal;
+use hull_oci::runtime::{ConsoleSize, Spec};
+use hull_runtime::container::{Containers, CreateRequest, New};
+use hull_runtime::plan::Streams;
+use hull_sys::signals;
+
+use super::args::{BundleArgs, OciArgs, RunBundleArgs};
+use super::foreground::{self, Foreground};
+use super::{remove, sockets};
+use crate::error::Failure;
+
+/// Who holds the master of the container's terminal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Holder {
+    /// There is no terminal.
+    None,
+    /// The receiver at `--console-socket`.
+    Socket,
+    /// This process.
+    Foreground,
+}
+
+/// `create`.
+///
+/// # Errors
+/// See [`Failure`]; nothing is left behind.
+pub fn create(containers: &Containers, arguments: &BundleArgs) -> Result<(), Failure> {
+    let spec = Containers::read_spec(&arguments.bundle)?;
+    let holder = holder(&spec, arguments, false)?;
+    make(containers, &spec, arguments, holder, true).map(drop)
+}
+
+/// `run`; gives the exit code of the container's process, 0 when detached.
+///
+/// # Errors
+/// See [`Failure`].
+pub fn run(containers: &Containers, arguments: &RunBundleArgs, all: &OciArgs) -> Result<u8, Failure> {
+    let mut spec = Containers::read_spec(&arguments.bundle.bundle)?;
+    let holder = holder(&spec, &arguments.bundle, !arguments.detach)?;
+    if arguments.detach {
+        return make(containers, &spec, &arguments.bundle, holder, false).map(|_| 0);
+    }
+    if holder == Holder::Foreground {
+        take_window_size(&mut spec);
+    }
+    // Blocked before the process exists, so that none is lost between its birth and the first wait.
+    let _blocked = signals::block(&foreground::signals());
+    let foreground = Foreground::prepare(!arguments.no_subreaper)?;
+    let new = make(containers, &spec, &arguments.bundle, holder, false)?;
+    let master = if holder == Holder::Foreground { new.terminal } else { None };
+    let code = foreground.wait(new.pid, new.pidfd.as_fd(), master.as_ref());
+    if !arguments.keep {
+        remove(containers, &arguments.bundle.id, true, all)?;
+    }
+    code
+}
+
+/// A terminal and a holder for it go together.
+fn holder(spec: &Spec, arguments: &BundleArgs, foreground: bool) -> Result<Holder, Failure> {
+    let has_terminal = spec.process.as_ref().is_some_and(|process| process.terminal);
+    let refused = |text: &str| Err(Failure::Arguments(text.to_owned()));
+    match (has_terminal, &arguments.console_socket, foreground) {
+        (false, None, _) => Ok(Holder::None),
+        (true, Some(_), false) => Ok(Holder::Socket),
+        (true, None, true) => Ok(Holder::Foreground),
+        (true, None, false) => refused("cannot allocate tty if the runtime will detach without setting console socket"),
+        (true, Some(_), true) | (false, Some(_), _) => {
+            refused("cannot use console socket if the runtime will not detach or allocate tty")
+        }
+    }
+}
+
+/// Makes the container and hands out what was asked for: pid file, terminal, pidfd.
+fn make(
+    containers: &Containers,
+    spec: &Spec,
+    arguments: &BundleArgs,
+    holder: Holder,
+    wait_for_start: bool,
+) -> Result<New, Failure> {
+    let streams = match holder {
+        Holder::None => Some(own_streams().map_err(Failure::stream("share the streams"))?),
+        _ => None,
+    };
+    let request = CreateRequest {
+        id: &arguments.id,
+        bundle: &arguments.bundle,
+        streams,
+        wait_for_start,
+        new_keyring: !arguments.no_new_keyring,
+    };
+    let new = containers.create(spec, request)?;
+    if let Err(failure) = hand_out(arguments, &new) {
+        if let Err(error) = containers.delete(&arguments.id, true) {
+            tracing::warn!(id = arguments.id, %error, "cannot remove the container again");
+        }
+        return Err(failure);
+    }
+    Ok(new)
+}
+
+fn own_streams() -> io::Result<Streams> {
+    let own = |fd: std::os::fd::BorrowedFd<'_>| -> io::Result<OwnedFd> { fd.try_clone_to_owned() };
+    Ok(Streams {
+        stdin: own(io::stdin().as_fd())?,
+        stdout: own(io::stdout().as_fd())?,
+        stderr: own(io::stderr().as_fd())?,
+    })
+}
+
+/// A terminal in the foreground begins with the size of the caller's, unless the bundle has its own.
+fn take_window_size(spec: &mut Spec) {
+    if let (Some(process), Ok(size)) = (&mut spec.process, terminal::window_size(io::stdin()))
+        && process.console_size.is_none()
+    {
+        process.console_size = Some(ConsoleSize { height: size.rows.into(), width: size.columns.into() });
+    }
+}
+
+fn hand_out(arguments: &BundleArgs, new: &New) -> Result<(), Failure> {
+    if let (Some(path), Some(terminal)) = (&arguments.console_socket, &new.terminal) {
+        sockets::send(path, b"/dev/ptmx", terminal.as_fd()).map_err(Failure::path("send the terminal to", path))?;
+    }
+    if let Some(path) = &arguments.pidfd_socket {
+        sockets::send(path, b"pidfd", new.pidfd.as_fd()).map_err(Failure::path("send the pidfd to", path))?;
+    }
+    match &arguments.pid_file {
+        Some(path) => write_pid_file(path, new.pid).map_err(Failure::path("write", path)),
+        None => Ok(()),
+    }
+}
+
+/// Written under another name first, so that whoever waits for the file never reads half a number.
+fn write_pid_file(path: &Path, pid: i32) -> io::Result<()> {
+    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+    let mut hidden = OsString::from(".");
+    hidden.push(name);
+    let temporary = path.with_file_name(hidden);
+    fs::write(&temporary, pid.to_string())?;
+    fs::rename(&temporary, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hull_oci::runtime::Process;
+
+    fn arguments(socket: Option<&str>) -> BundleArgs {
+        BundleArgs {
+            bundle: ".".into(),
+            console_socket: socket.map(Into::into),
+            pidfd_socket: None,
+            pid_file: None,
+            no_new_keyring: false,
+            id: "box".to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_terminal_has_exactly_one_holder() {
+        let of = |terminal, socket, foreground| {
+            let process = Some(Process { terminal, ..Process::default() });
+            holder(&Spec { process, ..Spec::default() }, &arguments(socket), foreground).ok()
+        };
+        assert_eq!(of(false, None, true), Some(Holder::None));
+        assert_eq!(of(true, None, true), Some(Holder::Foreground));
+        assert_eq!(of(true, Some("/s"), false), Some(Holder::Socket));
+        assert_eq!(of(true, None, false), None);
+        assert_eq!(of(true, Some("/s"), true), None);
+        assert_eq!(of(false, Some("/s"), false), None);
+    }
+
+    #[test]
+    fn a_pid_file_holds_the_number_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pid");
+        write_pid_file(&path, 4711).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "4711");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+}

@@ -1,0 +1,147 @@
+//! The OCI runtime command line: bundles become processes, as runc's commands say it.
+//!
+//! `create` leaves a process that waits, `start` lets it execute, whoever called waits for it. Only `run` in
+//! the foreground stays: it forwards signals, takes the exit code and removes the container. Failures go to
+//! stderr and, with `--log`, into the caller's file in the form that container engines read; the exit code is then 1.
+
+pub mod args;
+mod create;
+mod foreground;
+mod list;
+mod report;
+mod sockets;
+mod spec;
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{ArgMatches, FromArgMatches};
+use hull_engine::Signal;
+use hull_runtime::container::Containers;
+
+use self::args::{KillArgs, LATER_COMMANDS, OciArgs, OciCommand};
+use self::report::Gravity;
+use crate::args::system::LogFormat;
+use crate::args::{Verb, later};
+use crate::commands::{Context, tell, write_stdout};
+use crate::error::Failure;
+
+/// Exit code of every failure.
+const FAILED: u8 = 1;
+
+/// The binary called as `runc` or `hull-runc`.
+pub fn main(words: Vec<OsString>) -> ExitCode {
+    let name = words.first().and_then(|word| Path::new(word).file_name());
+    let name = if name.is_some_and(|name| name == "runc") { "runc" } else { "hull-runc" };
+    let matches = match args::tree(name).try_get_matches_from(words) {
+        Ok(matches) => matches,
+        Err(error) => return without_command(&error),
+    };
+    let level = if matches.get_flag("debug") { tracing::Level::DEBUG } else { tracing::Level::WARN };
+    tell(level, LogFormat::Text);
+    ExitCode::from(carry_out_and_tell(&matches))
+}
+
+/// Help, version, and command lines that are none.
+fn without_command(error: &clap::Error) -> ExitCode {
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => match write_stdout(error.to_string().as_bytes()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::from(FAILED),
+        },
+        _ => {
+            eprint!("{error}");
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+/// The level that `hull oci --debug` asks for.
+pub fn level(verb: &Verb, matches: &ArgMatches) -> Option<tracing::Level> {
+    (verb.name == "oci" && matches.get_flag("debug")).then_some(tracing::Level::DEBUG)
+}
+
+/// `hull oci`.
+///
+/// # Errors
+/// None: what fails is told here.
+pub fn run(matches: &ArgMatches, _context: &Context) -> Result<u8, Failure> {
+    Ok(carry_out_and_tell(matches))
+}
+
+fn carry_out_and_tell(matches: &ArgMatches) -> u8 {
+    let arguments = match OciArgs::from_arg_matches(matches) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // A command of runc that is known and refused has no place among the arguments.
+            let refused = matches.subcommand_name().filter(|name| LATER_COMMANDS.contains(name));
+            match refused {
+                Some(name) => eprintln!("{name} is not supported yet (it comes with the runtime release)"),
+                None => eprintln!("{error}"),
+            }
+            return FAILED;
+        }
+    };
+    match refuse_later(matches).and_then(|()| carry_out(&arguments)) {
+        Ok(code) => code,
+        Err(failure) => {
+            report::tell(&arguments, Gravity::Error, &report::line(&failure));
+            FAILED
+        }
+    }
+}
+
+fn refuse_later(matches: &ArgMatches) -> Result<(), Failure> {
+    later::refuse(matches, args::LATER)?;
+    if let Some((name, inner)) = matches.subcommand() {
+        later::refuse(inner, args::later(name))?;
+    }
+    Ok(())
+}
+
+fn carry_out(arguments: &OciArgs) -> Result<u8, Failure> {
+    let containers = Containers::new(&arguments.root);
+    match &arguments.command {
+        OciCommand::Create(bundle) => create::create(&containers, bundle)?,
+        OciCommand::Run(run) => return create::run(&containers, run, arguments),
+        OciCommand::Start(start) => containers.start(&start.id)?,
+        OciCommand::State(state) => list::state(&containers, &state.id)?,
+        OciCommand::Kill(kill) => send(&containers, kill)?,
+        OciCommand::Delete(delete) => remove(&containers, &delete.id, delete.force, arguments)?,
+        OciCommand::List(list) => list::list(&containers, list)?,
+        OciCommand::Pause(pause) => containers.pause(&pause.id)?,
+        OciCommand::Resume(resume) => containers.resume(&resume.id)?,
+        OciCommand::Spec(spec) => spec::write(&spec.bundle)?,
+        OciCommand::Features => features()?,
+    }
+    Ok(0)
+}
+
+fn send(containers: &Containers, arguments: &KillArgs) -> Result<(), Failure> {
+    let number = match arguments.signal.as_str() {
+        // kill(2): only looks whether the process is there.
+        "0" => 0,
+        text => {
+            let signal: Result<Signal, _> = text.parse();
+            signal.map_err(|_| Failure::Arguments(format!("unknown signal {text:?}")))?.number()
+        }
+    };
+    Ok(containers.kill(&arguments.id, number, arguments.all)?)
+}
+
+/// Removes a container and tells of poststop hooks that failed.
+fn remove(containers: &Containers, id: &str, force: bool, arguments: &OciArgs) -> Result<(), Failure> {
+    for error in containers.delete(id, force)? {
+        report::tell(arguments, Gravity::Warning, &error.to_string());
+    }
+    Ok(())
+}
+
+fn features() -> Result<(), Failure> {
+    write_stdout((serde_json::to_string_pretty(&hull_runtime::features::features())? + "\n").as_bytes())
+}
+
+#[cfg(test)]
+mod tests;
