@@ -58,6 +58,9 @@ pub enum CreateError {
     /// The root file system could not be mounted for the user namespace.
     #[error("mounting the root file system")]
     Root(#[source] MountError),
+    /// A mount cannot have the owners of the container's user namespace.
+    #[error("shifting the owners of a mount")]
+    Shift(#[source] MountError),
     /// A hook failed.
     #[error(transparent)]
     Hook(#[from] HookError),
@@ -181,7 +184,7 @@ fn converse(
             Some((Message::NeedsIdMap, _)) => {
                 write_id_map(pid, "uid_map", &plan.namespaces.uid_map)?;
                 write_id_map(pid, "gid_map", &plan.namespaces.gid_map)?;
-                let root = late_root.take().map(|make| root_in_user_namespace(pid, make)).transpose()?;
+                let root = shift(pid, plan, late_root.take())?;
                 sync.send(&Message::Continue, root.as_ref().map(AsFd::as_fd)).map_err(CreateError::Conversation)?;
             }
             Some((Message::Hooks, _)) => {
@@ -209,10 +212,14 @@ fn write_id_map(pid: i32, file: &str, map: &[IdMap]) -> Result<(), CreateError> 
     fs::write(&path, lines).map_err(|source| CreateError::IdMap { path, source })
 }
 
-fn root_in_user_namespace(pid: i32, make: RootInUserNamespace) -> Result<OwnedFd, CreateError> {
+/// Shifts owners through the new user namespace: of the mounts that ask for it, and of the root.
+fn shift(pid: i32, plan: &InitPlan, late_root: Option<RootInUserNamespace>) -> Result<Option<OwnedFd>, CreateError> {
     let path = PathBuf::from(format!("/proc/{pid}/ns/user"));
     let namespace = fs::File::open(&path).map_err(|source| CreateError::IdMap { path, source })?;
-    make(namespace.into()).map_err(CreateError::Root)
+    for mount in &plan.mounts {
+        mount.shift_ids(namespace.as_fd()).map_err(CreateError::Shift)?;
+    }
+    late_root.map(|make| make(namespace.into()).map_err(CreateError::Root)).transpose()
 }
 
 impl Created {

@@ -12,6 +12,7 @@ pub mod container;
 pub mod create;
 pub mod exec;
 pub mod failure;
+pub mod features;
 pub mod hooks;
 mod init;
 pub mod init_process;

@@ -18,7 +18,7 @@ const ERRNO_MAX: u32 = 4095;
 const ARGUMENTS: u32 = 6;
 
 /// Architectures that the specification knows and that no x86 or ARM machine can make calls of.
-const FOREIGN_ARCHITECTURES: &[&str] = &[
+pub(crate) const FOREIGN_ARCHITECTURES: &[&str] = &[
     "SCMP_ARCH_LOONGARCH64",
     "SCMP_ARCH_M68K",
     "SCMP_ARCH_MIPS",

@@ -45,6 +45,12 @@ pub enum ContainerError {
     /// start of what is not waiting.
     #[error("cannot start {0}")]
     NotCreated(&'static str),
+    /// pause of what does not run.
+    #[error("container not running or created")]
+    CannotPause,
+    /// resume of what is not paused.
+    #[error("container not paused")]
+    NotPaused,
     /// kill of what does not run.
     #[error("container not running")]
     NotRunning,
@@ -246,6 +252,32 @@ impl Containers {
         }
         let pid = Pid::from_raw(record.pid).ok_or(ContainerError::NotRunning)?;
         send(pid, signal)
+    }
+
+    /// Freezes all processes of a running container.
+    ///
+    /// # Errors
+    /// [`ContainerError::CannotPause`] when it does not run.
+    pub fn pause(&self, id: &str) -> Result<(), ContainerError> {
+        let folder = self.folder(id)?;
+        let record = Record::read(&folder)?;
+        match (status(&folder, &record)?, record.cgroup()?) {
+            (Status::Running | Status::Created, Some(cgroup)) => Ok(cgroup.freeze()?),
+            _ => Err(ContainerError::CannotPause),
+        }
+    }
+
+    /// Lets the processes of a paused container go on.
+    ///
+    /// # Errors
+    /// [`ContainerError::NotPaused`] when it is not paused.
+    pub fn resume(&self, id: &str) -> Result<(), ContainerError> {
+        let folder = self.folder(id)?;
+        let record = Record::read(&folder)?;
+        match (status(&folder, &record)?, record.cgroup()?) {
+            (Status::Paused, Some(cgroup)) => Ok(cgroup.thaw()?),
+            _ => Err(ContainerError::NotPaused),
+        }
     }
 
     /// Removes a stopped container, or with `force` ends it first. With `force` a missing one is fine. Gives the

@@ -24,6 +24,7 @@ use crate::hooks;
 
 pub use devices::DevicePlan;
 pub use limits::limits as cgroup_limits;
+pub(crate) use mounts::option_words;
 pub use mounts::{CgroupHierarchies, MountAction, MountPlan};
 pub use namespaces::{IdMap, NamespacePlan};
 pub use process::ProcessPlan;

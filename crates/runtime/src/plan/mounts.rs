@@ -4,19 +4,19 @@
 //! a propagation; a word of the specification (`bind`, `rbind`, `tmpcopyup`); else it goes to the file system, which
 //! may refuse it. Sources of bind mounts are opened here and get their attributes before anything is attached.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use hull_kernel::cgroups::Layout;
 use hull_kernel::mounts::{
-    self, FilesystemOption, MOUNT_ATTR_ATIME, MOUNT_ATTR_NOATIME, MOUNT_ATTR_NODEV, MOUNT_ATTR_NODIRATIME,
-    MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NOSYMFOLLOW, MOUNT_ATTR_RDONLY, MOUNT_ATTR_RELATIME,
-    MOUNT_ATTR_STRICTATIME, MountAttributes, Propagation,
+    self, FilesystemOption, MOUNT_ATTR_ATIME, MOUNT_ATTR_IDMAP, MOUNT_ATTR_NOATIME, MOUNT_ATTR_NODEV,
+    MOUNT_ATTR_NODIRATIME, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NOSYMFOLLOW, MOUNT_ATTR_RDONLY,
+    MOUNT_ATTR_RELATIME, MOUNT_ATTR_STRICTATIME, MountAttributes, MountError, Propagation,
 };
-use hull_oci::runtime::Mount;
+use hull_oci::runtime::{LinuxIdMapping, Mount};
 use rustix::fs::CWD;
 
-use super::{NamespacePlan, PlanError};
+use super::{IdMap, NamespacePlan, PlanError};
 
 /// One mount of the container.
 #[derive(Debug)]
@@ -29,6 +29,25 @@ pub struct MountPlan {
     pub copy_up: bool,
     /// Propagation given to it, and whether to its whole tree.
     pub propagation: Option<(Propagation, bool)>,
+    /// Its owners are shifted through the container's user namespace, once that exists; recursively when true.
+    pub id_mapped: Option<bool>,
+}
+
+impl MountPlan {
+    /// Shifts the owners of a tree that is to be, before it is attached anywhere.
+    ///
+    /// # Errors
+    /// The kernel's refusal: not every file system can do it.
+    pub(crate) fn shift_ids(&self, user_namespace: BorrowedFd<'_>) -> Result<(), MountError> {
+        let (Some(recursive), MountAction::Tree(Some(tree))) = (self.id_mapped, &self.action) else { return Ok(()) };
+        let attributes = MountAttributes {
+            set: MOUNT_ATTR_IDMAP,
+            userns_fd: user_namespace.as_raw_fd() as u64,
+            ..MountAttributes::default()
+        };
+        let subject = format!("{} (shifting ids)", self.destination.display());
+        mounts::set_attributes(tree.as_fd(), recursive, &attributes, &subject)
+    }
 }
 
 /// What is mounted.
@@ -73,6 +92,7 @@ struct Options {
     propagation: Option<(Propagation, bool)>,
     bind: Option<bool>,
     copy_up: bool,
+    id_mapped: Option<bool>,
     filesystem: Vec<FilesystemOption>,
 }
 
@@ -114,6 +134,22 @@ pub(super) fn propagation(word: &str) -> Option<(Propagation, bool)> {
     })
 }
 
+/// The option words that have a meaning here, sorted; others go to the file system.
+pub(crate) fn option_words() -> Vec<String> {
+    const PROPAGATIONS: [&str; 8] =
+        ["private", "rprivate", "slave", "rslave", "shared", "rshared", "unbindable", "runbindable"];
+    let attributes = ATTRIBUTES.iter().map(|(name, ..)| *name);
+    let recursive = attributes.clone().filter(|name| *name != "defaults").map(|name| format!("r{name}"));
+    let mut words: Vec<String> = attributes
+        .chain(PROPAGATIONS)
+        .chain(["bind", "rbind", "tmpcopyup"])
+        .map(str::to_owned)
+        .chain(recursive)
+        .collect();
+    words.sort();
+    words
+}
+
 fn attribute(attributes: &mut MountAttributes, set: u64, clear: u64) {
     attributes.set = (attributes.set & !clear) | set;
     attributes.clear = (attributes.clear & !set) | clear;
@@ -134,9 +170,9 @@ fn parse(field: &str, options: &[String]) -> Result<Options, PlanError> {
                 "bind" => parsed.bind = Some(parsed.bind.unwrap_or(false)),
                 "rbind" => parsed.bind = Some(true),
                 "tmpcopyup" => parsed.copy_up = true,
-                "remount" | "idmap" | "ridmap" => {
-                    return Err(PlanError::unsupported(format!("{field}.options: {option}"), ""));
-                }
+                "idmap" => parsed.id_mapped = Some(false),
+                "ridmap" => parsed.id_mapped = Some(true),
+                "remount" => return Err(PlanError::unsupported(format!("{field}.options: {option}"), "")),
                 other => parsed.filesystem.push(FilesystemOption::parse(other)),
             }
         }
@@ -151,9 +187,6 @@ pub(super) fn plan(mounts: &[Mount], bundle: &Path, namespaces: &NamespacePlan) 
 
 fn one(index: usize, mount: &Mount, bundle: &Path, namespaces: &NamespacePlan) -> Result<MountPlan, PlanError> {
     let field = format!("mounts[{index}]");
-    if !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty() {
-        return Err(PlanError::unsupported(format!("{field}.uidMappings"), ""));
-    }
     // The specification allows a relative destination and reads it from the root.
     let destination = Path::new("/").join(&mount.destination);
     let options = parse(&field, &mount.options)?;
@@ -166,7 +199,40 @@ fn one(index: usize, mount: &Mount, bundle: &Path, namespaces: &NamespacePlan) -
     if options.copy_up && !matches!(&action, MountAction::Filesystem { kind, .. } if kind == "tmpfs") {
         return Err(PlanError::invalid(format!("{field}.options"), "tmpcopyup is for tmpfs mounts"));
     }
-    Ok(MountPlan { destination, action, copy_up: options.copy_up, propagation: options.propagation })
+    let id_mapped = id_mapped(&field, mount, &options, namespaces)?;
+    let plan = MountPlan { destination, action, copy_up: options.copy_up, propagation: options.propagation, id_mapped };
+    if let Some(namespace) = namespaces.joined_user() {
+        plan.shift_ids(namespace)
+            .map_err(|source| PlanError::MountSource { destination: plan.destination.clone(), source })?;
+    }
+    Ok(plan)
+}
+
+/// Whether owners are shifted: through the container's own user namespace, which is the only map there is.
+fn id_mapped(
+    field: &str,
+    mount: &Mount,
+    options: &Options,
+    namespaces: &NamespacePlan,
+) -> Result<Option<bool>, PlanError> {
+    let given = !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty();
+    if !given && options.id_mapped.is_none() {
+        return Ok(None);
+    }
+    if options.bind.is_none() {
+        return Err(PlanError::unsupported(format!("{field}.uidMappings"), "only bind mounts are shifted"));
+    }
+    let own = |mappings: &[LinuxIdMapping], map: &[IdMap]| {
+        let of = |m: &LinuxIdMapping| IdMap { inside: m.container_id, outside: m.host_id, count: m.size };
+        mappings.iter().map(of).eq(map.iter().copied())
+    };
+    let same = own(&mount.uid_mappings, &namespaces.uid_map) && own(&mount.gid_mappings, &namespaces.gid_map);
+    let has_namespace = namespaces.creates_user() || namespaces.joined_user().is_some();
+    if !has_namespace || (given && namespaces.creates_user() && !same) {
+        let why = "a mount can only have the map of the container's own user namespace";
+        return Err(PlanError::unsupported(format!("{field}.uidMappings"), why));
+    }
+    Ok(Some(options.id_mapped.unwrap_or(false)))
 }
 
 fn tree(

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use hull_oci::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType};
@@ -56,6 +56,11 @@ impl NamespacePlan {
     /// Whether the container lives in a user namespace that is not the host's.
     pub fn has_user(&self) -> bool {
         self.creates_user() || self.join.iter().any(|(kind, _)| *kind == sys::CLONE_NEWUSER)
+    }
+
+    /// The user namespace of somebody else that the container joins.
+    pub(crate) fn joined_user(&self) -> Option<BorrowedFd<'_>> {
+        self.join.iter().find(|(kind, _)| *kind == sys::CLONE_NEWUSER).map(|(_, fd)| fd.as_fd())
     }
 
     /// Whether a network namespace is made, whose loopback interface is still down.
