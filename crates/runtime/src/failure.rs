@@ -122,11 +122,16 @@ impl InitFailure {
         InitFailure::because(step, "", error)
     }
 
+    /// The errno, when there is one.
+    fn errno(&self) -> Option<Errno> {
+        (self.errno > 0).then(|| Errno::from_raw_os_error(self.errno))
+    }
+
     /// What the whole command should exit with: 127 for a program that is not there, 126 for one that cannot be
     /// executed, 125 for anything else (docker-run(1), "Exit Status").
     pub fn exit_code(&self) -> u8 {
-        match (self.step, Errno::from_raw_os_error(self.errno)) {
-            (Step::Exec, Errno::NOENT) => 127,
+        match (self.step, self.errno()) {
+            (Step::Exec, Some(Errno::NOENT)) => 127,
             (Step::Exec, _) => 126,
             _ => 125,
         }
@@ -135,8 +140,7 @@ impl InitFailure {
 
 impl fmt::Display for InitFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let errno = Errno::from_raw_os_error(self.errno);
-        if self.step == Step::Exec {
+        if let (Step::Exec, Some(errno)) = (self.step, self.errno()) {
             return match errno {
                 Errno::NOENT if !self.subject.contains('/') => {
                     write!(f, "exec: {:?}: executable file not found in $PATH", self.subject)
@@ -151,7 +155,7 @@ impl fmt::Display for InitFailure {
         if !self.detail.is_empty() {
             write!(f, ": {}", self.detail)?;
         }
-        if self.errno != 0 {
+        if let Some(errno) = self.errno() {
             write!(f, ": {}", lower_case(&errno))?;
         }
         Ok(())
@@ -190,5 +194,7 @@ mod tests {
         let failure = InitFailure::new(Step::Sysctl, "net/x", Errno::NOENT);
         assert_eq!(failure.to_string(), "setting kernel parameter net/x: no such file or directory");
         assert_eq!(failure.exit_code(), 125);
+        let worded = InitFailure::because(Step::Mount, "/x", "no luck");
+        assert_eq!((worded.to_string().as_str(), worded.exit_code()), ("mounting /x: no luck", 125));
     }
 }

@@ -37,7 +37,7 @@ pub fn line(failure: &Failure) -> String {
     let mut text = failure.to_string();
     let mut next = failure.source();
     while let Some(cause) = next {
-        let words = cause.to_string();
+        let words = words(cause);
         if !text.contains(&words) {
             text = format!("{text}: {words}");
         }
@@ -46,6 +46,15 @@ pub fn line(failure: &Failure) -> String {
     match failure {
         Failure::Runtime(ContainerError::Create(_)) => format!("unable to start container process: {text}"),
         _ => text,
+    }
+}
+
+/// A cause; an errno in the words of Go's programs, which is what their users and tests look for.
+fn words(cause: &(dyn Error + 'static)) -> String {
+    let text = cause.to_string();
+    match cause.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error) {
+        Some(number) => text.trim_end_matches(&format!(" (os error {number})")).to_lowercase(),
+        None => text,
     }
 }
 
@@ -101,6 +110,12 @@ mod tests {
         assert_eq!(container(ContainerError::Missing), "container does not exist");
         assert_eq!(container(ContainerError::Exists), "container with given ID already exists");
         assert_eq!(container(ContainerError::NotRunning), "container not running");
+        let path = ContainerError::File {
+            action: "open",
+            path: "/b/config.json".into(),
+            source: rustix::io::Errno::NOENT.into(),
+        };
+        assert_eq!(container(path), "open /b/config.json: no such file or directory");
         let not_found = hull_runtime::failure::InitFailure::new(
             hull_runtime::failure::Step::Exec,
             "nope",
