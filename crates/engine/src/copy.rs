@@ -202,6 +202,8 @@ impl Source {
 /// Where a copy goes: a folder that exists, and the name in it; an empty name is the folder itself.
 #[derive(Debug)]
 pub(crate) struct Target {
+    /// How far the host's ids are above those of the place.
+    shift: u32,
     folder: OwnedFd,
     path: PathBuf,
     name: OsString,
@@ -250,7 +252,7 @@ impl Target {
     }
 
     fn open(place: &Place, path: PathBuf, name: OsString) -> Result<Target, CopyError> {
-        Ok(Target { folder: place.directory(&path)?, path, name })
+        Ok(Target { shift: place.shift(), folder: place.directory(&path)?, path, name })
     }
 }
 

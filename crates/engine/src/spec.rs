@@ -226,7 +226,9 @@ fn process(request: &CreateContainer, effective: &Effective, resolved: &Resolved
 fn linux(request: &CreateContainer, resolved: &Resolved) -> Result<Linux, SpecError> {
     let kept = capabilities::keep(request, resolved.machine.capabilities)?;
     let masked = !request.privileged;
-    let id_mappings: Vec<LinuxIdMapping> = resolved.id_map.into_iter().collect();
+    // A namespace that is joined has its maps already.
+    let own_map = resolved.id_map.filter(|_| request.userns == NamespaceChoice::Private);
+    let id_mappings: Vec<LinuxIdMapping> = own_map.into_iter().collect();
     Ok(Linux {
         uid_mappings: id_mappings.clone(),
         gid_mappings: id_mappings,

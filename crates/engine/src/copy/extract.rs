@@ -210,13 +210,15 @@ impl<'a> Extraction<'a> {
     }
 
     fn owner(&self, entry: &Entry<'_, impl Read>) -> Result<(Uid, Gid), CopyError> {
+        let shift = self.target.shift;
         if self.owners == Owners::Root {
-            return Ok((Uid::ROOT, Gid::ROOT));
+            return Ok((Uid::from_raw(shift), Gid::from_raw(shift)));
         }
         let header = entry.header();
         let id = |id: io::Result<u64>| {
             let id = id.map_err(CopyError::Stream)?;
-            u32::try_from(id).map_err(|_| CopyError::Stream(io::Error::other(format!("{id} is no user or group id"))))
+            let host = u32::try_from(id).ok().and_then(|id| id.checked_add(shift));
+            host.ok_or_else(|| CopyError::Stream(io::Error::other(format!("{id} is no user or group id"))))
         };
         Ok((Uid::from_raw(id(header.uid())?), Gid::from_raw(id(header.gid())?)))
     }

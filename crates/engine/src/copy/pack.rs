@@ -16,22 +16,26 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, major, minor, opena
 use tar::{Builder, EntryType, Header};
 
 use super::{CopyError, CopyReport, Source};
+use crate::spec::ID_RANGE_SIZE;
 
 /// A tar stream being written.
 pub(super) struct Packing<'a> {
     tar: Builder<&'a mut (dyn Write + Send)>,
     /// Where a file with several links was written first, by device and inode.
     linked: HashMap<(u64, u64), PathBuf>,
+    /// How far the host's ids are above those of the place that is packed.
+    shift: u32,
     report: CopyReport,
 }
 
 impl<'a> Packing<'a> {
     pub fn new(out: &'a mut (dyn Write + Send)) -> Packing<'a> {
-        Packing { tar: Builder::new(out), linked: HashMap::new(), report: CopyReport::default() }
+        Packing { tar: Builder::new(out), linked: HashMap::new(), shift: 0, report: CopyReport::default() }
     }
 
     /// Writes the source under the name given (empty: a directory's contents under `./`) and ends the stream.
     pub fn pack(mut self, source: &Source, name: &OsStr) -> Result<CopyReport, CopyError> {
+        self.shift = source.place.shift();
         let name = if name.is_empty() { Path::new(".") } else { Path::new(name) };
         if source.is_directory {
             let folder = source.place.directory(&source.path)?;
@@ -49,7 +53,7 @@ impl<'a> Packing<'a> {
     fn directory(&mut self, folder: BorrowedFd<'_>, name: &Path) -> Result<(), CopyError> {
         let failed = |errno: rustix::io::Errno| CopyError::file("read", name, errno);
         let stat = statat(folder, "", AtFlags::EMPTY_PATH).map_err(failed)?;
-        self.append(header(&stat, EntryType::Directory), name, io::empty())?;
+        self.append(self.header(&stat, EntryType::Directory), name, io::empty())?;
         let mut names: Vec<CString> = Vec::new();
         for entry in Dir::read_from(folder).map_err(failed)? {
             let entry = entry.map_err(failed)?;
@@ -77,7 +81,7 @@ impl<'a> Packing<'a> {
         if kind != FileType::Directory && stat.st_nlink > 1 {
             let key = (stat.st_dev, stat.st_ino);
             if let Some(first) = self.linked.get(&key).cloned() {
-                return self.append_link(header(&stat, EntryType::Link), name, &first);
+                return self.append_link(self.header(&stat, EntryType::Link), name, &first);
             }
             self.linked.insert(key, name.to_owned());
         }
@@ -93,11 +97,11 @@ impl<'a> Packing<'a> {
             FileType::Symlink => {
                 let target = readlinkat(parent, last, Vec::new()).map_err(failed)?;
                 let target = OsStr::from_bytes(target.to_bytes());
-                self.append_link(header(&stat, EntryType::Symlink), name, Path::new(target))
+                self.append_link(self.header(&stat, EntryType::Symlink), name, Path::new(target))
             }
-            FileType::CharacterDevice => self.append(header(&stat, EntryType::Char), name, io::empty()),
-            FileType::BlockDevice => self.append(header(&stat, EntryType::Block), name, io::empty()),
-            FileType::Fifo => self.append(header(&stat, EntryType::Fifo), name, io::empty()),
+            FileType::CharacterDevice => self.append(self.header(&stat, EntryType::Char), name, io::empty()),
+            FileType::BlockDevice => self.append(self.header(&stat, EntryType::Block), name, io::empty()),
+            FileType::Fifo => self.append(self.header(&stat, EntryType::Fifo), name, io::empty()),
             _ => Ok(()),
         }
     }
@@ -108,11 +112,28 @@ impl<'a> Packing<'a> {
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Ok(());
         }
-        let mut header = header(&stat, EntryType::Regular);
+        let mut header = self.header(&stat, EntryType::Regular);
         let size = stat.st_size as u64;
         header.set_size(size);
         self.report.bytes += size;
         self.append(header, name, File::from(file).chain(io::repeat(0)).take(size))
+    }
+
+    fn header(&self, stat: &Stat, kind: EntryType) -> Header {
+        // Files of the image's layers and of bind mounts are not shifted while nothing runs.
+        let own = |id: u32| u64::from(id.checked_sub(self.shift).filter(|id| *id < ID_RANGE_SIZE).unwrap_or(id));
+        let mut header = Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_mode(stat.st_mode & 0o7777);
+        header.set_uid(own(stat.st_uid));
+        header.set_gid(own(stat.st_gid));
+        header.set_mtime(u64::try_from(stat.st_mtime).unwrap_or(0));
+        header.set_size(0);
+        if matches!(kind, EntryType::Char | EntryType::Block) {
+            // A GNU header has the fields; numbers that do not fit are those of no device.
+            let _ = header.set_device_major(major(stat.st_rdev)).and(header.set_device_minor(minor(stat.st_rdev)));
+        }
+        header
     }
 
     fn append(&mut self, mut header: Header, name: &Path, content: impl Read) -> Result<(), CopyError> {
@@ -123,21 +144,6 @@ impl<'a> Packing<'a> {
     fn append_link(&mut self, mut header: Header, name: &Path, target: &Path) -> Result<(), CopyError> {
         self.tar.append_link(&mut header, name, target).map_err(CopyError::Stream)
     }
-}
-
-fn header(stat: &Stat, kind: EntryType) -> Header {
-    let mut header = Header::new_gnu();
-    header.set_entry_type(kind);
-    header.set_mode(stat.st_mode & 0o7777);
-    header.set_uid(stat.st_uid.into());
-    header.set_gid(stat.st_gid.into());
-    header.set_mtime(u64::try_from(stat.st_mtime).unwrap_or(0));
-    header.set_size(0);
-    if matches!(kind, EntryType::Char | EntryType::Block) {
-        // A GNU header has the fields; numbers that do not fit are those of no device.
-        let _ = header.set_device_major(major(stat.st_rdev)).and(header.set_device_minor(minor(stat.st_rdev)));
-    }
-    header
 }
 
 fn open(parent: BorrowedFd<'_>, name: &OsStr, flags: OFlags) -> Result<OwnedFd, rustix::io::Errno> {

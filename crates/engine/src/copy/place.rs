@@ -10,14 +10,17 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use hull_kernel::mounts::{self, Propagation, inside};
+use hull_sys::fs_ids::set_fs_ids;
 use hull_sys::mount::{MOUNT_ATTR_RDONLY, MountAttributes};
 use hull_sys::process::{CLONE_NEWNS, unshare};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, openat, statat};
 use rustix::io::Errno;
+use rustix::thread::{capabilities, set_capabilities};
 
 use super::{CopyError, CopyReport};
 use crate::engine::Engine;
 use crate::error::EngineError;
+use crate::lifecycle::prepare::as_view;
 use crate::mount_point::MountKind;
 use crate::record::ContainerRecord;
 
@@ -31,6 +34,13 @@ pub(super) enum Kind {
     Other,
 }
 
+/// The root of a container, and how far its ids are shifted on the host.
+#[derive(Debug)]
+pub(super) struct ContainerRoot {
+    pub fd: OwnedFd,
+    pub shift: u32,
+}
+
 /// One side of a copy.
 #[derive(Debug)]
 pub(super) struct Place {
@@ -38,15 +48,22 @@ pub(super) struct Place {
     root: Option<OwnedFd>,
     /// The container's name, for messages.
     name: String,
+    /// How far the host's ids of the container's files are above its own, with a user namespace.
+    shift: u32,
 }
 
 impl Place {
     pub fn host() -> Place {
-        Place { root: None, name: String::new() }
+        Place { root: None, name: String::new(), shift: 0 }
     }
 
-    pub fn container(root: OwnedFd, name: &str) -> Place {
-        Place { root: Some(root), name: name.to_owned() }
+    pub fn container(root: ContainerRoot, name: &str) -> Place {
+        Place { root: Some(root.fd), name: name.to_owned(), shift: root.shift }
+    }
+
+    /// How far the host's ids are above the place's own.
+    pub fn shift(&self) -> u32 {
+        self.shift
     }
 
     pub fn missing(&self, path: &Path) -> CopyError {
@@ -100,39 +117,76 @@ impl Place {
 }
 
 impl Engine {
-    /// Calls `action` with the root of a container, running or not.
+    /// Calls `action` with the root of a container, running or not. It runs on a thread of its own, which may take on
+    /// the identity of the container's root or a mount namespace.
     pub(super) fn in_container(
         &self,
         name: &str,
-        action: impl FnOnce(OwnedFd) -> Result<CopyReport, CopyError> + Send,
+        action: impl FnOnce(ContainerRoot) -> Result<CopyReport, CopyError> + Send,
     ) -> Result<CopyReport, EngineError> {
         let row = self.row(name)?;
-        let state = self.state_of(&row)?;
-        if let Some(pid) = state.pid() {
-            let path = PathBuf::from(format!("/proc/{pid}/root"));
-            let root = openat(CWD, &path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-                .map_err(|errno| EngineError::path("open", &path)(errno.into()))?;
-            // If the container's process is alive after the opening, the root is its.
-            if self.process(&row.id)?.is_some() {
-                return Ok(action(root)?);
-            }
-        }
         let record = self.record(&row.id)?;
+        let state = self.state_of(&row)?;
+        let pid = state.pid();
         let copied = std::thread::scope(|scope| {
-            scope.spawn(|| -> Result<CopyReport, EngineError> { Ok(action(self.assemble(&record)?)?) }).join()
+            let copy = || -> Result<CopyReport, EngineError> {
+                let root = match pid {
+                    Some(pid) => self.running_root(pid, &record)?,
+                    None => None,
+                };
+                let root = match root {
+                    Some(root) => root,
+                    None => ContainerRoot { fd: self.assemble(&record)?, shift: self.shift_of(&record)? },
+                };
+                Ok(action(root)?)
+            };
+            scope.spawn(copy).join()
         });
         copied.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+
+    /// The root that a running container's first process sees; `None` when it has ended meanwhile. With a user
+    /// namespace this thread's files belong to the container's root from here on, since file systems of the namespace
+    /// know no others; it keeps its capabilities.
+    fn running_root(&self, pid: i32, record: &ContainerRecord) -> Result<Option<ContainerRoot>, EngineError> {
+        let path = PathBuf::from(format!("/proc/{pid}/root"));
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = match openat(CWD, &path, flags, Mode::empty()) {
+            Ok(fd) => fd,
+            Err(Errno::NOENT | Errno::SRCH) => return Ok(None),
+            Err(errno) => return Err(EngineError::path("open", &path)(errno.into())),
+        };
+        // If the container's process is alive after the opening, the root is its.
+        if self.process(&record.id)?.is_none() {
+            return Ok(None);
+        }
+        let shift = self.shift_of(record)?;
+        if shift > 0 {
+            become_owner(shift).map_err(EngineError::path("write below", &path))?;
+        }
+        Ok(Some(ContainerRoot { fd, shift }))
+    }
+
+    fn shift_of(&self, record: &ContainerRecord) -> Result<u32, EngineError> {
+        Ok(self.id_map(record)?.map_or(0, |map| map.host_id))
     }
 
     /// Mounts a stopped container's root with its volumes in a new mount namespace of this thread.
     fn assemble(&self, record: &ContainerRecord) -> Result<OwnedFd, EngineError> {
         let place = self.roots().container(record.id.as_str());
         let failed = |source: io::Error| EngineError::Path { action: "mount on", path: place.clone(), source };
-        let root = self.container_rootfs(record)?.mount_detached()?;
+        let rootfs = self.container_rootfs(record)?;
+        let has_user_namespace = self.id_map(record)?.is_some();
+        let root = if has_user_namespace { as_view(&rootfs) } else { rootfs }.mount_detached()?;
         unshare(CLONE_NEWNS).map_err(failed)?;
         mounts::set_propagation(c"/", true, Propagation::Private)?;
         let on = File::open(&place).map_err(failed)?;
         mounts::attach(root.as_fd(), on.as_fd(), &place.display().to_string())?;
+        // Nobody could say here whom new files of a user namespace belong to: such a container is only looked at, and
+        // where its volumes have no place yet they are left out.
+        if has_user_namespace {
+            return Ok(root);
+        }
         for point in &record.mounts {
             let (MountKind::Bind { .. } | MountKind::Volume { .. }, Some(source)) = (&point.kind, &point.source) else {
                 continue;
@@ -151,4 +205,11 @@ impl Engine {
         }
         Ok(root)
     }
+}
+
+/// Makes this thread's files belong to `id` while it keeps what root may do.
+fn become_owner(id: u32) -> io::Result<()> {
+    let held = capabilities(None)?;
+    set_fs_ids(id, id)?;
+    Ok(set_capabilities(None, held)?)
 }

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt, symlink};
 
+use super::place::ContainerRoot;
 use super::*;
 
 fn parse(text: &str) -> CopyEnd {
@@ -10,7 +11,7 @@ fn parse(text: &str) -> CopyEnd {
 }
 
 fn contained(folder: &Path) -> Place {
-    Place::container(File::open(folder).unwrap().into(), "box")
+    Place::container(ContainerRoot { fd: File::open(folder).unwrap().into(), shift: 0 }, "box")
 }
 
 /// Copies `from`, as seen from the folder as a root, to `to` on the host.

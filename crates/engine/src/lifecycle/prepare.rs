@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use hull_kernel::mounts::inside;
+use hull_kernel::mounts::overlay::OverlayMount;
 use hull_network::NetworkMode;
 use hull_oci::runtime::{LinuxIdMapping, LinuxNamespaceType, Spec};
 use hull_snapshot::Rootfs;
@@ -44,7 +45,7 @@ pub struct StartPlan {
     pub spec: Spec,
     /// The root file system.
     pub rootfs: Rootfs,
-    /// The same, mounted already and detached.
+    /// The same, mounted already and detached; with a user namespace only to be looked at.
     pub root: OwnedFd,
     /// The container as it was created.
     pub record: ContainerRecord,
@@ -99,9 +100,14 @@ impl Engine {
         let donors = self.donors(id, request)?;
         volumes::check_binds(&record.mounts)?;
 
-        let root = rootfs.mount_detached()?;
+        let root = match donors.id_map {
+            None => rootfs.mount_detached()?,
+            Some(_) => as_view(&rootfs).mount_detached()?,
+        };
         let identity = identity::look_up(root.as_fd(), &effective.user, &request.group_add)?;
-        make_workdir(root.as_fd(), &effective)?;
+        if donors.id_map.is_none() {
+            make_workdir(root.as_fd(), &effective)?;
+        }
         let mounts = self.all_mounts(&record, root.as_fd())?;
 
         let folder = self.roots().container(id.as_str());
@@ -171,6 +177,15 @@ impl Engine {
             }
         }
         Ok(donors)
+    }
+
+    /// The ids of a container's user namespace, its own or the one that it shares; none without one.
+    pub(crate) fn id_map(&self, record: &ContainerRecord) -> Result<Option<LinuxIdMapping>, EngineError> {
+        match &record.request.userns {
+            NamespaceChoice::Private => Ok(Some(spec::id_map(&record.id))),
+            NamespaceChoice::Container(name) => self.id_map_of(&self.row(name)?, name).map(Some),
+            _ => Ok(None),
+        }
     }
 
     fn id_map_of(&self, row: &ContainerRow, name: &str) -> Result<LinuxIdMapping, EngineError> {
@@ -255,6 +270,19 @@ fn proc_name(type_: LinuxNamespaceType) -> &'static str {
         LinuxNamespaceType::Cgroup => "cgroup",
         LinuxNamespaceType::Time => "time",
     }
+}
+
+/// The root file system to look at: its own layer among the read-only ones. With a user namespace the first mount that
+/// writes has to be the shifted one, and a missing working directory is made inside by the runtime.
+pub(crate) fn as_view(rootfs: &Rootfs) -> Rootfs {
+    let OverlayMount { lowers, upper, .. } = rootfs.stack();
+    // Overlay refuses layers of which one holds another, and the machine's root holds every other folder.
+    let is_inside = |own: &PathBuf| lowers.iter().any(|lower| own.starts_with(lower));
+    let own = upper.as_ref().map(|(upper, _)| upper.clone()).filter(|own| !is_inside(own));
+    Rootfs::overlay(OverlayMount {
+        lowers: own.into_iter().chain(lowers.iter().cloned()).collect(),
+        ..OverlayMount::default()
+    })
 }
 
 /// Makes a missing working directory in the container's own layer, as docker does; the runtime goes there later.

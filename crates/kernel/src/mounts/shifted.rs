@@ -37,6 +37,8 @@ pub fn overlay_shifted(stack: &OverlayMount, user_namespace: BorrowedFd<'_>) -> 
 fn shifted_elsewhere(stack: &OverlayMount, user_namespace: BorrowedFd<'_>) -> Result<OwnedFd, MountError> {
     leave_mount_namespace()?;
     let Some(place) = stack.lowers.first() else { return overlay(stack) };
+    // The root directory cannot be covered for its own process; nothing here needs /sys.
+    let place = if place == Path::new("/") { &PathBuf::from("/sys") } else { place };
     let shifted_clone = |lower: &PathBuf| shifted_clone(lower, user_namespace);
     let mounts = stack.lowers.iter().map(shifted_clone).collect::<Result<Vec<_>, _>>()?;
     if let Some((upper, work)) = &stack.upper {
