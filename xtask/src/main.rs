@@ -13,6 +13,7 @@ mod contained;
 mod count;
 mod images;
 mod layers;
+mod musl;
 mod peers;
 mod program;
 mod runner;
@@ -70,6 +71,8 @@ enum Task {
     },
     /// Boots a kernel with cgroup v2 only and runs the privileged tests in it.
     Vm(vm::Args),
+    /// Builds hull with musl, as releases are, and says where it is.
+    Musl,
     /// Measures Hull beside its peers.
     Bench(bench::Args),
     /// What this program runs itself as.
@@ -107,6 +110,10 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Peer { words } => peers::run(&words).map(ExitCode::from),
         Task::Contained { words } => ci::by_hand(&words).map(fine),
         Task::Vm(args) => vm::run(&args).map(fine),
+        Task::Musl => musl::hull().map(|path| {
+            println!("{}", path.display());
+            ExitCode::SUCCESS
+        }),
         Task::Bench(args) => bench::run(&args).map(|()| ExitCode::SUCCESS),
         Task::Inside(Inside::Join { plan }) => contained::join(&plan).map(|()| ExitCode::SUCCESS),
         Task::Inside(Inside::Run { plan }) => contained::inside(&plan).map(ExitCode::from),

@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::contained::{self, Request};
 use crate::peers::Peers;
-use crate::{images, workspace};
+use crate::{images, musl, workspace};
 
 /// The longest a measurement may take.
 const LIMIT: Duration = Duration::from_secs(3600);
@@ -54,6 +54,9 @@ pub struct Args {
     /// Pause before each start, in milliseconds: a machine that has been idle.
     #[arg(long, default_value_t = 0)]
     idle_ms: u64,
+    /// The build with glibc, where the toolchain has both.
+    #[arg(long)]
+    glibc: bool,
     /// Figures as JSON.
     #[arg(long)]
     json: bool,
@@ -105,7 +108,7 @@ pub fn run(args: &Args) -> Result<()> {
         json: args.json,
         on_tmpfs: args.dir.is_none(),
         dir: fs::canonicalize(&dir)?,
-        hull: fs::canonicalize(workspace::hull()?)?,
+        hull: fs::canonicalize(hull(args.glibc)?)?,
         images: images::folder()?,
     };
     let plan = own.join("settings.json");
@@ -113,6 +116,11 @@ pub fn run(args: &Args) -> Result<()> {
     let ended = contain(&plan, &settings.dir);
     fs::remove_dir_all(&dir)?;
     ended
+}
+
+/// The program to measure: musl as releases are, where that can be built.
+fn hull(glibc: bool) -> Result<PathBuf> {
+    if !glibc && std::env::var_os("HULL_BIN").is_none() && musl::is_there() { musl::hull() } else { workspace::hull() }
 }
 
 fn contain(plan: &Path, dir: &Path) -> Result<()> {
