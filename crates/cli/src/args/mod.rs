@@ -8,6 +8,11 @@
 //! The tree is built in two ways: [`Purpose::Parse`] for reading, with those rules, and
 //! [`Purpose::Document`] for help texts, completions and man pages, where a switch is just a switch.
 
+#![allow(
+    rustdoc::broken_intra_doc_links,
+    reason = "help texts are doc comments, and brackets mean optional parts there"
+)]
+
 pub mod containers;
 pub mod env;
 pub mod images;

@@ -267,17 +267,7 @@ fn mount_field(fields: &mut MountFields, key: &str, value: Option<&str>, field: 
         "bind-propagation" => return Err(format!("invalid propagation: {value}")),
         "bind-recursive" => {
             fields.special = Some(("bind", "bind-recursive"));
-            fields.recursive = Some(match value {
-                "enabled" => true,
-                "disabled" => false,
-                "writable" | "readonly" => return Err(format!("bind-recursive={value} is not supported yet")),
-                _ => {
-                    return Err(format!(
-                        "invalid value for bind-recursive: {value} (must be \"enabled\", \"disabled\", \"writable\", \
-                         or \"readonly\")"
-                    ));
-                }
-            });
+            fields.recursive = Some(recursion(value)?);
         }
         "consistency" if matches!(value, "default" | "consistent" | "cached" | "delegated") => {}
         "consistency" => return Err(format!("invalid value for consistency: {value}")),
@@ -296,6 +286,19 @@ fn mount_field(fields: &mut MountFields, key: &str, value: Option<&str>, field: 
         _ => return Err(format!("unexpected key '{key}' in '{field}'")),
     }
     Ok(())
+}
+
+/// `bind-recursive`.
+fn recursion(value: &str) -> Result<bool, String> {
+    match value {
+        "enabled" => Ok(true),
+        "disabled" => Ok(false),
+        "writable" | "readonly" => Err(format!("bind-recursive={value} is not supported yet")),
+        _ => Err(format!(
+            "invalid value for bind-recursive: {value} (must be \"enabled\", \"disabled\", \"writable\", or \
+             \"readonly\")"
+        )),
+    }
 }
 
 fn assembled(fields: MountFields, around: &dyn Surroundings) -> Result<MountRequest, String> {

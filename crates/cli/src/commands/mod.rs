@@ -97,9 +97,7 @@ fn without_command(error: &clap::Error, words: &[OsString]) -> ExitCode {
         ErrorKind::DisplayHelp if args::has_words_of_its_own(&path) => {
             finished(write_stdout(error.to_string().as_bytes()))
         }
-        ErrorKind::DisplayHelp
-        | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
-        | ErrorKind::MissingSubcommand => {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
             let names: Vec<&str> = path.iter().map(|verb| verb.name).collect();
             finished(write_stdout(args::help(VERBS, &names).to_string().as_bytes()))
         }

@@ -3,7 +3,7 @@
 //! Events come from several threads; each kind of display keeps what it needs behind one lock and draws in
 //! the thread that brings the event, so that no thread of its own is alive when the image is there.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::{self, Write};
 use std::sync::{Mutex, PoisonError};
 
@@ -97,11 +97,13 @@ struct Lines {
     stream: Stream,
     /// What is said before the first line.
     first: Mutex<Option<String>>,
+    /// Layers that were here already: nothing is said of their end.
+    existing: Mutex<HashSet<Digest>>,
 }
 
 impl Lines {
     fn new(stream: Stream, first: Option<String>) -> Lines {
-        Lines { stream, first: Mutex::new(first) }
+        Lines { stream, first: Mutex::new(first), existing: Mutex::new(HashSet::new()) }
     }
 
     fn write(&self, line: &str) {
@@ -122,6 +124,14 @@ impl Progress for Lines {
     }
 
     fn layer(&self, blob: &Digest, event: LayerEvent) {
+        {
+            let mut existing = self.existing.lock().unwrap_or_else(PoisonError::into_inner);
+            match event {
+                LayerEvent::Exists => drop(existing.insert(blob.clone())),
+                LayerEvent::Done if existing.contains(blob) => return,
+                _ => {}
+            }
+        }
         if let Some(words) = words(&event) {
             self.write(&format!("{}: {words}", short(blob)));
         }
@@ -179,6 +189,9 @@ impl Progress for Bars {
             bar.set_prefix(short(blob).to_owned());
             bar
         });
+        if bar.is_finished() {
+            return;
+        }
         match event {
             LayerEvent::Downloading { done_bytes, total_bytes } => {
                 if bar.length().is_none() {
