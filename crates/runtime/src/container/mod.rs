@@ -23,7 +23,7 @@ use hull_kernel::cgroups::CgroupError;
 use hull_oci::runtime::{Hooks, Spec, State, Status};
 use hull_sys::signals::send_to_pidfd;
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 
 use crate::create::{CreateError, Created, create, end, hear_start};
 use crate::hooks::{HookError, HookKind};
@@ -245,13 +245,14 @@ impl Containers {
                     other => other?,
                 }
             }
-            return Ok(());
+            return if signal == Signal::KILL.as_raw() { thaw(&record) } else { Ok(()) };
         }
-        if !record.is_alive() {
-            return Err(ContainerError::NotRunning);
-        }
-        let pid = Pid::from_raw(record.pid).ok_or(ContainerError::NotRunning)?;
-        send(pid, signal)
+        let pidfd = process(&record)?;
+        send_to_pidfd(pidfd.as_fd(), signal).map_err(|error| match Errno::from_io_error(&error) {
+            Some(Errno::SRCH) => ContainerError::NotRunning,
+            _ => ContainerError::file("signal", Path::new(id))(error),
+        })?;
+        if signal == Signal::KILL.as_raw() { thaw(&record) } else { Ok(()) }
     }
 
     /// Freezes all processes of a running container.
@@ -417,16 +418,25 @@ fn run_poststart(id: &str, record: &Record) -> Result<(), ContainerError> {
     })
 }
 
+/// The container's process. Looked at again once it is held, so that it is never another one with its number.
+fn process(record: &Record) -> Result<OwnedFd, ContainerError> {
+    let pid = Pid::from_raw(record.pid).ok_or(ContainerError::NotRunning)?;
+    let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(|errno| gone(pid, errno.into()))?;
+    if record.is_alive() { Ok(pidfd) } else { Err(ContainerError::NotRunning) }
+}
+
 /// Kills the container's process and waits for its end.
 fn stop(record: &Record) -> Result<(), ContainerError> {
-    let pid = Pid::from_raw(record.pid).ok_or(ContainerError::NotRunning)?;
-    match pidfd_open(pid, PidfdFlags::empty()) {
+    match process(record) {
         Ok(pidfd) => {
+            // The end is waited for below; one that has come already needs no signal.
+            let _ = send_to_pidfd(pidfd.as_fd(), Signal::KILL.as_raw());
+            thaw(record)?;
             end(pidfd.as_fd());
             Ok(())
         }
-        Err(Errno::SRCH) => Ok(()),
-        Err(errno) => Err(ContainerError::file("open", Path::new(&format!("/proc/{}", record.pid)))(errno.into())),
+        Err(ContainerError::NotRunning) => Ok(()),
+        Err(error) => Err(error),
     }
 }
 
@@ -436,13 +446,24 @@ fn default_cgroup(spec: &Spec, id: &str) -> Option<String> {
     (!named).then(|| format!("/{id}"))
 }
 
+/// Lets a frozen container go on, so that a signal that kills does so: on cgroup v1 a frozen process does not die.
+fn thaw(record: &Record) -> Result<(), ContainerError> {
+    match record.cgroup()? {
+        Some(cgroup) if cgroup.is_frozen().unwrap_or(false) => Ok(cgroup.thaw()?),
+        _ => Ok(()),
+    }
+}
+
 fn send(pid: Pid, signal: i32) -> Result<(), ContainerError> {
-    let gone = |error: io::Error| match Errno::from_io_error(&error) {
+    let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(|errno| gone(pid, errno.into()))?;
+    send_to_pidfd(pidfd.as_fd(), signal).map_err(|error| gone(pid, error))
+}
+
+fn gone(pid: Pid, error: io::Error) -> ContainerError {
+    match Errno::from_io_error(&error) {
         Some(Errno::SRCH) => ContainerError::NotRunning,
         _ => ContainerError::file("signal", Path::new(&format!("/proc/{}", pid.as_raw_nonzero())))(error),
-    };
-    let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(|errno| gone(errno.into()))?;
-    send_to_pidfd(pidfd.as_fd(), signal).map_err(gone)
+    }
 }
 
 #[cfg(test)]
