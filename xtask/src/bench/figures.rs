@@ -74,8 +74,7 @@ fn rows(samples: &[Samples]) -> Vec<Row> {
 pub fn print(settings: &Settings, title: &str, unit: &str, samples: &[Samples]) -> Result<()> {
     let place = if settings.on_tmpfs { "on tmpfs" } else { "on disk" };
     let machine = ci::machine_line()?;
-    let subject = format!("{:?}", settings.subject).to_lowercase();
-    let command = format!("cargo xtask bench {subject} --rounds {} ({place})", settings.rounds);
+    let command = settings.command.clone();
     let report = Report { title, unit, rows: rows(samples), machine, command };
     if settings.json {
         println!("{}", serde_json::to_string(&report)?);

@@ -82,6 +82,8 @@ pub struct Settings {
     idle_ms: u64,
     only: Vec<String>,
     json: bool,
+    /// The command line, to be printed under the figures.
+    command: String,
     /// The folder for roots, data and sockets' logs.
     dir: PathBuf,
     /// Whether a tmpfs is to be mounted there.
@@ -106,6 +108,7 @@ pub fn run(args: &Args) -> Result<()> {
         idle_ms: args.idle_ms,
         only: args.only.clone(),
         json: args.json,
+        command: format!("cargo xtask {}", std::env::args().skip(1).collect::<Vec<_>>().join(" ")),
         on_tmpfs: args.dir.is_none(),
         dir: fs::canonicalize(&dir)?,
         hull: fs::canonicalize(hull(args.glibc)?)?,
