@@ -53,7 +53,7 @@ pub use lifecycle::stop::StopOptions;
 pub use list::{ContainerSummary, ListQuery};
 pub use logs::{LogLine, LogStream, LogStreamKind, LogsQuery};
 pub use mount_point::{MountKind, MountPoint};
-pub use record::{Builtin, ContainerRecord, ImageRef};
+pub use record::{Builtin, ContainerRecord, ImageRef, RecordError};
 pub use recover::Recovered;
 pub use signal::{Signal, SignalError};
 pub use lifecycle::start::reap_supervisors;

@@ -16,7 +16,7 @@ use std::io;
 use std::path::Path;
 
 use hull_store::Lease;
-use hull_supervisor::start::{self, LOCK_FILE};
+use hull_supervisor::start::{self, LOCK_FILE, StartError};
 
 use crate::engine::Engine;
 use crate::error::EngineError;
@@ -124,7 +124,12 @@ impl Engine {
         match state_dir.exists() {
             false => Ok(true),
             true if !state_dir.join(LOCK_FILE).exists() => Ok(false),
-            true => Ok(start::lock(&state_dir)?.is_some()),
+            true => match start::lock(&state_dir) {
+                Ok(lock) => Ok(lock.is_some()),
+                // Somebody else is sweeping it.
+                Err(StartError::Lock { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(false),
+                Err(error) => Err(error.into()),
+            },
         }
     }
 }

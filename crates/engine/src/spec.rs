@@ -1,6 +1,6 @@
 //! From a request and an image's configuration to the OCI runtime spec: pure, and tested by golden files.
 //!
-//! [`check`] refuses a request that can never start, when the container is created; [`derive`] builds config.json
+//! [`check`] refuses a request that can never start, when the container is created; [`fn@derive`] builds config.json
 //! afresh at every start. Neither reads anything: what depends on the machine, on the image's files or on other
 //! containers comes in through [`Machine`] and [`Resolved`]. The parts are in `spec/`, each a topic of docker's
 //! documentation; merging the image's wishes is [`Effective`].

@@ -93,7 +93,13 @@ impl Engine {
 
     /// Starts a new supervisor for a running container that has none.
     fn adopt_orphan(&self, id: &ContainerId, state_dir: &Path) -> Result<(), EngineError> {
-        let Some(lock) = start::lock(state_dir)? else { return Ok(()) };
+        let lock = match start::lock(state_dir) {
+            Ok(Some(lock)) => lock,
+            Ok(None) => return Ok(()),
+            // It has ended meanwhile, and the clean-up has removed the folder.
+            Err(StartError::Lock { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
         // It may have ended, and its supervisor with it, just before the lock was taken.
         if LiveState::read(state_dir)?.is_some_and(|live| live.is_running()) {
             tracing::info!(%id, "the supervisor is gone, starting another");
