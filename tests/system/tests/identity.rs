@@ -83,7 +83,9 @@ fn a_user_is_found_by_name_and_by_number() {
 #[test]
 fn an_unknown_user_or_group_is_refused() {
     let hull = Hull::with_busybox();
-    for (flags, name) in [(["-u", "nobody9"], "nobody9"), (["-u", "root:nogroup9"], "nogroup9"), (["--group-add", "extra9"], "extra9")] {
+    for (flags, name) in
+        [(["-u", "nobody9"], "nobody9"), (["-u", "root:nogroup9"], "nogroup9"), (["--group-add", "extra9"], "extra9")]
+    {
         let said = hull.refused(125, &[&["run", "--rm"], &flags[..], &["busybox", "true"]].concat());
         assert!(said.contains(name), "{said}");
     }

@@ -146,7 +146,10 @@ fn dev_has_the_standard_nodes_and_no_other() {
     let numbers = hull.inside(&[], "cd /dev; stat -c '%n %t:%T %a' full null random tty urandom zero");
     let expected = ["full 1:7 666", "null 1:3 666", "random 1:8 666", "tty 5:0 666", "urandom 1:9 666", "zero 1:5 666"];
     assert_eq!(numbers.lines().collect::<Vec<_>>(), expected);
-    assert_eq!(hull.inside(&[], "for link in fd stdin ptmx; do readlink /dev/$link; done"), "/proc/self/fd\n/proc/self/fd/0\npts/ptmx");
+    assert_eq!(
+        hull.inside(&[], "for link in fd stdin ptmx; do readlink /dev/$link; done"),
+        "/proc/self/fd\n/proc/self/fd/0\npts/ptmx"
+    );
     assert_eq!(hull.inside(&[], "ls /dev/pts"), "ptmx");
 }
 

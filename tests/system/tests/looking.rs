@@ -9,14 +9,41 @@ fn inspect_echoes_what_was_asked() {
     let folder = hull.make_folder("shared");
     let bind = format!("{folder}:/shared:ro");
     let id = hull.ok(&[
-        "create", "--name", "a", "-m", "64m", "--cpus", "0.5", "--pids-limit", "32", "-v", &bind, "--cap-add", "SYS_TIME",
-        "--read-only", "--init", "-e", "ONE=1", "-w", "/etc", "--hostname", "box", "--label", "k=v", "-u", "user", "-t",
-        "busybox", "sh", "-c", "exit 3",
+        "create",
+        "--name",
+        "aa",
+        "-m",
+        "64m",
+        "--cpus",
+        "0.5",
+        "--pids-limit",
+        "32",
+        "-v",
+        &bind,
+        "--cap-add",
+        "SYS_TIME",
+        "--read-only",
+        "--init",
+        "-e",
+        "ONE=1",
+        "-w",
+        "/etc",
+        "--hostname",
+        "box",
+        "--label",
+        "k=v",
+        "-u",
+        "user",
+        "-t",
+        "busybox",
+        "sh",
+        "-c",
+        "exit 3",
     ]);
-    let all = hull.inspect("a");
+    let all = hull.inspect("aa");
     for (pointer, expected) in [
         ("/Id", json!(id)),
-        ("/Name", json!("/a")),
+        ("/Name", json!("/aa")),
         ("/Path", json!("sh")),
         ("/Args", json!(["-c", "exit 3"])),
         ("/State/Status", json!("created")),
@@ -49,7 +76,10 @@ fn inspect_tells_how_a_container_lives_and_ended() {
     let hull = Hull::with_busybox();
     let id = hull.background(&[], "exec sleep 1000");
     let running = hull.inspect(&id)["State"].clone();
-    assert_eq!((&running["Running"], &running["Paused"], &running["ExitCode"]), (&json!(true), &json!(false), &json!(0)));
+    assert_eq!(
+        (&running["Running"], &running["Paused"], &running["ExitCode"]),
+        (&json!(true), &json!(false), &json!(0))
+    );
     hull.ok(&["stop", "-t", "0", &id]);
     let ended = hull.inspect(&id)["State"].clone();
     assert_eq!((&ended["Running"], &ended["Pid"], &ended["ExitCode"]), (&json!(false), &json!(0), &json!(137)));
@@ -60,10 +90,10 @@ fn inspect_tells_how_a_container_lives_and_ended() {
 #[test]
 fn templates_are_gos() {
     let hull = Hull::with_busybox();
-    hull.ok(&["create", "--name", "a", "-e", "ONE=1", "-e", "TWO=2", "--label", "x=y", "busybox", "true", "arg"]);
+    hull.ok(&["create", "--name", "aa", "-e", "ONE=1", "-e", "TWO=2", "--label", "x=y", "busybox", "true", "arg"]);
     for (template, expected) in [
         ("{{.State.Status}}", "created"),
-        ("{{.Name}} {{len .Args}}", "/a 1"),
+        ("{{.Name}} {{len .Args}}", "/aa 1"),
         ("{{json .Config.Cmd}}", r#"["true","arg"]"#),
         ("{{range .Config.Cmd}}<{{.}}>{{end}}", "<true><arg>"),
         ("{{if .State.Running}}up{{else}}down{{end}}", "down"),
@@ -72,10 +102,10 @@ fn templates_are_gos() {
         ("{{range $i, $e := .Config.Cmd}}{{$i}}={{$e | upper}};{{end}}", "0=TRUE;1=ARG;"),
         ("{{printf \"%s-%d\" .Path .RestartCount}}", "true-0"),
     ] {
-        assert_eq!(hull.ok(&["inspect", "--format", template, "a"]), expected, "{template}");
+        assert_eq!(hull.ok(&["inspect", "--format", template, "aa"]), expected, "{template}");
     }
     for broken in ["{{", "{{.State.NoSuch}}", "{{nosuch .}}"] {
-        let run = hull.run(&["inspect", "--format", broken, "a"]);
+        let run = hull.run(&["inspect", "--format", broken, "aa"]);
         assert!(run.code != 0 && run.stderr.starts_with("Error:"), "{broken}: {run:#?}");
     }
 }

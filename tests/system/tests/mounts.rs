@@ -53,7 +53,7 @@ fn a_tmpfs_has_its_options() {
     assert!(line.contains("nosuid,nodev,noexec") && line.contains(" - tmpfs "), "{line}");
     let line = mount_line(&hull, &["--tmpfs", "/x:size=1m,mode=700,exec"], "/x");
     assert!(line.contains("size=1024k") && line.contains("mode=700") && !line.contains("noexec"), "{line}");
-    let run = hull.sh(&["--tmpfs", "/x:size=1m"], "head -c 2m /dev/zero > /x/file");
+    let run = hull.sh(&["--tmpfs", "/x:size=1m"], "dd if=/dev/zero of=/x/file bs=1M count=2");
     assert!(run.code != 0 && run.stderr.contains("No space left"), "{run:#?}");
     let line = mount_line(&hull, &["--mount", "type=tmpfs,dst=/x,tmpfs-size=2m,tmpfs-mode=1770"], "/x");
     assert!(line.contains("size=2048k") && line.contains("mode=1770"), "{line}");
@@ -78,7 +78,8 @@ fn a_bind_is_the_machines_own_folder() {
 fn a_missing_bind_source_is_made_by_v_and_refused_by_mount() {
     let hull = Hull::with_busybox();
     let missing = hull.file("missing");
-    let said = hull.refused(125, &["run", "--rm", "--mount", &format!("type=bind,src={missing},dst=/x"), "busybox", "true"]);
+    let said =
+        hull.refused(125, &["run", "--rm", "--mount", &format!("type=bind,src={missing},dst=/x"), "busybox", "true"]);
     assert!(said.contains(&missing), "{said}");
     assert!(!Path::new(&missing).exists());
     hull.sh(&["-v", &format!("{missing}:/x")], "touch /x/made").expect(0);

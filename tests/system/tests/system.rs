@@ -5,15 +5,22 @@
 #![forbid(unsafe_code)]
 
 mod builtin;
+mod crashes;
+mod debian;
 mod ends;
 mod first_process;
-mod isolation;
 mod identity;
+mod images;
+mod isolation;
 mod life;
 mod limits;
 mod logs;
 mod looking;
+mod many;
 mod mounts;
+mod neighbours;
+mod refusals;
 mod shared;
 mod smoke;
+mod terminals;
 mod visits;

@@ -10,7 +10,8 @@ use system_tests::{Hull, Lines, wait_for};
 #[test]
 fn exec_runs_in_the_containers_world_fallback() {
     let hull = Hull::with_busybox();
-    let id = hull.background(&["-e", "FROM=run", "-w", "/etc", "--hostname", "box"], "echo $$ > /made; exec sleep 1000");
+    let id =
+        hull.background(&["-e", "FROM=run", "-w", "/etc", "--hostname", "box"], "echo $$ > /made; exec sleep 1000");
     for kind in ["pid", "net", "mnt", "uts", "ipc", "cgroup", "user"] {
         let own = hull.ok(&["exec", &id, "readlink", &format!("/proc/self/ns/{kind}")]);
         assert_eq!(own, hull.ok(&["exec", &id, "readlink", &format!("/proc/1/ns/{kind}")]), "{kind}");
@@ -40,16 +41,16 @@ fn exec_has_its_own_user_place_and_variables() {
 #[test]
 fn exec_gives_the_exit_code() {
     let hull = Hull::with_busybox();
-    let id = hull.background(&["--name", "a"], "exec sleep 1000");
+    let id = hull.background(&["--name", "aa"], "exec sleep 1000");
     for code in [0, 1, 42, 255] {
-        hull.run(&["exec", "a", "sh", "-c", &format!("exit {code}")]).expect(code);
+        hull.run(&["exec", "aa", "sh", "-c", &format!("exit {code}")]).expect(code);
     }
-    hull.run(&["exec", "a", "sh", "-c", "kill -TERM $$"]).expect(143);
-    hull.refused(127, &["exec", "a", "nosuch"]);
-    hull.refused(126, &["exec", "a", "/etc/passwd"]);
+    hull.run(&["exec", "aa", "sh", "-c", "kill -TERM $$"]).expect(143);
+    hull.refused(127, &["exec", "aa", "nosuch"]);
+    hull.refused(126, &["exec", "aa", "/etc/passwd"]);
     hull.refused(1, &["exec", "nosuch", "true"]);
     hull.ok(&["stop", "-t", "0", &id]);
-    hull.refused(1, &["exec", "a", "true"]);
+    hull.refused(1, &["exec", "aa", "true"]);
 }
 
 #[test]
@@ -75,7 +76,7 @@ fn exec_in_the_background_goes_on() {
 #[test]
 fn attach_shows_output_and_ends_with_the_exit_code() {
     let hull = Hull::with_busybox();
-    let id = hull.background(&["-i"], "while read line; do echo got $line; done; exit 9");
+    let id = hull.background(&["-i"], "for i in 1 2; do read line; echo got $line; done; exit 9");
     let output = hull.fed(b"one\ntwo\n", &["attach", &id]);
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert_eq!((said.as_str(), output.status.code()), ("got one\ngot two\n", Some(9)));
@@ -96,19 +97,27 @@ fn attach_without_stdin_only_watches() {
 #[test]
 fn files_are_copied_in_and_out() {
     let hull = Hull::with_busybox();
-    let id = hull.background(&["--name", "a"], "mkdir -p /tree/deep; echo x > /tree/deep/file; ln -s deep /tree/link; exec sleep 1000");
+    let id = hull.background(
+        &["--name", "aa"],
+        "mkdir -p /tree/deep; echo x > /tree/deep/file; ln -s deep /tree/link; exec sleep 1000",
+    );
     wait_for("the tree", || (hull.run(&["exec", &id, "test", "-L", "/tree/link"]).code == 0).then_some(()));
     let out = hull.file("out");
-    hull.ok(&["cp", "a:/tree", &out]);
+    hull.ok(&["cp", "aa:/tree", &out]);
     assert_eq!(fs::read_to_string(format!("{out}/deep/file")).expect("the copy"), "x\n");
     assert_eq!(fs::read_link(format!("{out}/link")).expect("a link"), Path::new("deep"));
     let file = hull.write("file", "from outside");
-    hull.ok(&["cp", &file, "a:/etc/"]);
-    hull.ok(&["cp", &file, "a:/etc/other"]);
-    assert_eq!(hull.ok(&["exec", "a", "cat", "/etc/file", "/etc/other"]), "from outsidefrom outside");
-    hull.ok(&["cp", &format!("{out}/."), "a:/tmp"]);
-    assert_eq!(hull.ok(&["exec", "a", "cat", "/tmp/deep/file"]), "x");
-    for words in [["cp", "a:/nosuch", &out], ["cp", "/nosuch", "a:/"], ["cp", &file, "a:/no/such/folder/"], ["cp", "nosuch:/x", &out]] {
+    hull.ok(&["cp", &file, "aa:/etc/"]);
+    hull.ok(&["cp", &file, "aa:/etc/other"]);
+    assert_eq!(hull.ok(&["exec", "aa", "cat", "/etc/file", "/etc/other"]), "from outsidefrom outside");
+    hull.ok(&["cp", &format!("{out}/."), "aa:/tmp"]);
+    assert_eq!(hull.ok(&["exec", "aa", "cat", "/tmp/deep/file"]), "x");
+    for words in [
+        ["cp", "aa:/nosuch", &out],
+        ["cp", "/nosuch", "aa:/"],
+        ["cp", &file, "aa:/no/such/folder/"],
+        ["cp", "nosuch:/x", &out],
+    ] {
         hull.refused(1, &words);
     }
 }
@@ -116,12 +125,12 @@ fn files_are_copied_in_and_out() {
 #[test]
 fn files_are_copied_as_tar_and_with_their_owner() {
     let hull = Hull::with_busybox();
-    hull.ok(&["create", "--name", "a", "busybox", "cat", "/in/word"]);
+    hull.ok(&["create", "--name", "aa", "busybox", "cat", "/in/word"]);
     let tar = Layer::new().folder("in", 0o755, 7).file("in/word", b"by tar").bytes();
-    let output = hull.fed(&tar, &["cp", "-", "a:/"]);
+    let output = hull.fed(&tar, &["cp", "-", "aa:/"]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    assert_eq!(hull.ok(&["start", "-a", "a"]), "by tar");
-    let output = hull.command(&["cp", "a:/in", "-"]).output().expect("hull");
+    assert_eq!(hull.ok(&["start", "-a", "aa"]), "by tar");
+    let output = hull.command(&["cp", "aa:/in", "-"]).output().expect("hull");
     let mut archive = tar::Archive::new(&output.stdout[..]);
     let names: Vec<String> = archive
         .entries()
@@ -130,7 +139,7 @@ fn files_are_copied_as_tar_and_with_their_owner() {
         .collect();
     assert!(names.iter().any(|name| name.trim_end_matches('/') == "in/word"), "{names:?}");
     let out = hull.file("out");
-    hull.ok(&["cp", "-a", "a:/in", &out]);
+    hull.ok(&["cp", "-a", "aa:/in", &out]);
     assert_eq!(fs::metadata(&out).expect("the copy").uid(), 7);
 }
 
@@ -138,7 +147,8 @@ fn files_are_copied_as_tar_and_with_their_owner() {
 fn copying_does_not_follow_links_out_of_the_container() {
     let hull = Hull::with_busybox();
     let outside = hull.make_folder("outside");
-    let id = hull.background(&[], &format!("ln -s {outside} /evil; ln -s /../../../../etc/shadow /shadow; exec sleep 1000"));
+    let id =
+        hull.background(&[], &format!("ln -s {outside} /evil; ln -s /../../../../etc/shadow /shadow; exec sleep 1000"));
     wait_for("the links", || (hull.run(&["exec", &id, "test", "-L", "/shadow"]).code == 0).then_some(()));
     let file = hull.write("file", "word");
     let run = hull.run(&["cp", &file, &format!("{id}:/evil/made")]);

@@ -1,0 +1,172 @@
+//! Several Hulls on one machine, Hull as an OCI runtime, other runtimes under Hull, and the programs around it.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::process::Command;
+
+use serde_json::{Value, json};
+use system_tests::archive::busybox_layer;
+use system_tests::{Hull, Run, wait_for};
+
+#[test]
+fn two_hulls_do_not_know_each_other() {
+    let (one, two) = (Hull::with_busybox(), Hull::with_busybox());
+    assert_ne!(one.roots().instance(), two.roots().instance());
+    let first = one.background(&["--name", "same"], "exec sleep 1000");
+    let second = two.background(&["--name", "same"], "exec sleep 1000");
+    assert_eq!((one.containers(), two.containers()), (vec![first.clone()], vec![second.clone()]));
+    two.refused(1, &["inspect", &first]);
+    two.ok(&["rm", "-f", "same"]);
+    assert_eq!(one.status("same"), "running");
+    assert!(one.cgroup(&first, "pids").exists());
+    assert_eq!(one.ok(&["exec", "same", "echo", "alive"]), "alive");
+    let by_flags = one.roots();
+    let words = [
+        "--root",
+        by_flags.root.to_str().expect("text"),
+        "--state",
+        by_flags.state.to_str().expect("text"),
+        "ps",
+        "-q",
+    ];
+    assert_eq!(two.ok(&words), first[..12], "flags go before the environment");
+}
+
+/// A bundle with the busybox root file system, and Hull under the name `runc`.
+struct Bundle {
+    hull: Hull,
+    runc: String,
+    folder: String,
+}
+
+impl Bundle {
+    fn new(change: impl FnOnce(&mut Value)) -> Bundle {
+        let hull = Hull::new();
+        let folder = hull.make_folder("bundle");
+        hull.make_folder("bundle/rootfs");
+        tar::Archive::new(&busybox_layer()[..]).unpack(format!("{folder}/rootfs")).expect("the layer");
+        let runc = hull.file("runc");
+        symlink(system_tests::hull().expect("HULL_BIN"), &runc).expect("a link");
+        let mut bundle = Bundle { hull, runc, folder };
+        bundle.configure(change);
+        bundle
+    }
+
+    fn configure(&mut self, change: impl FnOnce(&mut Value)) {
+        let path = format!("{}/config.json", self.folder);
+        if !fs::exists(&path).expect("looking") {
+            self.run(&["spec", "--bundle", &self.folder]).expect(0);
+        }
+        let mut config: Value = serde_json::from_slice(&fs::read(&path).expect("config.json")).expect("JSON");
+        config["process"]["terminal"] = json!(false);
+        change(&mut config);
+        fs::write(&path, config.to_string()).expect("config.json");
+    }
+
+    fn run(&self, words: &[&str]) -> Run {
+        let state = self.hull.files().join("runc-state");
+        let mut command = Command::new(&self.runc);
+        command.arg("--root").arg(state).args(words).current_dir(self.hull.files());
+        Run::new(words, command.stdin(std::process::Stdio::null()).output().expect("runc"))
+    }
+
+    fn status(&self, id: &str) -> String {
+        let run = self.run(&["state", id]).expect(0);
+        let state: Value = serde_json::from_str(&run.stdout).expect("JSON");
+        state["status"].as_str().expect("a status").to_owned()
+    }
+}
+
+#[test]
+fn as_runc_it_runs_a_bundle() {
+    let bundle =
+        Bundle::new(|config| config["process"]["args"] = json!(["sh", "-c", "echo $$ in $(hostname); exit 6"]));
+    let id = format!("hull-runc-{}", std::process::id());
+    let run = bundle.run(&["run", "--bundle", &bundle.folder, &id]).expect(6);
+    assert!(run.stdout.starts_with("1 in "), "{run:#?}");
+    bundle.run(&["state", &id]).expect(1);
+}
+
+#[test]
+fn as_runc_it_creates_starts_kills_and_deletes() {
+    let bundle = Bundle::new(|config| config["process"]["args"] = json!(["sleep", "1000"]));
+    let id = format!("hull-runc-life-{}", std::process::id());
+    let pid_file = bundle.hull.file("pid");
+    // As a shim does: what create starts keeps these streams.
+    let mut create = Command::new(&bundle.runc);
+    create.arg("--root").arg(bundle.hull.files().join("runc-state"));
+    create.args(["create", "--bundle", &bundle.folder, "--pid-file", &pid_file, &id]);
+    let null = std::process::Stdio::null;
+    assert!(create.stdin(null()).stdout(null()).stderr(null()).status().expect("runc").success());
+    assert_eq!(bundle.status(&id), "created");
+    let pid = fs::read_to_string(&pid_file).expect("the pid file");
+    bundle.run(&["start", &id]).expect(0);
+    assert_eq!(bundle.status(&id), "running");
+    let words = fs::read(format!("/proc/{pid}/cmdline")).expect("a process");
+    assert!(words.starts_with(b"sleep\0"), "{words:?}");
+    assert_ne!(bundle.run(&["start", &id]).code, 0);
+    assert_ne!(bundle.run(&["delete", &id]).code, 0, "it runs");
+    bundle.run(&["kill", &id, "KILL"]).expect(0);
+    wait_for("its end", || (bundle.status(&id) == "stopped").then_some(()));
+    bundle.run(&["delete", &id]).expect(0);
+    bundle.run(&["state", &id]).expect(1);
+}
+
+#[test]
+fn completions_and_man_pages_are_made() {
+    let hull = Hull::new();
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = hull.ok(&["completion", shell]);
+        assert!(script.contains("hull") && script.contains("--read-only") | script.contains("read-only"), "{shell}");
+    }
+    hull.refused(1, &["completion"]);
+    let folder = hull.file("man");
+    hull.ok(&["man", &folder]);
+    let pages: Vec<String> = fs::read_dir(&folder)
+        .expect("the folder")
+        .map(|page| page.expect("a page").file_name().to_string_lossy().into_owned())
+        .collect();
+    for page in ["hull.1", "hull-run.1", "hull-ps.1"] {
+        assert!(pages.iter().any(|name| name == page), "no {page} in {pages:?}");
+    }
+    let text = fs::read_to_string(format!("{folder}/hull-run.1")).expect("a page");
+    assert!(text.contains(".TH") && text.contains("read"), "{text}");
+}
+
+#[test]
+fn help_tells_of_every_command_and_of_host() {
+    let hull = Hull::new();
+    let all = hull.ok(&["--help"]);
+    for word in [
+        "run",
+        "create",
+        "start",
+        "stop",
+        "restart",
+        "pause",
+        "unpause",
+        "kill",
+        "rm",
+        "ps",
+        "logs",
+        "exec",
+        "attach",
+        "cp",
+        "inspect",
+        "wait",
+        "pull",
+        "images",
+        "rmi",
+        "import",
+        "load",
+        "tag",
+        "completion",
+        "man",
+    ] {
+        assert!(all.lines().any(|line| line.trim_start().starts_with(&format!("{word} "))), "no {word} in\n{all}");
+        hull.ok(&[word, "--help"]);
+    }
+    assert!(hull.ok(&["run", "--help"]).contains("may read"), "host's reach is said plainly");
+    assert!(hull.ok(&["--version"]).contains(env!("CARGO_PKG_VERSION")));
+    assert!(hull.ok(&["version"]).contains(env!("CARGO_PKG_VERSION")));
+}
