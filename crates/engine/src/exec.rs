@@ -110,12 +110,8 @@ impl Engine {
         let root_fd = rustix::fs::open(&root, flags, Mode::empty())
             .map_err(|errno| EngineError::path("open", &root)(errno.into()))?;
         let identity = identity::look_up(std::os::fd::AsFd::as_fd(&root_fd), user, &[])?;
-        process.user = User {
-            uid: identity.uid,
-            gid: identity.gid,
-            additional_gids: identity.additional_gids,
-            ..User::default()
-        };
+        process.user =
+            User { uid: identity.uid, gid: identity.gid, additional_gids: identity.additional_gids, ..User::default() };
         process.env.retain(|variable| !variable.starts_with("HOME="));
         process.env.push(format!("HOME={}", identity.home));
         Ok(())

@@ -305,9 +305,8 @@ impl Engine {
     fn remove_unused_layers(&self, chain_ids: &[Digest]) -> Result<(), EngineError> {
         let snapshots = self.snapshots();
         for chain_id in chain_ids {
-            let used = self.store().read(|db| {
-                hull_store::layer_is_used(db, chain_id.as_str()).map_err(EngineError::from)
-            })?;
+            let used =
+                self.store().read(|db| hull_store::layer_is_used(db, chain_id.as_str()).map_err(EngineError::from))?;
             if !used && let Some(id) = snapshots.layer(chain_id.as_str())? {
                 snapshots.remove(&id)?;
             }

@@ -5,10 +5,10 @@
 
 pub mod cleanup;
 pub mod create;
+pub mod external;
 pub mod pause;
 pub mod prepare;
 pub mod remove;
 pub mod start;
-pub mod external;
 pub mod state;
 pub mod stop;

@@ -108,8 +108,7 @@ fn launch(state: &Path, file: &Path, session: u32) -> Result<Launch, LaunchFaile
         None => (None, None),
     };
     let options = ExecOptions { pid, cgroup: Some(cgroup), streams: theirs, sibling: true };
-    let plan =
-        exec::plan(&spec.process, spec.seccomp.as_ref(), options).map_err(|error| refused(chain(&error)))?;
+    let plan = exec::plan(&spec.process, spec.seccomp.as_ref(), options).map_err(|error| refused(chain(&error)))?;
     let started = exec::create(plan).and_then(|created| created.start()).map_err(|error| {
         let (exit_code, message) = describe(&error);
         LaunchFailed { exit_code, message }

@@ -18,11 +18,7 @@ pub fn set_fs_ids(uid: u32, gid: u32) -> io::Result<()> {
     // An impossible id changes nothing and returns the present one.
     // SAFETY: as above.
     let (now_uid, now_gid) = unsafe { (libc::setfsuid(u32::MAX), libc::setfsgid(u32::MAX)) };
-    if (now_uid as u32, now_gid as u32) == (uid, gid) {
-        Ok(())
-    } else {
-        Err(io::Error::from_raw_os_error(libc::EPERM))
-    }
+    if (now_uid as u32, now_gid as u32) == (uid, gid) { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EPERM)) }
 }
 
 #[cfg(test)]
