@@ -5,6 +5,7 @@
 //! runner joins them and then enters a cgroup namespace, for which each safety cgroup is `/` (see `contained`).
 //! On v2 the runner sits in a leaf, `runner`, so that the root of its view can hand out controllers.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -98,15 +99,14 @@ impl Safety {
 
     /// Kills what is still running in the cgroups and removes them. Returns what was found there.
     pub fn remove(self) -> Result<Vec<String>> {
+        let alive: BTreeSet<i32> = self.folders.iter().flat_map(|(_, folder)| processes(folder)).collect();
         let mut found = Vec::new();
-        for (_, folder) in &self.folders {
-            for pid in processes(folder) {
-                let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-                found.push(format!("process {pid} ({}) in {}", name.trim(), folder.display()));
-                if let Some(pid) = rustix::process::Pid::from_raw(pid) {
-                    // It may end by itself between the two looks; what matters is that the cgroup gets empty.
-                    let _already_gone = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-                }
+        for pid in alive {
+            let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            found.push(format!("process {pid} ({}), killed", name.trim()));
+            if let Some(pid) = rustix::process::Pid::from_raw(pid) {
+                // It may end by itself between the two looks; what matters is that the cgroup gets empty.
+                let _already_gone = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
             }
         }
         for (_, folder) in &self.folders {

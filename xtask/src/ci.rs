@@ -150,6 +150,7 @@ fn apart(arguments: &[&str], log: &Path) -> Result<()> {
 fn system(log: &Path, filter: &[String]) -> Result<()> {
     let peers = Peers::ready()?;
     images::debian()?;
+    fs::remove_dir_all(workspace::folder("system")?)?;
     let files = workspace::folder("system")?;
     let tests = workspace::system_tests()?;
     let mut env = test_environment(&workspace::hull()?, &files, &images::folder()?, "host");

@@ -265,8 +265,10 @@ impl Traces {
         let names = interfaces.lines().filter_map(|line| line.split_once(':'));
         found.extend(names.map(|(name, _)| format!("interface {}", name.trim())));
         for mount in &place.hierarchies {
+            // By its path in the hierarchy: what is in all of them is said once.
             let folders = cgroups::subtree(mount);
-            found.extend(folders.iter().map(|path| format!("cgroup {}", path.display())));
+            let below = folders.iter().filter_map(|path| path.strip_prefix(mount).ok());
+            found.extend(below.map(|path| format!("cgroup /{}", path.display())));
             let alive = cgroups::processes(mount).into_iter().filter(|pid| !is_kernel_thread(*pid));
             found.extend(alive.map(|pid| format!("process {pid} {}", command_line(pid))));
         }
