@@ -196,8 +196,8 @@ mod tests {
     fn files_open_with_a_header() {
         assert_eq!(fault("//! One.\n//! Two.\n//! Three.\nfn main() {}\n"), None);
         assert!(fault("fn main() {}\n").is_some());
+        assert!(fault(&"//! Line.\n".repeat(31)).is_some());
         assert!(fault("\n//! One.\n//! Two.\n//! Three.\n").is_some());
-        assert!(fault("//! One.\nfn main() {}\n").is_some());
         assert!(fault(&format!("//! One.\n//!\n//! Two.\n{}", "\n".repeat(798))).is_some());
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Every test runs the built program with a store of its own in a temporary folder. What containers do is
 //! tested end to end elsewhere.
+#![forbid(unsafe_code)]
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

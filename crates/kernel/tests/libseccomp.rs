@@ -3,6 +3,7 @@
 //! `seccomp/verdicts.txt` holds filters and the verdicts that libseccomp's programs for them gave on single calls;
 //! `seccomp/generate-verdicts.py` made it and describes its format. Here the same filters go through our compiler and
 //! every verdict must be the same.
+#![forbid(unsafe_code)]
 
 use hull_kernel::seccomp::{Action, Arch, Call, Comparison, Condition, Filter, Flags, Program, Rule, Syscall, compile};
 

@@ -2,6 +2,7 @@
 //!
 //! `data/config.json` uses every Linux field of the specification 1.3 once, so a field that these types drop, rename or
 //! narrow shows up as a difference. The specification's own example is read too where it is found beside the tree.
+#![forbid(unsafe_code)]
 
 use std::path::Path;
 

@@ -1,4 +1,5 @@
 //! The overlay driver on the kernel: the shared suite, and what a crash leaves. Needs root.
+#![forbid(unsafe_code)]
 
 use std::fs;
 

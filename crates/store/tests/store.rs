@@ -2,6 +2,7 @@
 //!
 //! Other processes are this test binary again, running one test chosen by name with an environment variable that
 //! tells it what to do; without the variable that test does nothing.
+#![forbid(unsafe_code)]
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
