@@ -58,6 +58,24 @@ pub enum UnpackError {
         /// How much is allowed.
         limit: u64,
     },
+    /// A hard link whose target is not a file of this layer.
+    #[error("entry {path:?}: cannot link to {target:?}")]
+    HardLink {
+        /// The entry.
+        path: String,
+        /// What it links to.
+        target: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Something about the folder or this process.
+    #[error("cannot begin to unpack")]
+    Folder {
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// Too many entries.
     #[error("more than {limit} entries")]
     TooManyEntries {

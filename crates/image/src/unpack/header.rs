@@ -7,9 +7,9 @@
 use std::collections::HashMap;
 use std::io::Read;
 
+use super::UnpackOptions;
 use super::error::{UnpackError, shown};
 use super::sparse::{self, Extent};
-use super::{Hashed, UnpackOptions};
 
 pub(super) const BLOCK: usize = 512;
 
@@ -43,9 +43,10 @@ type Records = HashMap<String, Vec<u8>>;
 
 /// The reader.
 pub(super) struct Headers<'o, R> {
-    stream: Hashed<R>,
+    stream: R,
     options: &'o UnpackOptions,
     global: Records,
+    global_bytes: u64,
     /// Content of the present entry that has not been read, and the padding after it.
     content_left: u64,
     padding: u64,
@@ -53,25 +54,26 @@ pub(super) struct Headers<'o, R> {
 }
 
 impl<'o, R: Read> Headers<'o, R> {
-    pub(super) fn new(stream: Hashed<R>, options: &'o UnpackOptions) -> Self {
-        Self { stream, options, global: Records::new(), content_left: 0, padding: 0, last: Vec::new() }
-    }
-
-    pub(super) fn into_stream(self) -> Hashed<R> {
-        self.stream
+    pub(super) fn new(stream: R, options: &'o UnpackOptions) -> Self {
+        Self { stream, options, global: Records::new(), global_bytes: 0, content_left: 0, padding: 0, last: Vec::new() }
     }
 
     /// The next entry; `None` at the end of the archive.
     pub(super) fn next(&mut self) -> Result<Option<Entry>, UnpackError> {
         let mut local = Records::new();
         let (mut sparse_pairs, mut long_name, mut long_link) = (Vec::new(), None, None);
+        let mut extension_bytes = 0;
         loop {
             let Some(block) = self.block()? else { return Ok(None) };
             let kind = block[156];
             let size = self.number(&block[124..136])?;
             match kind {
                 b'L' | b'K' | b'x' | b'g' => {
-                    let data = self.extension(size)?;
+                    // All of them together, for what they say is kept until the entry comes, or for good.
+                    let kept = if kind == b'g' { &mut self.global_bytes } else { &mut extension_bytes };
+                    *kept += size;
+                    let kept = *kept;
+                    let data = self.extension(size, kept)?;
                     match kind {
                         b'L' => long_name = Some(until_nul(&data).to_vec()),
                         b'K' => long_link = Some(until_nul(&data).to_vec()),
@@ -85,9 +87,13 @@ impl<'o, R: Read> Headers<'o, R> {
                 }
                 _ => {
                     let mut entry = self.plain(&block, size)?;
+                    self.extend(&mut entry, &local)?;
                     entry.path = long_name.unwrap_or(entry.path);
                     entry.link = long_link.unwrap_or(entry.link);
-                    self.extend(&mut entry, &local)?;
+                    // Before there were types, a folder was told by its slash.
+                    if entry.kind == 0 && entry.path.ends_with(b"/") {
+                        entry.kind = b'5';
+                    }
                     self.last.clone_from(&entry.path);
                     self.begin_content(&entry, size, &local)?;
                     self.sparse(&mut entry, &block, &local, sparse_pairs)?;
@@ -133,9 +139,13 @@ impl<'o, R: Read> Headers<'o, R> {
                 Some(_) => Err(self.damaged("a single block of zeroes")),
             };
         }
-        let sum: u64 = block.iter().map(|byte| u64::from(*byte)).sum();
-        let own: u64 = block[148..156].iter().map(|byte| u64::from(*byte)).sum();
-        if sum - own + 8 * u64::from(b' ') != self.number(&block[148..156])? {
+        let spaces = 8 * i64::from(b' ');
+        let rest = || block[..148].iter().chain(&block[156..]);
+        let sum = rest().map(|byte| i64::from(*byte)).sum::<i64>() + spaces;
+        // Some old tars added signed bytes.
+        let signed_sum = rest().map(|byte| i64::from(byte.cast_signed())).sum::<i64>() + spaces;
+        let stated = self.number(&block[148..156])?.cast_signed();
+        if stated != sum && stated != signed_sum {
             return Err(self.damaged("a header's checksum is wrong"));
         }
         Ok(Some(block))
@@ -161,8 +171,8 @@ impl<'o, R: Read> Headers<'o, R> {
     }
 
     /// Content of an extended header.
-    fn extension(&mut self, size: u64) -> Result<Vec<u8>, UnpackError> {
-        if size > self.options.extension_bytes_max {
+    fn extension(&mut self, size: u64, kept: u64) -> Result<Vec<u8>, UnpackError> {
+        if size > self.options.extension_bytes_max || kept > self.options.extension_bytes_max {
             let (path, limit) = (shown(&self.last), self.options.extension_bytes_max);
             return Err(UnpackError::Limit { path, what: "an extended header", limit });
         }
@@ -185,7 +195,7 @@ impl<'o, R: Read> Headers<'o, R> {
         if &block[257..263] == b"ustar\0" && !prefix.is_empty() {
             path = [prefix, b"/", &path].concat();
         }
-        let id = |field: &[u8]| self.number(field).map(|id| u32::try_from(id).ok());
+        let id = |field: &[u8]| self.number(field).map(owner);
         let out_of_range = || self.damaged("an owner is out of range");
         Ok(Entry {
             path,
@@ -214,7 +224,7 @@ impl<'o, R: Read> Headers<'o, R> {
         }
         for (key, id) in [("uid", &mut entry.uid), ("gid", &mut entry.gid)] {
             if let Some(text) = value(key) {
-                *id = decimal(text).and_then(|id| u32::try_from(id).ok()).ok_or_else(|| bad(key, &entry.path))?;
+                *id = decimal(text).and_then(owner).ok_or_else(|| bad(key, &entry.path))?;
             }
         }
         if let Some(text) = value("mtime") {
@@ -263,6 +273,8 @@ impl<'o, R: Read> Headers<'o, R> {
             self.old_gnu_map(block)?
         } else if text("GNU.sparse.major") == Some(b"1") {
             self.leading_map(&entry.path)?
+        } else if text("GNU.sparse.major").is_some_and(|major| major != b"0") {
+            return Err(bad(&entry.path));
         } else if let Some(map) = text("GNU.sparse.map") {
             map.split(|byte| *byte == b',').map(decimal).collect::<Option<_>>().ok_or_else(|| bad(&entry.path))?
         } else if !pairs.is_empty() {
@@ -395,6 +407,11 @@ fn number(field: &[u8]) -> Option<u64> {
         b'0'..=b'7' => value.checked_mul(8).map(|value| value + u64::from(byte - b'0')),
         _ => None,
     })
+}
+
+/// A user or group; the largest number means "unchanged" to chown(2).
+fn owner(id: u64) -> Option<u32> {
+    u32::try_from(id).ok().filter(|id| *id != u32::MAX)
 }
 
 /// Device numbers are rubbish in entries that are no devices, so a bad one is just 0.

@@ -7,9 +7,9 @@ use std::os::unix::ffi::OsStrExt;
 
 use hull_kernel::tree::remove_tree;
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags, chmodat,
-    chownat, fchmod, fchown, fsetxattr, ftruncate, futimens, linkat, lsetxattr, makedev, mkdirat, mknodat, openat,
-    openat2, statat, symlinkat, utimensat,
+    AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags,
+    chmodat, chownat, fchmod, fchown, fsetxattr, fstat, ftruncate, futimens, linkat, lsetxattr, makedev, mkdirat,
+    mknodat, openat, openat2, statat, symlinkat, unlinkat, utimensat,
 };
 use rustix::io::Errno;
 
@@ -22,14 +22,24 @@ const OPAQUE: &[u8] = b".wh..wh..opq";
 const OPAQUE_ATTRIBUTE: &str = "trusted.overlay.opaque";
 /// Content is copied in pieces of this size.
 const BUFFER_BYTES: usize = 256 * 1024;
+/// How many parents stay open: an archive goes down into a folder and comes back.
+const OPEN_PARENTS: usize = 8;
+/// Mode bits that making a file or folder does not set, or that a change of owner or a write takes away.
+const SPECIAL_BITS: u32 = 0o7000;
+/// A folder with this bit hands its group down, so it is set when everything is in it.
+const SET_GROUP_ID: u32 = 0o2000;
 
 /// The folder, and what has to wait until everything is in it.
 pub(super) struct Layer<'a> {
     root: BorrowedFd<'a>,
     options: &'a UnpackOptions,
-    /// The parent of the last entry: most entries of an archive follow their siblings.
-    parent: Option<(Vec<u8>, OwnedFd)>,
-    folder_times: Vec<(Vec<u8>, Time)>,
+    /// The parents of the last entries: most entries of an archive follow their siblings.
+    parents: Vec<(Vec<u8>, OwnedFd)>,
+    /// Folders that get their times last, and their modes where these hand a group down.
+    folders: Vec<(Vec<u8>, Time, Option<u32>)>,
+    /// Mode bits that the kernel takes away from what is made, and the owner that it gets.
+    umask: u32,
+    owner: (u32, u32),
     buffer: Vec<u8>,
     bytes: u64,
 }
@@ -51,6 +61,10 @@ impl Place<'_> {
         &self.path[..self.path.iter().rposition(|byte| *byte == b'/').unwrap_or(0)]
     }
 
+    fn refused(&self, reason: &'static str) -> UnpackError {
+        UnpackError::Path { path: shown(&self.entry.path), reason }
+    }
+
     fn failed<E: Into<io::Error>>(&self, action: &'static str) -> impl FnOnce(E) -> UnpackError {
         let path = shown(&self.entry.path);
         move |error| UnpackError::Write { path, action, source: error.into() }
@@ -58,8 +72,23 @@ impl Place<'_> {
 }
 
 impl<'a> Layer<'a> {
-    pub(super) fn new(root: BorrowedFd<'a>, options: &'a UnpackOptions) -> Self {
-        Self { root, options, parent: None, folder_times: Vec::new(), buffer: vec![0; BUFFER_BYTES], bytes: 0 }
+    /// A folder to be filled. It must not hand its group down.
+    pub(super) fn new(root: BorrowedFd<'a>, options: &'a UnpackOptions) -> Result<Self, UnpackError> {
+        let failed = |source: io::Error| UnpackError::Folder { source };
+        let mode = fstat(root).map_err(|errno| failed(errno.into()))?.st_mode & 0o7777;
+        if mode & SET_GROUP_ID != 0 {
+            fchmod(root, Mode::from_raw_mode(mode & !SET_GROUP_ID)).map_err(|errno| failed(errno.into()))?;
+        }
+        Ok(Self {
+            root,
+            options,
+            parents: Vec::with_capacity(OPEN_PARENTS),
+            folders: Vec::new(),
+            umask: umask().map_err(failed)?,
+            owner: (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()),
+            buffer: vec![0; BUFFER_BYTES],
+            bytes: 0,
+        })
     }
 
     /// Puts one entry where it belongs, reading its content from the archive.
@@ -69,10 +98,16 @@ impl<'a> Layer<'a> {
         if place.path.is_empty() {
             return self.place_root(&place);
         }
+        if is_bookkeeping_of_aufs(&place.path) {
+            return Ok(());
+        }
         let parent = self.open_parent(&place)?;
-        let result = self.place_in(parent.as_fd(), &place, content);
-        self.parent = Some((place.parent().to_vec(), parent));
-        result
+        self.place_in(parent.as_fd(), &place, content)?;
+        if self.parents.len() == OPEN_PARENTS {
+            self.parents.remove(0);
+        }
+        self.parents.push((place.parent().to_vec(), parent));
+        Ok(())
     }
 
     fn place_in<R: Read>(
@@ -85,33 +120,62 @@ impl<'a> Layer<'a> {
         if name.starts_with(WHITEOUT) {
             return whiteout(parent, place);
         }
-        let was_whiteout = make_room(parent, place)?;
         match place.entry.kind {
             0 | b'0' | b'7' | b'S' => self.file(parent, place, content),
             b'1' => self.hard_link(parent, place),
-            b'2' => symbolic_link(parent, place),
-            b'3' | b'4' | b'6' => node(parent, place),
-            b'5' => self.folder(parent, place, was_whiteout),
+            b'2' => self.symbolic_link(parent, place),
+            b'3' | b'4' | b'6' => self.node(parent, place),
+            b'5' => self.folder(parent, place),
             kind => Err(UnpackError::Kind { path: shown(&place.entry.path), kind: char::from(kind) }),
         }
     }
 
-    /// Sets the times of folders, now that nothing changes them any more; returns the bytes of content.
-    pub(super) fn finish(self) -> Result<u64, UnpackError> {
-        for (path, mtime) in self.folder_times.iter().rev() {
-            let failed =
-                |errno: Errno| UnpackError::Write { path: shown(path), action: "set the time", source: errno.into() };
-            match open_beneath(self.root, path) {
-                Ok(folder) => futimens(&folder, &times(*mtime)).map_err(failed)?,
-                // A later entry has replaced it.
-                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
-                Err(errno) => return Err(failed(errno)),
+    /// Makes something new at the entry's place. What an earlier entry of the archive left there is removed first.
+    fn make<T>(
+        &mut self,
+        parent: BorrowedFd<'_>,
+        place: &Place<'_>,
+        action: &'static str,
+        make: impl Fn() -> Result<T, Errno>,
+    ) -> Result<T, UnpackError> {
+        match make() {
+            Err(Errno::EXIST) => {
+                self.make_room(parent, place)?;
+                make()
             }
+            result => result,
+        }
+        .map_err(place.failed(action))
+    }
+
+    fn make_room(&mut self, parent: BorrowedFd<'_>, place: &Place<'_>) -> Result<(), UnpackError> {
+        // One of the open parents may be in what is removed.
+        self.parents.clear();
+        remove_tree(parent, place.name()).map_err(|error| place.failed("replace")(io::Error::other(error)))
+    }
+
+    /// Sets the times of folders, now that nothing changes them any more, and the modes that had to wait; returns the
+    /// bytes of content.
+    pub(super) fn finish(self) -> Result<u64, UnpackError> {
+        // In the archive's order, so that of several entries for one folder the last one counts.
+        for (path, mtime, mode) in &self.folders {
+            let failed =
+                |errno: Errno| UnpackError::Write { path: shown(path), action: "finish", source: errno.into() };
+            let folder = match open_beneath(self.root, path) {
+                Ok(folder) => folder,
+                // A later entry has replaced it.
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => continue,
+                Err(errno) => return Err(failed(errno)),
+            };
+            if let Some(mode) = mode {
+                fchmod(&folder, Mode::from_raw_mode(*mode)).map_err(failed)?;
+            }
+            futimens(&folder, &times(*mtime)).map_err(failed)?;
         }
         Ok(self.bytes)
     }
 
-    /// A path without leading slashes and single dots; `..` is refused.
+    /// A path without leading slashes and dots; one whose `..` leads out of the layer is refused.
     fn normal(&self, path: &[u8], entry: &Entry) -> Result<Vec<u8>, UnpackError> {
         let refused = |reason| Err(UnpackError::Path { path: shown(&entry.path), reason });
         if path.len() > self.options.path_bytes_max {
@@ -124,7 +188,8 @@ impl<'a> Layer<'a> {
         for component in path.split(|byte| *byte == b'/') {
             match component {
                 b"" | b"." => {}
-                b".." => return refused("it leads out of the layer"),
+                b".." if normal.is_empty() => return refused("it leads out of the layer"),
+                b".." => normal.truncate(normal.iter().rposition(|byte| *byte == b'/').unwrap_or(0)),
                 component => {
                     if !normal.is_empty() {
                         normal.push(b'/');
@@ -138,33 +203,28 @@ impl<'a> Layer<'a> {
 
     fn place_root(&mut self, place: &Place<'_>) -> Result<(), UnpackError> {
         if place.entry.kind != b'5' {
-            return Err(UnpackError::Path { path: shown(&place.entry.path), reason: "it names the layer itself" });
+            return Err(place.refused("it names the layer itself"));
         }
         let root = openat(self.root, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
             .map_err(place.failed("open"))?;
-        set_attributes(&root, place)?;
-        self.folder_times.push((Vec::new(), place.entry.mtime));
+        let entry = place.entry;
+        let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
+        fchown(&root, Some(uid), Some(gid)).map_err(place.failed("change the owner of"))?;
+        set_attributes_of_open(&root, place)?;
+        self.folders.push((Vec::new(), entry.mtime, Some(entry.mode)));
         Ok(())
     }
 
     /// Opens the parent, making folders that the archive did not mention.
     fn open_parent(&mut self, place: &Place<'_>) -> Result<OwnedFd, UnpackError> {
         let wanted = place.parent();
-        if let Some((path, parent)) = self.parent.take()
-            && path == wanted
-        {
-            return Ok(parent);
+        if let Some(index) = self.parents.iter().position(|(path, _)| path == wanted) {
+            return Ok(self.parents.remove(index).1);
         }
         match open_beneath(self.root, wanted) {
             Ok(parent) => Ok(parent),
-            Err(Errno::NOENT) => self.make_parents(place),
-            Err(Errno::LOOP) => Err(UnpackError::Path {
-                path: shown(&place.entry.path),
-                reason: "one of its parents is a symbolic link",
-            }),
-            Err(Errno::NOTDIR) => {
-                Err(UnpackError::Path { path: shown(&place.entry.path), reason: "one of its parents is no folder" })
-            }
+            Err(Errno::NOENT | Errno::NOTDIR) => self.make_parents(place),
+            Err(Errno::LOOP) => Err(place.refused("one of its parents is a symbolic link")),
             Err(errno) => Err(place.failed("open the parent of")(errno)),
         }
     }
@@ -173,23 +233,42 @@ impl<'a> Layer<'a> {
         let wanted = place.parent();
         let ends = wanted.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
         for end in ends.chain([wanted.len()]) {
-            let (path, mode) = (&wanted[..end], Mode::from_raw_mode(0o755));
+            let path = &wanted[..end];
             let start = path.iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
             let above = open_beneath(self.root, &path[..start.saturating_sub(1)]).map_err(|errno| match errno {
-                Errno::LOOP => UnpackError::Path {
-                    path: shown(&place.entry.path),
-                    reason: "one of its parents is a symbolic link",
-                },
+                Errno::LOOP => place.refused("one of its parents is a symbolic link"),
                 errno => place.failed("open the parent of")(errno),
             })?;
-            match mkdirat(&above, OsStr::from_bytes(&path[start..]), mode) {
-                Ok(()) => chmodat(&above, OsStr::from_bytes(&path[start..]), mode, AtFlags::empty())
-                    .map_err(place.failed("make a parent of"))?,
-                Err(Errno::EXIST) => {}
-                Err(errno) => return Err(place.failed("make a parent of")(errno)),
-            }
+            self.make_parent(above.as_fd(), OsStr::from_bytes(&path[start..]), place)?;
         }
         open_beneath(self.root, wanted).map_err(place.failed("open the parent of"))
+    }
+
+    /// Makes one folder unless it is there; the mark of a deletion gives way to a folder that hides what is below.
+    fn make_parent(&self, above: BorrowedFd<'_>, name: &OsStr, place: &Place<'_>) -> Result<(), UnpackError> {
+        let failed = || place.failed("make a parent of");
+        let mode = Mode::from_raw_mode(0o755);
+        match mkdirat(above, name, mode) {
+            Ok(()) => {}
+            Err(Errno::EXIST) => {
+                let stat = statat(above, name, AtFlags::SYMLINK_NOFOLLOW).map_err(failed())?;
+                match FileType::from_raw_mode(stat.st_mode) {
+                    FileType::Directory => return Ok(()),
+                    FileType::Symlink => return Err(place.refused("one of its parents is a symbolic link")),
+                    _ if is_deletion(&stat) => {
+                        unlinkat(above, name, AtFlags::empty()).map_err(failed())?;
+                        mkdirat(above, name, mode).map_err(failed())?;
+                        make_opaque(above, name, place)?;
+                    }
+                    _ => return Err(place.refused("one of its parents is no folder")),
+                }
+            }
+            Err(errno) => return Err(failed()(errno)),
+        }
+        match self.umask & 0o755 {
+            0 => Ok(()),
+            _ => chmodat(above, name, mode, AtFlags::empty()).map_err(failed()),
+        }
     }
 
     fn file<R: Read>(
@@ -199,7 +278,8 @@ impl<'a> Layer<'a> {
         content: &mut Headers<'_, R>,
     ) -> Result<(), UnpackError> {
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = openat(parent, place.name(), flags, Mode::from_raw_mode(0o600)).map_err(place.failed("make"))?;
+        let mode = Mode::from_raw_mode(place.entry.mode & !SPECIAL_BITS);
+        let file = self.make(parent, place, "make", || openat(parent, place.name(), flags, mode))?;
         match &place.entry.extents {
             None => self.copy(&file, place, content, 0, u64::MAX)?,
             Some(extents) => {
@@ -209,7 +289,7 @@ impl<'a> Layer<'a> {
                 ftruncate(&file, place.entry.size).map_err(place.failed("set the size of"))?;
             }
         }
-        set_attributes(&file, place)?;
+        self.set_attributes(&file, place)?;
         futimens(&file, &times(place.entry.mtime)).map_err(place.failed("set the time of"))
     }
 
@@ -244,34 +324,130 @@ impl<'a> Layer<'a> {
         Ok(())
     }
 
-    fn hard_link(&self, parent: BorrowedFd<'_>, place: &Place<'_>) -> Result<(), UnpackError> {
-        let target = Place { entry: place.entry, path: self.normal(&place.entry.link, place.entry)? };
-        let above = match open_beneath(self.root, target.parent()) {
-            Err(Errno::LOOP) => {
-                return Err(UnpackError::Path {
-                    path: shown(&place.entry.path),
-                    reason: "a parent of what it links to is a symbolic link",
-                });
-            }
-            other => other.map_err(place.failed("find what is linked to by"))?,
+    fn hard_link(&mut self, parent: BorrowedFd<'_>, place: &Place<'_>) -> Result<(), UnpackError> {
+        let entry = place.entry;
+        let failed = |errno: Errno| UnpackError::HardLink {
+            path: shown(&entry.path),
+            target: shown(&entry.link),
+            source: errno.into(),
         };
-        linkat(&above, target.name(), parent, place.name(), AtFlags::empty()).map_err(place.failed("link"))
+        let target = Place { entry, path: self.normal(&entry.link, entry)? };
+        let above = match open_beneath(self.root, target.parent()) {
+            Err(Errno::LOOP) => return Err(place.refused("a parent of what it links to is a symbolic link")),
+            other => other.map_err(failed)?,
+        };
+        let stat = statat(&above, target.name(), AtFlags::SYMLINK_NOFOLLOW).map_err(failed)?;
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => return Err(failed(Errno::ISDIR)),
+            _ if is_deletion(&stat) => return Err(failed(Errno::NOENT)),
+            _ if target.path == place.path => return Err(place.refused("it is a hard link to itself")),
+            _ => {}
+        }
+        self.make(parent, place, "link", || linkat(&above, target.name(), parent, place.name(), AtFlags::empty()))
     }
 
-    fn folder(&mut self, parent: BorrowedFd<'_>, place: &Place<'_>, opaque: bool) -> Result<(), UnpackError> {
-        match mkdirat(parent, place.name(), Mode::from_raw_mode(0o700)) {
-            // make_room leaves a folder where a folder belongs.
-            Ok(()) | Err(Errno::EXIST) => {}
+    fn symbolic_link(&mut self, parent: BorrowedFd<'_>, place: &Place<'_>) -> Result<(), UnpackError> {
+        let target = OsStr::from_bytes(&place.entry.link);
+        self.make(parent, place, "make", || symlinkat(target, parent, place.name()))?;
+        self.set_named_attributes(parent, place, false)
+    }
+
+    fn node(&mut self, parent: BorrowedFd<'_>, place: &Place<'_>) -> Result<(), UnpackError> {
+        let entry = place.entry;
+        let (kind, number) = match entry.kind {
+            b'3' => (FileType::CharacterDevice, makedev(entry.major, entry.minor)),
+            b'4' => (FileType::BlockDevice, makedev(entry.major, entry.minor)),
+            _ => (FileType::Fifo, 0),
+        };
+        if kind == FileType::CharacterDevice && number == 0 {
+            return Err(place.refused("device 0:0 is overlay's own mark"));
+        }
+        let mode = Mode::from_raw_mode(entry.mode);
+        self.make(parent, place, "make", || mknodat(parent, place.name(), kind, mode, number))?;
+        self.set_named_attributes(parent, place, true)
+    }
+
+    fn folder(&mut self, parent: BorrowedFd<'_>, place: &Place<'_>) -> Result<(), UnpackError> {
+        let (entry, name) = (place.entry, place.name());
+        let mode = entry.mode & !SET_GROUP_ID;
+        let is_new = match mkdirat(parent, name, Mode::from_raw_mode(mode)) {
+            Ok(()) => true,
+            Err(Errno::EXIST) => self.make_room_for_folder(parent, place)?,
             Err(errno) => return Err(place.failed("make")(errno)),
+        };
+        if !is_new || (entry.uid, entry.gid) != self.owner {
+            let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
+            chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+                .map_err(place.failed("change the owner of"))?;
         }
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let folder = openat(parent, place.name(), flags, Mode::empty()).map_err(place.failed("open"))?;
-        set_attributes(&folder, place)?;
-        if opaque {
-            fsetxattr(&folder, OPAQUE_ATTRIBUTE, b"y", XattrFlags::empty()).map_err(place.failed("make opaque"))?;
+        if !is_new || mode & (self.umask | 0o4000) != 0 {
+            chmodat(parent, name, Mode::from_raw_mode(mode), AtFlags::empty())
+                .map_err(place.failed("change the mode of"))?;
         }
-        self.folder_times.push((place.path.clone(), place.entry.mtime));
+        if !entry.xattrs.is_empty() {
+            set_attributes_of_open(&open_folder(parent, name).map_err(place.failed("open"))?, place)?;
+        }
+        let late = (entry.mode & SET_GROUP_ID != 0).then_some(entry.mode);
+        self.folders.push((place.path.clone(), entry.mtime, late));
         Ok(())
+    }
+
+    /// A folder stays, anything else gives way to one; a deletion to one that hides what is below it. Says whether the
+    /// folder is new.
+    fn make_room_for_folder(&mut self, parent: BorrowedFd<'_>, place: &Place<'_>) -> Result<bool, UnpackError> {
+        let name = place.name();
+        let stat = statat(parent, name, AtFlags::SYMLINK_NOFOLLOW).map_err(place.failed("look at"))?;
+        if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+            return Ok(false);
+        }
+        self.make_room(parent, place)?;
+        mkdirat(parent, name, Mode::from_raw_mode(0o700)).map_err(place.failed("make"))?;
+        if is_deletion(&stat) {
+            make_opaque(parent, name, place)?;
+        }
+        // Its mode is still to be set.
+        Ok(false)
+    }
+
+    /// Owner, mode and extended attributes of an open file, as far as making it has not set them. The mode comes after
+    /// the owner, whose change drops set-user-ID bits, and capabilities come last.
+    fn set_attributes(&self, file: &OwnedFd, place: &Place<'_>) -> Result<(), UnpackError> {
+        let entry = place.entry;
+        if (entry.uid, entry.gid) != self.owner {
+            let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
+            fchown(file, Some(uid), Some(gid)).map_err(place.failed("change the owner of"))?;
+        }
+        if entry.mode & (self.umask | SPECIAL_BITS) != 0 {
+            fchmod(file, Mode::from_raw_mode(entry.mode)).map_err(place.failed("change the mode of"))?;
+        }
+        set_attributes_of_open(file, place)
+    }
+
+    /// The same by name, for what cannot be opened without side effects; times as well.
+    fn set_named_attributes(
+        &self,
+        parent: BorrowedFd<'_>,
+        place: &Place<'_>,
+        has_mode: bool,
+    ) -> Result<(), UnpackError> {
+        let (entry, name) = (place.entry, place.name());
+        if (entry.uid, entry.gid) != self.owner {
+            let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
+            chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+                .map_err(place.failed("change the owner of"))?;
+        }
+        if has_mode && entry.mode & (self.umask | SPECIAL_BITS) != 0 {
+            chmodat(parent, name, Mode::from_raw_mode(entry.mode), AtFlags::empty())
+                .map_err(place.failed("change the mode of"))?;
+        }
+        if !entry.xattrs.is_empty() {
+            let path = [format!("/proc/self/fd/{}/", parent.as_raw_fd()).as_bytes(), name.as_bytes()].concat();
+            for (attribute, value) in &entry.xattrs {
+                lsetxattr(OsStr::from_bytes(&path), attribute.as_str(), value, XattrFlags::empty())
+                    .map_err(place.failed("set an extended attribute of"))?;
+            }
+        }
+        utimensat(parent, name, &times(entry.mtime), AtFlags::SYMLINK_NOFOLLOW).map_err(place.failed("set the time of"))
     }
 }
 
@@ -291,19 +467,39 @@ fn check_attributes(entry: &Entry) -> Result<(), UnpackError> {
     }
 }
 
-/// Removes what an earlier entry of the archive left at this place, unless a folder meets a folder. Says whether it was
-/// the mark of a deletion: a folder there must then hide what is below it.
-fn make_room(parent: BorrowedFd<'_>, place: &Place<'_>) -> Result<bool, UnpackError> {
-    let stat = match statat(parent, place.name(), AtFlags::SYMLINK_NOFOLLOW) {
-        Err(Errno::NOENT) => return Ok(false),
-        other => other.map_err(place.failed("look at"))?,
-    };
-    let present = FileType::from_raw_mode(stat.st_mode);
-    if present == FileType::Directory && place.entry.kind == b'5' {
-        return Ok(false);
+/// Whether it is overlay's mark for what lower layers have and this one has not.
+fn is_deletion(stat: &Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == 0
+}
+
+/// aufs, which wrote the first docker layers, kept files of its own in the top folder.
+fn is_bookkeeping_of_aufs(path: &[u8]) -> bool {
+    path.starts_with(b".wh..wh.") && path != OPAQUE
+}
+
+fn open_folder(parent: BorrowedFd<'_>, name: &OsStr) -> Result<OwnedFd, Errno> {
+    openat(parent, name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+}
+
+fn make_opaque(parent: BorrowedFd<'_>, name: &OsStr, place: &Place<'_>) -> Result<(), UnpackError> {
+    let folder = open_folder(parent, name).map_err(place.failed("open"))?;
+    fsetxattr(&folder, OPAQUE_ATTRIBUTE, b"y", XattrFlags::empty()).map_err(place.failed("make opaque"))
+}
+
+fn set_attributes_of_open(file: &OwnedFd, place: &Place<'_>) -> Result<(), UnpackError> {
+    for (name, value) in &place.entry.xattrs {
+        fsetxattr(file, name.as_str(), value, XattrFlags::empty())
+            .map_err(place.failed("set an extended attribute of"))?;
     }
-    remove_tree(parent, place.name()).map_err(|error| place.failed("replace")(io::Error::other(error)))?;
-    Ok(present == FileType::CharacterDevice && stat.st_rdev == 0)
+    Ok(())
+}
+
+/// The mode bits that are taken away from what this process makes. umask(2) tells them only by changing them, for all
+/// threads at once.
+fn umask() -> io::Result<u32> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let mask = status.lines().find_map(|line| line.strip_prefix("Umask:"));
+    mask.and_then(|mask| u32::from_str_radix(mask.trim(), 8).ok()).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
 /// A deletion: of one name, or of everything below the parent.
@@ -313,82 +509,22 @@ fn whiteout(parent: BorrowedFd<'_>, place: &Place<'_>) -> Result<(), UnpackError
         return fsetxattr(parent, OPAQUE_ATTRIBUTE, b"y", XattrFlags::empty())
             .map_err(place.failed("make opaque the parent of"));
     }
-    if name.starts_with(b".wh..wh.") {
-        // Bookkeeping of aufs, which wrote the first docker layers.
-        return Ok(());
-    }
     let deleted = OsStr::from_bytes(&name[WHITEOUT.len()..]);
-    if matches!(deleted.as_bytes(), b"" | b"." | b"..") {
-        return Err(UnpackError::Path { path: shown(&place.entry.path), reason: "it deletes no name" });
+    if matches!(deleted.as_bytes(), b"" | b"." | b"..") || deleted.as_bytes().starts_with(WHITEOUT) {
+        return Err(place.refused("it deletes no name"));
     }
     match mknodat(parent, deleted, FileType::CharacterDevice, Mode::empty(), 0) {
         Ok(()) => Ok(()),
         // This layer has that name too: what it brings stays, and a folder hides what was below it.
         Err(Errno::EXIST) => {
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            match openat(parent, deleted, flags, Mode::empty()) {
-                Ok(folder) => {
-                    fsetxattr(&folder, OPAQUE_ATTRIBUTE, b"y", XattrFlags::empty()).map_err(place.failed("make opaque"))
-                }
-                Err(_) => Ok(()),
+            let stat = statat(parent, deleted, AtFlags::SYMLINK_NOFOLLOW).map_err(place.failed("look at"))?;
+            match FileType::from_raw_mode(stat.st_mode) {
+                FileType::Directory => make_opaque(parent, deleted, place),
+                _ => Ok(()),
             }
         }
         Err(errno) => Err(place.failed("mark as deleted")(errno)),
     }
-}
-
-fn symbolic_link(parent: BorrowedFd<'_>, place: &Place<'_>) -> Result<(), UnpackError> {
-    symlinkat(OsStr::from_bytes(&place.entry.link), parent, place.name()).map_err(place.failed("make"))?;
-    set_named_attributes(parent, place, false)
-}
-
-fn node(parent: BorrowedFd<'_>, place: &Place<'_>) -> Result<(), UnpackError> {
-    let (kind, number) = match place.entry.kind {
-        b'3' => (FileType::CharacterDevice, makedev(place.entry.major, place.entry.minor)),
-        b'4' => (FileType::BlockDevice, makedev(place.entry.major, place.entry.minor)),
-        _ => (FileType::Fifo, 0),
-    };
-    if kind == FileType::CharacterDevice && number == 0 {
-        return Err(UnpackError::Path { path: shown(&place.entry.path), reason: "device 0:0 is overlay's own mark" });
-    }
-    mknodat(parent, place.name(), kind, Mode::from_raw_mode(0o600), number).map_err(place.failed("make"))?;
-    set_named_attributes(parent, place, true)
-}
-
-/// Owner, mode and extended attributes of an open file or folder. The mode comes after the owner, whose change drops
-/// set-user-ID bits.
-fn set_attributes(file: &OwnedFd, place: &Place<'_>) -> Result<(), UnpackError> {
-    let entry = place.entry;
-    let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
-    if (entry.uid, entry.gid) != (0, 0) || entry.kind == b'5' {
-        fchown(file, Some(uid), Some(gid)).map_err(place.failed("change the owner of"))?;
-    }
-    fchmod(file, Mode::from_raw_mode(entry.mode)).map_err(place.failed("change the mode of"))?;
-    for (name, value) in &entry.xattrs {
-        fsetxattr(file, name.as_str(), value, XattrFlags::empty())
-            .map_err(place.failed("set an extended attribute of"))?;
-    }
-    Ok(())
-}
-
-/// The same by name, for what cannot be opened without side effects; times as well.
-fn set_named_attributes(parent: BorrowedFd<'_>, place: &Place<'_>, has_mode: bool) -> Result<(), UnpackError> {
-    let (entry, name) = (place.entry, place.name());
-    if (entry.uid, entry.gid) != (0, 0) {
-        let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
-        chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(place.failed("change the owner of"))?;
-    }
-    if has_mode {
-        chmodat(parent, name, Mode::from_raw_mode(entry.mode), AtFlags::empty())
-            .map_err(place.failed("change the mode of"))?;
-    }
-    let path = [format!("/proc/self/fd/{}/", parent.as_raw_fd()).as_bytes(), name.as_bytes()].concat();
-    for (attribute, value) in &entry.xattrs {
-        lsetxattr(OsStr::from_bytes(&path), attribute.as_str(), value, XattrFlags::empty())
-            .map_err(place.failed("set an extended attribute of"))?;
-    }
-    utimensat(parent, name, &times(entry.mtime), AtFlags::SYMLINK_NOFOLLOW).map_err(place.failed("set the time of"))
 }
 
 /// Modification time alone; the access time stays what it is.

@@ -1,11 +1,12 @@
 //! A layer's tar becomes a folder of an overlay (OCI image specification, "Image Layer Filesystem Changeset").
 //!
 //! ```text
-//! bytes ─> Hashed (diff id) ─> headers (ustar, GNU, PAX, sparse) ─> Layer: one folder, every path resolved beneath it
+//! calling thread:  bytes ─> Pump: chunks, hashed (diff id) ─┐ bounded channel
+//! second thread:   headers (ustar, GNU, PAX, sparse)      <─┘ ─> Layer: one folder, every path resolved beneath it
 //! ```
 //!
 //! Parents are opened with openat2(2) `RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS`, so no entry can leave the folder, whatever
-//! links it brought along; `..` is refused. Deletions become what overlay understands: `.wh.NAME` a character device 0:0,
+//! links it brought along; a `..` that would is refused. Deletions become what overlay understands: `.wh.NAME` a character device 0:0,
 //! `.wh..wh..opq` the attribute `trusted.overlay.opaque`. A later entry replaces an earlier one of its name. Folders get
 //! their times last. Nothing is synced here.
 
@@ -13,18 +14,21 @@ mod error;
 mod header;
 mod layer;
 mod sparse;
+mod stream;
 
-use std::io::{self, Read};
+use std::io::Read;
 use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use hull_oci::Digest;
-use sha2::{Digest as _, Sha256};
 
 pub use crate::compression::decompress;
 pub use error::UnpackError;
 
 use header::Headers;
 use layer::Layer;
+use stream::Source;
 
 /// What a layer may be at most. The defaults are far above any real image and stop what only wants to fill memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,12 +65,34 @@ pub struct UnpackReport {
 /// # Errors
 /// See [`UnpackError`]: it names the entry. What was written until then stays for the caller to remove.
 pub fn unpack_layer(
-    tar: impl Read,
+    mut tar: impl Read,
     into: BorrowedFd<'_>,
     options: &UnpackOptions,
 ) -> Result<UnpackReport, UnpackError> {
-    let mut headers = Headers::new(Hashed::new(tar), options);
-    let mut layer = Layer::new(into, options);
+    let has_failed = AtomicBool::new(false);
+    let (pump, source) = stream::pipe();
+    let (digest, placed) = thread::scope(|scope| {
+        let place = || {
+            let placed = place_all(source, into, options);
+            has_failed.store(placed.is_err(), Ordering::Release);
+            placed
+        };
+        let spawned = thread::Builder::new().name("unpack".to_owned()).spawn_scoped(scope, place);
+        let thread = spawned.map_err(|source| UnpackError::Folder { source })?;
+        let digest = pump.run(&mut tar, &has_failed);
+        let placed = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        Ok((digest, placed))
+    })?;
+    // A stream that broke off makes the other side fail too, with less to say.
+    let diff_id = digest.map_err(UnpackError::Read)?;
+    let (entries, bytes) = placed?;
+    Ok(UnpackReport { diff_id, bytes, entries })
+}
+
+/// Puts everything in its place; returns the number of entries and the bytes of content.
+fn place_all(source: Source, into: BorrowedFd<'_>, options: &UnpackOptions) -> Result<(u64, u64), UnpackError> {
+    let mut headers = Headers::new(source, options);
+    let mut layer = Layer::new(into, options)?;
     let mut entries = 0;
     while let Some(entry) = headers.next()? {
         entries += 1;
@@ -76,33 +102,5 @@ pub fn unpack_layer(
         layer.place(&entry, &mut headers)?;
         headers.finish_entry()?;
     }
-    let bytes = layer.finish()?;
-    Ok(UnpackReport { diff_id: headers.into_stream().finish()?, bytes, entries })
-}
-
-/// A stream whose bytes are hashed as they pass.
-struct Hashed<R> {
-    stream: R,
-    hasher: Sha256,
-}
-
-impl<R: Read> Hashed<R> {
-    fn new(stream: R) -> Self {
-        Self { stream, hasher: Sha256::new() }
-    }
-
-    /// Reads what is left and returns the digest of everything.
-    fn finish(mut self) -> Result<Digest, UnpackError> {
-        let mut rest = [0; 16 * 1024];
-        while self.read(&mut rest).map_err(UnpackError::Read)? > 0 {}
-        Ok(Digest::from_sha256(self.hasher.finalize().into()))
-    }
-}
-
-impl<R: Read> Read for Hashed<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let length = self.stream.read(buffer)?;
-        self.hasher.update(&buffer[..length]);
-        Ok(length)
-    }
+    Ok((entries, layer.finish()?))
 }
