@@ -27,12 +27,11 @@ use hull_kernel::mounts::inside;
 use hull_sys::process as sys;
 use rustix::fs::Mode;
 use rustix::io::Errno;
-use rustix::net::{SocketFlags, accept_with};
 use rustix::process::{DumpableBehavior, getpid, set_dumpable_behavior, setsid};
 
 use crate::failure::{InitFailure, Step};
 use crate::hooks::{HookKind, HookPlan};
-use crate::plan::{InitPlan, NamespacePlan, ProcessPlan, RootMount};
+use crate::plan::{InitPlan, NamespacePlan, RootMount};
 use crate::sync::{Message, Sync};
 
 use identity::Credentials;
@@ -88,12 +87,11 @@ fn become_container(mut plan: InitPlan, sync: &Sync, joiner: Option<&Joiner>) ->
     if let Some(terminal) = &terminal {
         terminal.hand_over(sync)?;
     }
-    let Some(socket) = plan.start_socket.take() else {
-        wait_for_start(sync)?;
-        return execute(plan.process, terminal, sync);
-    };
-    let caller = wait_for_caller(sync, socket, &plan.process)?;
-    execute(plan.process, terminal, &caller).map_err(|failure| fail(&caller, failure))
+    if let Some(socket) = plan.start_socket.take() {
+        return program::execute_when_called(plan.process, terminal, socket, sync);
+    }
+    wait_for_start(sync)?;
+    execute(plan.process, terminal, sync)
 }
 
 /// The hooks that belong before pivot_root(2): the parent's, then the child's own, whose paths are still the host's.
@@ -109,22 +107,6 @@ fn run_create_hooks(hooks: Option<&HookPlan>, sync: &Sync) -> Result<(), InitFai
     }
     let pid = getpid().as_raw_nonzero().get();
     hooks.run(HookKind::CreateContainer, Some(pid)).map_err(|error| InitFailure::because(Step::Hook, "", error))
-}
-
-/// Waits for another process than the creator, who will not hear of a program that cannot be executed; so that is
-/// looked at before. The conversation goes on with whoever says Start.
-fn wait_for_caller(sync: &Sync, socket: OwnedFd, process: &ProcessPlan) -> Result<Sync, InitFailure> {
-    let lost = |errno| InitFailure::new(Step::Start, "", errno);
-    program::look_for(&process.args, process.search_path())?;
-    sync.send(&Message::Ready, None).map_err(lost)?;
-    loop {
-        let caller = rustix::io::retry_on_intr(|| accept_with(&socket, SocketFlags::CLOEXEC)).map_err(lost)?;
-        let caller = Sync::from_fd(caller);
-        // A caller that goes away without the word has changed its mind.
-        if let Ok(Some((Message::Start, _))) = caller.receive() {
-            return Ok(caller);
-        }
-    }
 }
 
 /// First steps of every child: not dumpable, and in its cgroup.

@@ -15,17 +15,18 @@ use hull_sys::process::{self as sys, ExecVectors};
 use hull_sys::signals;
 use rustix::fs::{Access, FileType, Uid, access, fchown, fstat, major, minor, stat};
 use rustix::io::Errno;
+use rustix::net::{SocketFlags, accept_with};
 use rustix::process::{chdir, getcwd, getpid};
 
 use super::{Credentials, Terminal};
 use crate::failure::{InitFailure, Step};
 use crate::hooks::HookKind;
 use crate::plan::ProcessPlan;
-use crate::sync::Sync;
+use crate::sync::{Message, Sync};
 
 /// Number of the socket to the parent in the last steps.
 const SYNC_FD: RawFd = 3;
-/// Number of the program of Hull's init.
+/// Number of the program of Hull's init, or of the socket at which a created container waits.
 const INIT_FD: RawFd = 4;
 /// Numbers from here on are in nobody's way.
 const ABOVE_FIXED: RawFd = 10;
@@ -33,19 +34,74 @@ const ABOVE_FIXED: RawFd = 10;
 /// Becomes the program; returns only with what failed before the parent's descriptors were closed. What fails later
 /// is reported through [`SYNC_FD`] from here.
 pub(crate) fn execute(plan: ProcessPlan, terminal: Option<Terminal>, sync: &Sync) -> Result<Infallible, InitFailure> {
-    for (resource, soft, hard, name) in &plan.rlimits {
-        rlimits::set(*resource, *soft, *hard)
-            .map_err(|error| InitFailure::because(Step::Rlimit, name.as_str(), error))?;
-    }
+    set_limits(&plan)?;
     place_streams(&plan, terminal.as_ref())?;
     // Their descriptors are closed by number now; dropping the values would close the new owners of those numbers.
     let (plan, _terminal) = (ManuallyDrop::new(plan), ManuallyDrop::new(terminal));
     let init_program = close_inherited(plan.init_program.as_ref(), sync)?;
-    let failure = finish(&plan, init_program);
+    end(finish(&plan, init_program))
+}
+
+/// As [`execute`], once somebody has called at the listening `socket` and said Start.
+///
+/// While it waits, the process holds nothing of its creator but its own streams: whoever waits for the end of a pipe
+/// of the creator's must not wait for the container.
+pub(super) fn execute_when_called(
+    plan: ProcessPlan,
+    terminal: Option<Terminal>,
+    socket: OwnedFd,
+    sync: &Sync,
+) -> Result<Infallible, InitFailure> {
+    // The creator will not hear of a program that cannot be executed, so that is looked at before.
+    look_for(&plan.args, plan.search_path())?;
+    set_limits(&plan)?;
+    place_streams(&plan, terminal.as_ref())?;
+    let (plan, _terminal) = (ManuallyDrop::new(plan), ManuallyDrop::new(terminal));
+    let socket = ManuallyDrop::new(socket);
+    close_inherited(Some(&*socket), sync)?;
+    match wait_for_caller() {
+        Ok(()) => end(finish(&plan, None)),
+        Err(failure) => end(failure),
+    }
+}
+
+/// Tells the creator that all is ready, and puts the connection of whoever says Start in the place of its socket.
+fn wait_for_caller() -> Result<(), InitFailure> {
+    let lost = |errno| InitFailure::new(Step::Start, "", errno);
+    let own = |number| sys::inherited_fd(number).ok_or(lost(Errno::BADF));
+    let (creator, socket) = (Sync::from_fd(own(SYNC_FD)?), own(INIT_FD)?);
+    creator.send(&Message::Ready, None).map_err(lost)?;
+    drop(creator);
+    loop {
+        let caller = rustix::io::retry_on_intr(|| accept_with(&socket, SocketFlags::CLOEXEC)).map_err(lost)?;
+        let caller = Sync::from_fd(caller);
+        // A caller that goes away without the word has changed its mind.
+        if !matches!(caller.receive(), Ok(Some((Message::Start, _)))) {
+            continue;
+        }
+        let failed = |error: std::io::Error| InitFailure::because(Step::Start, "", error);
+        // From here the descriptors belong to their numbers.
+        let (caller, _socket) = (ManuallyDrop::new(caller), ManuallyDrop::new(socket));
+        sys::place_fd(caller.as_fd(), SYNC_FD).map_err(failed)?;
+        close_from(SYNC_FD + 1).map_err(failed)?;
+        return sys::cloexec_from(SYNC_FD).map_err(failed);
+    }
+}
+
+/// Reports through [`SYNC_FD`] and exits.
+fn end(failure: InitFailure) -> ! {
     match sys::inherited_fd(SYNC_FD) {
         Some(socket) => super::fail(&Sync::from_fd(socket), failure),
         None => sys::exit_now(i32::from(failure.exit_code())),
     }
+}
+
+fn set_limits(plan: &ProcessPlan) -> Result<(), InitFailure> {
+    for (resource, soft, hard, name) in &plan.rlimits {
+        rlimits::set(*resource, *soft, *hard)
+            .map_err(|error| InitFailure::because(Step::Rlimit, name.as_str(), error))?;
+    }
+    Ok(())
 }
 
 /// Identity, working directory, and the program; returns only with what failed.
@@ -73,8 +129,8 @@ fn finish(plan: &ProcessPlan, init_program: Option<RawFd>) -> InitFailure {
     }
 }
 
-/// Closes everything but the streams, the socket (moved to [`SYNC_FD`]) and the program of Hull's init, whose new
-/// number is returned.
+/// Closes everything but the streams, the socket (moved to [`SYNC_FD`]) and the program of Hull's init or the socket
+/// to be called at, whose new number is returned.
 fn close_inherited(init_program: Option<&OwnedFd>, sync: &Sync) -> Result<Option<RawFd>, InitFailure> {
     let failed = |error: std::io::Error| InitFailure::because(Step::Streams, "", error);
     // Above the final numbers first, so that placing one cannot overwrite another.
@@ -135,7 +191,7 @@ fn give_to(stream: BorrowedFd<'_>, uid: u32) {
 }
 
 /// Whether `args[0]` can be found and executed, as [`search_and_execute`] will look for it; what would fail if not.
-pub(super) fn look_for(args: &[String], search_path: &str) -> Result<(), InitFailure> {
+fn look_for(args: &[String], search_path: &str) -> Result<(), InitFailure> {
     let Some(name) = args.first() else { return Err(InitFailure::new(Step::Exec, "", Errno::NOENT)) };
     let check = |path: &str| {
         access(path, Access::EXEC_OK)?;
