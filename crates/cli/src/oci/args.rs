@@ -50,6 +50,10 @@ pub enum OciCommand {
     Delete(DeleteArgs),
     /// List containers
     List(ListArgs),
+    /// Run one more process in a container
+    Exec(ExecArgs),
+    /// Print the process ids of a container
+    Ps(PsArgs),
     /// Freeze all processes of a container
     Pause(IdArgs),
     /// Let the processes of a paused container go on
@@ -144,6 +148,64 @@ pub struct ListArgs {
     pub format: String,
 }
 
+/// `exec`.
+#[derive(Debug, Default, Args)]
+pub struct ExecArgs {
+    /// Do not wait for the end
+    #[arg(short, long)]
+    pub detach: bool,
+    /// Give it a terminal
+    #[arg(short, long)]
+    pub tty: bool,
+    /// File with the process, as in config.json
+    #[arg(short, long, value_name = "FILE")]
+    pub process: Option<PathBuf>,
+    /// Unix socket that gets the terminal
+    #[arg(long, value_name = "PATH")]
+    pub console_socket: Option<PathBuf>,
+    /// Write the process id to this file
+    #[arg(long, value_name = "FILE")]
+    pub pid_file: Option<PathBuf>,
+    /// Working directory
+    #[arg(long, value_name = "DIR")]
+    pub cwd: Option<PathBuf>,
+    /// Add a variable, NAME=value
+    #[arg(short, long, value_name = "VARIABLE")]
+    pub env: Vec<String>,
+    /// User and group, by number
+    #[arg(short, long, value_name = "UID[:GID]")]
+    pub user: Option<String>,
+    /// Add a group, by number
+    #[arg(short = 'g', long, value_name = "GID")]
+    pub additional_gids: Vec<u32>,
+    /// Add a capability
+    #[arg(short, long, value_name = "CAPABILITY")]
+    pub cap: Vec<String>,
+    /// Set no_new_privs
+    #[arg(long)]
+    pub no_new_privs: bool,
+    /// Also in a paused container
+    #[arg(long)]
+    pub ignore_paused: bool,
+    /// The container's id
+    #[arg(value_name = "ID")]
+    pub id: String,
+    /// The program and its arguments
+    #[arg(value_name = "COMMAND", trailing_var_arg = true, allow_hyphen_values = true)]
+    pub command: Vec<String>,
+}
+
+/// `ps`.
+#[derive(Debug, Args)]
+pub struct PsArgs {
+    /// json; a table comes with a later release
+    #[arg(short, long, value_name = "FORMAT", default_value = "table", value_parser = ["table", "json"])]
+    pub format: String,
+    /// The container's id
+    #[arg(value_name = "ID")]
+    pub id: String,
+}
+
 /// `spec`.
 #[derive(Debug, Args)]
 pub struct SpecArgs {
@@ -168,17 +230,27 @@ pub const LATER_CREATE: &[LaterFlag] = &[
     LaterFlag { harmless: &["0"], ..value("preserve-fds", RELEASE) },
 ];
 
+/// Flags of `exec` that are refused.
+pub const LATER_EXEC: &[LaterFlag] = &[
+    LaterFlag { harmless: &["0"], ..value("preserve-fds", RELEASE) },
+    LaterFlag { harmless: &[""], ..value("apparmor", RELEASE) },
+    LaterFlag { harmless: &[""], ..value("process-label", RELEASE) },
+    value("cgroup", RELEASE),
+    value("pidfd-socket", RELEASE),
+];
+
 /// Flags of `spec` that are refused.
 pub const LATER_SPEC: &[LaterFlag] =
     &[LaterFlag { harmless: &["false"], ..switch("rootless", "rootless comes with a later release") }];
 
 /// Commands of runc that are refused.
-pub const LATER_COMMANDS: [&str; 6] = ["checkpoint", "events", "exec", "ps", "restore", "update"];
+pub const LATER_COMMANDS: [&str; 4] = ["checkpoint", "events", "restore", "update"];
 
 /// The refused flags of a command.
 pub fn later(command: &str) -> &'static [LaterFlag] {
     match command {
         "create" | "run" => LATER_CREATE,
+        "exec" => LATER_EXEC,
         "spec" => LATER_SPEC,
         _ => &[],
     }

@@ -10,19 +10,20 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use hull_kernel::terminal;
-use hull_oci::runtime::{ConsoleSize, Spec};
+use hull_oci::runtime::{ConsoleSize, Process, Spec};
 use hull_runtime::container::{Containers, CreateRequest, New};
 use hull_runtime::plan::Streams;
 use hull_sys::signals;
 
-use super::args::{BundleArgs, OciArgs, RunBundleArgs};
+use super::args::{BundleArgs, RunBundleArgs};
 use super::foreground::{self, Foreground};
+use super::report::Log;
 use super::{remove, sockets};
 use crate::error::Failure;
 
 /// Who holds the master of the container's terminal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Holder {
+pub(super) enum Holder {
     /// There is no terminal.
     None,
     /// The receiver at `--console-socket`.
@@ -37,7 +38,7 @@ enum Holder {
 /// See [`Failure`]; nothing is left behind.
 pub fn create(containers: &Containers, arguments: &BundleArgs) -> Result<(), Failure> {
     let spec = Containers::read_spec(&arguments.bundle)?;
-    let holder = holder(&spec, arguments, false)?;
+    let holder = holder_of(&spec, arguments, false)?;
     make(containers, &spec, arguments, holder, true).map(drop)
 }
 
@@ -45,14 +46,14 @@ pub fn create(containers: &Containers, arguments: &BundleArgs) -> Result<(), Fai
 ///
 /// # Errors
 /// See [`Failure`].
-pub fn run(containers: &Containers, arguments: &RunBundleArgs, all: &OciArgs) -> Result<u8, Failure> {
+pub fn run(containers: &Containers, arguments: &RunBundleArgs, log: &Log) -> Result<u8, Failure> {
     let mut spec = Containers::read_spec(&arguments.bundle.bundle)?;
-    let holder = holder(&spec, &arguments.bundle, !arguments.detach)?;
+    let holder = holder_of(&spec, &arguments.bundle, !arguments.detach)?;
     if arguments.detach {
         return make(containers, &spec, &arguments.bundle, holder, false).map(|_| 0);
     }
-    if holder == Holder::Foreground {
-        take_window_size(&mut spec);
+    if let (Holder::Foreground, Some(process)) = (holder, &mut spec.process) {
+        take_window_size(process);
     }
     // Blocked before the process exists, so that none is lost between its birth and the first wait.
     let _blocked = signals::block(&foreground::signals());
@@ -61,16 +62,18 @@ pub fn run(containers: &Containers, arguments: &RunBundleArgs, all: &OciArgs) ->
     let master = if holder == Holder::Foreground { new.terminal } else { None };
     let code = foreground.wait(new.pid, new.pidfd.as_fd(), master.as_ref());
     if !arguments.keep {
-        remove(containers, &arguments.bundle.id, true, all)?;
+        remove(containers, &arguments.bundle.id, true, log)?;
     }
     code
 }
 
 /// A terminal and a holder for it go together.
-fn holder(spec: &Spec, arguments: &BundleArgs, foreground: bool) -> Result<Holder, Failure> {
-    let has_terminal = spec.process.as_ref().is_some_and(|process| process.terminal);
+///
+/// # Errors
+/// When one is there without the other.
+pub(super) fn holder(has_terminal: bool, socket: Option<&Path>, foreground: bool) -> Result<Holder, Failure> {
     let refused = |text: &str| Err(Failure::Arguments(text.to_owned()));
-    match (has_terminal, &arguments.console_socket, foreground) {
+    match (has_terminal, socket, foreground) {
         (false, None, _) => Ok(Holder::None),
         (true, Some(_), false) => Ok(Holder::Socket),
         (true, None, true) => Ok(Holder::Foreground),
@@ -79,6 +82,12 @@ fn holder(spec: &Spec, arguments: &BundleArgs, foreground: bool) -> Result<Holde
             refused("cannot use console socket if the runtime will not detach or allocate tty")
         }
     }
+}
+
+/// The holder of a container's terminal.
+fn holder_of(spec: &Spec, arguments: &BundleArgs, foreground: bool) -> Result<Holder, Failure> {
+    let has_terminal = spec.process.as_ref().is_some_and(|process| process.terminal);
+    holder(has_terminal, arguments.console_socket.as_deref(), foreground)
 }
 
 /// Makes the container and hands out what was asked for: pid file, terminal, pidfd.
@@ -110,7 +119,7 @@ fn make(
     Ok(new)
 }
 
-fn own_streams() -> io::Result<Streams> {
+pub(super) fn own_streams() -> io::Result<Streams> {
     let own = |fd: std::os::fd::BorrowedFd<'_>| -> io::Result<OwnedFd> { fd.try_clone_to_owned() };
     Ok(Streams {
         stdin: own(io::stdin().as_fd())?,
@@ -119,11 +128,9 @@ fn own_streams() -> io::Result<Streams> {
     })
 }
 
-/// A terminal in the foreground begins with the size of the caller's, unless the bundle has its own.
-fn take_window_size(spec: &mut Spec) {
-    if let (Some(process), Ok(size)) = (&mut spec.process, terminal::window_size(io::stdin()))
-        && process.console_size.is_none()
-    {
+/// A terminal in the foreground begins with the size of the caller's, unless the process has its own.
+pub(super) fn take_window_size(process: &mut Process) {
+    if let (None, Ok(size)) = (&process.console_size, terminal::window_size(io::stdin())) {
         process.console_size = Some(ConsoleSize { height: size.rows.into(), width: size.columns.into() });
     }
 }
@@ -142,7 +149,7 @@ fn hand_out(arguments: &BundleArgs, new: &New) -> Result<(), Failure> {
 }
 
 /// Written under another name first, so that whoever waits for the file never reads half a number.
-fn write_pid_file(path: &Path, pid: i32) -> io::Result<()> {
+pub(super) fn write_pid_file(path: &Path, pid: i32) -> io::Result<()> {
     let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
     let mut hidden = OsString::from(".");
     hidden.push(name);
@@ -154,25 +161,10 @@ fn write_pid_file(path: &Path, pid: i32) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hull_oci::runtime::Process;
-
-    fn arguments(socket: Option<&str>) -> BundleArgs {
-        BundleArgs {
-            bundle: ".".into(),
-            console_socket: socket.map(Into::into),
-            pidfd_socket: None,
-            pid_file: None,
-            no_new_keyring: false,
-            id: "box".to_owned(),
-        }
-    }
 
     #[test]
     fn a_terminal_has_exactly_one_holder() {
-        let of = |terminal, socket, foreground| {
-            let process = Some(Process { terminal, ..Process::default() });
-            holder(&Spec { process, ..Spec::default() }, &arguments(socket), foreground).ok()
-        };
+        let of = |terminal, socket: Option<&str>, foreground| holder(terminal, socket.map(Path::new), foreground).ok();
         assert_eq!(of(false, None, true), Some(Holder::None));
         assert_eq!(of(true, None, true), Some(Holder::Foreground));
         assert_eq!(of(true, Some("/s"), false), Some(Holder::Socket));

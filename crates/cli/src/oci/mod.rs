@@ -6,6 +6,7 @@
 
 pub mod args;
 mod create;
+mod exec;
 mod foreground;
 mod list;
 mod report;
@@ -21,8 +22,8 @@ use clap::{ArgMatches, FromArgMatches};
 use hull_engine::Signal;
 use hull_runtime::container::Containers;
 
-use self::args::{KillArgs, LATER_COMMANDS, OciArgs, OciCommand};
-use self::report::Gravity;
+use self::args::{KillArgs, LATER_COMMANDS, OciArgs, OciCommand, PsArgs};
+use self::report::{Gravity, Log};
 use crate::args::system::LogFormat;
 use crate::args::{Verb, later};
 use crate::commands::{Context, tell, write_stdout};
@@ -72,22 +73,11 @@ pub fn run(matches: &ArgMatches, _context: &Context) -> Result<u8, Failure> {
 }
 
 fn carry_out_and_tell(matches: &ArgMatches) -> u8 {
-    let arguments = match OciArgs::from_arg_matches(matches) {
-        Ok(arguments) => arguments,
-        Err(error) => {
-            // A command of runc that is known and refused has no place among the arguments.
-            let refused = matches.subcommand_name().filter(|name| LATER_COMMANDS.contains(name));
-            match refused {
-                Some(name) => eprintln!("{name} is not supported yet (it comes with the runtime release)"),
-                None => eprintln!("{error}"),
-            }
-            return FAILED;
-        }
-    };
-    match refuse_later(matches).and_then(|()| carry_out(&arguments)) {
+    let log = Log::of(matches);
+    match carry_out(matches, &log) {
         Ok(code) => code,
         Err(failure) => {
-            report::tell(&arguments, Gravity::Error, &report::line(&failure));
+            log.tell(Gravity::Error, &report::line(&failure));
             FAILED
         }
     }
@@ -96,21 +86,28 @@ fn carry_out_and_tell(matches: &ArgMatches) -> u8 {
 fn refuse_later(matches: &ArgMatches) -> Result<(), Failure> {
     later::refuse(matches, args::LATER)?;
     if let Some((name, inner)) = matches.subcommand() {
+        if LATER_COMMANDS.contains(&name) {
+            return Err(Failure::Arguments(format!("{name} is not supported yet (it comes with the runtime release)")));
+        }
         later::refuse(inner, args::later(name))?;
     }
     Ok(())
 }
 
-fn carry_out(arguments: &OciArgs) -> Result<u8, Failure> {
+fn carry_out(matches: &ArgMatches, log: &Log) -> Result<u8, Failure> {
+    refuse_later(matches)?;
+    let arguments = OciArgs::from_arg_matches(matches).map_err(|error| Failure::Arguments(error.to_string()))?;
     let containers = Containers::new(&arguments.root);
     match &arguments.command {
         OciCommand::Create(bundle) => create::create(&containers, bundle)?,
-        OciCommand::Run(run) => return create::run(&containers, run, arguments),
+        OciCommand::Run(run) => return create::run(&containers, run, log),
         OciCommand::Start(start) => containers.start(&start.id)?,
         OciCommand::State(state) => list::state(&containers, &state.id)?,
         OciCommand::Kill(kill) => send(&containers, kill)?,
-        OciCommand::Delete(delete) => remove(&containers, &delete.id, delete.force, arguments)?,
+        OciCommand::Delete(delete) => remove(&containers, &delete.id, delete.force, log)?,
         OciCommand::List(list) => list::list(&containers, list)?,
+        OciCommand::Exec(process) => return exec::exec(&containers, process),
+        OciCommand::Ps(ps) => processes(&containers, ps)?,
         OciCommand::Pause(pause) => containers.pause(&pause.id)?,
         OciCommand::Resume(resume) => containers.resume(&resume.id)?,
         OciCommand::Spec(spec) => spec::write(&spec.bundle)?,
@@ -132,11 +129,18 @@ fn send(containers: &Containers, arguments: &KillArgs) -> Result<(), Failure> {
 }
 
 /// Removes a container and tells of poststop hooks that failed.
-fn remove(containers: &Containers, id: &str, force: bool, arguments: &OciArgs) -> Result<(), Failure> {
+fn remove(containers: &Containers, id: &str, force: bool, log: &Log) -> Result<(), Failure> {
     for error in containers.delete(id, force)? {
-        report::tell(arguments, Gravity::Warning, &error.to_string());
+        log.tell(Gravity::Warning, &error.to_string());
     }
     Ok(())
+}
+
+fn processes(containers: &Containers, arguments: &PsArgs) -> Result<(), Failure> {
+    if arguments.format != "json" {
+        return Err(Failure::Arguments("ps is supported with --format json only".to_owned()));
+    }
+    write_stdout((serde_json::to_string(&containers.processes(&arguments.id)?)? + "\n").as_bytes())
 }
 
 fn features() -> Result<(), Failure> {

@@ -7,11 +7,11 @@
 use std::error::Error;
 use std::fs::OpenOptions;
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use clap::ArgMatches;
 use hull_runtime::container::ContainerError;
 
-use super::args::OciArgs;
 use crate::error::Failure;
 
 /// How grave a message is.
@@ -58,13 +58,30 @@ fn words(cause: &(dyn Error + 'static)) -> String {
     }
 }
 
-/// Writes a message to stderr and, with `--log`, into the log.
-pub fn tell(arguments: &OciArgs, gravity: Gravity, text: &str) {
-    eprintln!("{text}");
-    let Some(path) = &arguments.log else { return };
-    let now = jiff::Timestamp::now();
-    if let Err(error) = append(path, &log_line(&arguments.log_format, gravity, text, now)) {
-        eprintln!("cannot write to the log {}: {error}", path.display());
+/// The file that the caller reads failures from.
+#[derive(Debug, Clone)]
+pub struct Log {
+    path: Option<PathBuf>,
+    format: String,
+}
+
+impl Log {
+    /// From the flags before the command, whatever that is.
+    pub fn of(matches: &ArgMatches) -> Log {
+        Log {
+            path: matches.get_one::<PathBuf>("log").cloned(),
+            format: matches.get_one::<String>("log_format").cloned().unwrap_or_default(),
+        }
+    }
+
+    /// Writes a message to stderr and, with `--log`, into the log.
+    pub fn tell(&self, gravity: Gravity, text: &str) {
+        eprintln!("{text}");
+        let Some(path) = &self.path else { return };
+        let now = jiff::Timestamp::now();
+        if let Err(error) = append(path, &log_line(&self.format, gravity, text, now)) {
+            eprintln!("cannot write to the log {}: {error}", path.display());
+        }
     }
 }
 

@@ -33,6 +33,9 @@ fn what_engines_write_is_understood() {
         "delete box",
         "list -q",
         "list --format=json",
+        "exec --process /b/process.json --detach --pid-file /b/p --console-socket /s box",
+        "exec -t -e A=1 -e B=2 -u 1:1 -c CAP_CHOWN --cwd / box sh -c x",
+        "ps --format json box",
         "pause box",
         "resume box",
         "spec --bundle /b",
@@ -61,6 +64,7 @@ fn what_is_not_done_is_refused_by_name() {
         ("create --no-pivot box", "--no-pivot"),
         ("run --preserve-fds 2 box", "--preserve-fds"),
         ("spec --rootless", "--rootless"),
+        ("exec --cgroup /x box true", "--cgroup"),
     ] {
         let error = parse(line).unwrap_err();
         assert!(error.contains(name) && error.contains("is not supported yet"), "{line}: {error}");
@@ -85,4 +89,13 @@ fn the_version_has_the_lines_that_engines_read() {
     let text = error.to_string();
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(lines, [&format!("runc version {}", env!("CARGO_PKG_VERSION")), "spec: 1.3.0"]);
+}
+
+#[test]
+fn what_follows_the_id_of_an_exec_is_its_command() {
+    let OciCommand::Exec(exec) = parse("exec -e A=1 -e B=2 -d box ls -d --force").unwrap().command else {
+        panic!("not an exec")
+    };
+    assert_eq!(exec.env, ["A=1", "B=2"]);
+    assert_eq!(exec.command, ["ls", "-d", "--force"]);
 }

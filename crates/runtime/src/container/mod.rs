@@ -3,6 +3,7 @@
 //! ```text
 //! <root>/<id>/            made by create, removed by delete
 //!   state.json            pid, its start time, bundle, cgroup; written once, when the process waits
+//!   exec.json             the process and filter that later ones start from
 //!   start.sock            what the process waits at; removed by start, so its presence means "created"
 //! ```
 //!
@@ -10,7 +11,10 @@
 //! not, the freezer says paused. Nothing supervises; the caller of create (or its reaper) waits for the process.
 
 mod door;
+mod exec;
 mod record;
+
+pub use exec::ExecRequest;
 
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -48,6 +52,12 @@ pub enum ContainerError {
     /// pause of what does not run.
     #[error("container not running or created")]
     CannotPause,
+    /// exec in what has ended.
+    #[error("cannot exec in a stopped container")]
+    ExecStopped,
+    /// exec in what is frozen.
+    #[error("cannot exec in a paused container (use --ignore-paused to override)")]
+    ExecPaused,
     /// resume of what is not paused.
     #[error("container not paused")]
     NotPaused,
@@ -231,6 +241,18 @@ impl Containers {
         run_poststart(id, &record)
     }
 
+    /// Process ids of all processes of a container, as its caller sees them.
+    ///
+    /// # Errors
+    /// [`ContainerError::Missing`], and what cannot be read.
+    pub fn processes(&self, id: &str) -> Result<Vec<i32>, ContainerError> {
+        let record = Record::read(&self.folder(id)?)?;
+        match record.cgroup()? {
+            Some(cgroup) => Ok(cgroup.processes()?.iter().map(|pid| pid.as_raw_nonzero().get()).collect()),
+            None => Ok(Vec::new()),
+        }
+    }
+
     /// Sends a signal to the container's first process, or with `all` to every process of its cgroup.
     ///
     /// # Errors
@@ -354,7 +376,7 @@ fn create_in(folder: &Path, spec: &Spec, request: CreateRequest<'_>) -> Result<N
     let created = create(plan)?;
     record.pid = created.pid;
     record.start_time = start_time(created.pid).unwrap_or_default();
-    if let Err(error) = record.write(folder) {
+    if let Err(error) = exec::Template::of(spec).write(folder).and_then(|()| record.write(folder)) {
         created.abandon();
         return Err(error);
     }

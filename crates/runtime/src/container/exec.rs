@@ -1,0 +1,93 @@
+//! One more process in a container of the command line.
+//!
+//! What it starts from, the container's own process and filter, was written down at create: changes of config.json
+//! after that have no effect (runtime.md, "Lifecycle").
+
+use std::fs;
+use std::path::Path;
+
+use hull_oci::runtime::{LinuxSeccomp, Process, Spec, Status};
+use serde::{Deserialize, Serialize};
+
+use super::record::Record;
+use super::{ContainerError, Containers, status};
+use crate::create::Created;
+use crate::exec::{ExecOptions, create, plan};
+use crate::plan::Streams;
+
+const TEMPLATE_FILE: &str = "exec.json";
+
+/// What exec.json holds.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct Template {
+    process: Process,
+    seccomp: Option<LinuxSeccomp>,
+}
+
+impl Template {
+    /// Of the container that is being created.
+    pub fn of(spec: &Spec) -> Template {
+        Template {
+            process: spec.process.clone().unwrap_or_default(),
+            seccomp: spec.linux.as_ref().and_then(|linux| linux.seccomp.clone()),
+        }
+    }
+
+    /// Writes it into the container's folder.
+    pub fn write(&self, folder: &Path) -> Result<(), ContainerError> {
+        let path = folder.join(TEMPLATE_FILE);
+        let text = serde_json::to_vec(self).map_err(|source| ContainerError::Json { path: path.clone(), source })?;
+        fs::write(&path, text).map_err(ContainerError::file("write", &path))
+    }
+
+    fn read(folder: &Path) -> Result<Template, ContainerError> {
+        let path = folder.join(TEMPLATE_FILE);
+        let text = fs::read(&path).map_err(ContainerError::file("read", &path))?;
+        serde_json::from_slice(&text).map_err(|source| ContainerError::Json { path, source })
+    }
+}
+
+/// A process to be added.
+#[derive(Debug)]
+pub struct ExecRequest<'a> {
+    /// The container.
+    pub id: &'a str,
+    /// What it runs.
+    pub process: &'a Process,
+    /// Standard streams; absent with a terminal.
+    pub streams: Option<Streams>,
+    /// Also when the container is paused; the process then waits for its resume.
+    pub ignore_paused: bool,
+}
+
+impl Containers {
+    /// The process that the container was created with, from which others are derived.
+    ///
+    /// # Errors
+    /// [`ContainerError::Missing`], and what cannot be read.
+    pub fn process(&self, id: &str) -> Result<Process, ContainerError> {
+        let folder = self.folder(id)?;
+        Record::read(&folder)?;
+        Ok(Template::read(&folder)?.process)
+    }
+
+    /// Makes one more process, which stops before its program; [`Created::start`] executes it.
+    ///
+    /// The caller must have one thread; its children are in the container's pid namespace from here on.
+    ///
+    /// # Errors
+    /// [`ContainerError::ExecStopped`], [`ContainerError::ExecPaused`], and what kept the process from being made.
+    pub fn exec(&self, request: ExecRequest<'_>) -> Result<Created, ContainerError> {
+        let folder = self.folder(request.id)?;
+        let record = Record::read(&folder)?;
+        match status(&folder, &record)? {
+            Status::Stopped => return Err(ContainerError::ExecStopped),
+            Status::Paused if !request.ignore_paused => return Err(ContainerError::ExecPaused),
+            _ => {}
+        }
+        let template = Template::read(&folder)?;
+        let options =
+            ExecOptions { pid: record.pid, cgroup: record.cgroup()?, streams: request.streams, sibling: false };
+        Ok(create(plan(request.process, template.seccomp.as_ref(), options)?)?)
+    }
+}
