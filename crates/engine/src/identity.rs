@@ -108,6 +108,8 @@ fn resolve(passwd: &str, group: &str, user: &str, group_add: &[String]) -> Resul
     } else {
         find_group(group, group_part)?
     };
+    // The primary group as well: a set-group-id program must not lose what a file denies to that group.
+    additional.insert(gid);
     for wanted in group_add {
         additional.insert(find_group(group, wanted)?);
     }
@@ -194,15 +196,15 @@ mod tests {
 
     #[test]
     fn names_numbers_and_groups() {
-        assert_eq!(found("", &[]), identity(0, 0, &[4, 29], "/root"));
-        assert_eq!(found("web", &[]), identity(33, 34, &[4, 29], "/var/www"));
-        assert_eq!(found("33", &["audio", "77"]), identity(33, 34, &[4, 29, 77], "/var/www"));
-        assert_eq!(found("web:adm", &[]), identity(33, 4, &[], "/var/www"));
-        assert_eq!(found("web:1234", &["adm"]), identity(33, 1234, &[4], "/var/www"));
-        assert_eq!(found("4321", &[]), identity(4321, 0, &[], "/"));
-        assert_eq!(found(":adm", &[]), identity(0, 4, &[], "/root"));
-        assert_eq!(found("nohome", &[]), identity(5, 5, &[], "/"));
-        assert_eq!(found("short", &[]), identity(6, 6, &[], "/"));
+        assert_eq!(found("", &[]), identity(0, 0, &[0, 4, 29], "/root"));
+        assert_eq!(found("web", &[]), identity(33, 34, &[4, 29, 34], "/var/www"));
+        assert_eq!(found("33", &["audio", "77"]), identity(33, 34, &[4, 29, 34, 77], "/var/www"));
+        assert_eq!(found("web:adm", &[]), identity(33, 4, &[4], "/var/www"));
+        assert_eq!(found("web:1234", &["adm"]), identity(33, 1234, &[4, 1234], "/var/www"));
+        assert_eq!(found("4321", &[]), identity(4321, 0, &[0], "/"));
+        assert_eq!(found(":adm", &[]), identity(0, 4, &[4], "/root"));
+        assert_eq!(found("nohome", &[]), identity(5, 5, &[5], "/"));
+        assert_eq!(found("short", &[]), identity(6, 6, &[6], "/"));
     }
 
     #[test]

@@ -21,10 +21,10 @@ use hull_image::{
 };
 use hull_oci::{Digest, Platform, Reference};
 use hull_snapshot::{Finished, Overlay, Prepared, SnapshotId, Snapshotter};
+use hull_supervisor::record::LiveState;
 
 use crate::engine::Engine;
 use crate::error::EngineError;
-use crate::id::ContainerId;
 use crate::request::PullPolicy;
 
 /// How many layers are unpacked at once when their blobs are all here.
@@ -286,8 +286,10 @@ impl Engine {
     /// # Errors
     /// Docker's refusals, and what could not be removed.
     pub fn remove_image(&self, name: &str, force: bool) -> Result<Removed, EngineError> {
+        // Asked inside of the database's transaction, so the answer comes from the state folder alone.
         let is_running = |id: &str| {
-            ContainerId::parse(id).and_then(|id| self.state(&id).ok()).is_some_and(|state| state.is_running())
+            let live = LiveState::read(&self.roots().runtime_state(id));
+            live.is_ok_and(|state| state.is_some_and(|state| state.is_running()))
         };
         let removed = self.image_store().remove(name, &Removal { force, is_running: &is_running })?;
         self.remove_unused_layers(&removed.unused_layers)?;

@@ -1,6 +1,6 @@
 //! `hull start`: begins containers that do not run, or one of them in the foreground.
 
-use hull_engine::{ContainerRecord, Engine};
+use hull_engine::{ContainerRecord, Engine, EngineError};
 
 use super::foreground::{self, Streams, detach_keys};
 use super::{Context, attach, each, write_stdout};
@@ -15,7 +15,11 @@ pub fn run(arguments: StartArgs, context: &Context) -> Result<u8, Failure> {
     let engine = context.engine()?;
     if !arguments.attach && !arguments.interactive {
         return each(&arguments.containers, context, |name| {
-            engine.start(name)?;
+            match engine.start(name) {
+                // Docker's manner: what runs already is started.
+                Err(EngineError::AlreadyStarted { .. }) => {}
+                result => result?,
+            }
             write_stdout(format!("{name}\n").as_bytes())
         });
     }

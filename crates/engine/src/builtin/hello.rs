@@ -61,8 +61,9 @@ impl World {
     fn report(&self) -> String {
         let mut text = String::from("Hello from Hull! This is how a process in this container sees its world.\n\n");
         let ids = |name| self.field(name).split_whitespace().next().unwrap_or("?").to_owned();
-        let groups = self.field("Groups");
-        let groups = if groups.is_empty() { "none" } else { groups };
+        let others = self.field("Groups").split_whitespace().filter(|group| *group != ids("Gid"));
+        let groups = Some(others.collect::<Vec<_>>().join(" ")).filter(|groups| !groups.is_empty());
+        let groups = groups.as_deref().unwrap_or("none");
         let process = format!(
             "PID {}, parent {}, user {}, group {}, other groups {groups}",
             ids("Pid"),
