@@ -206,7 +206,9 @@ fn a_client_that_leaves_closes_a_once_only_stdin_and_leaves_another_open() {
 
 #[test]
 fn a_terminal_echoes_has_a_size_and_ends_with_its_process() {
-    let (bed, mut client) = start_with_client("client,tty,stdin,wait", "stty size; read line; echo \"got $line\"");
+    // The size and the program come on two ways; the program waits until it sees the size.
+    let script = "until stty size | grep -q '^33'; do :; done; stty size; read line; echo \"got $line\"";
+    let (bed, mut client) = start_with_client("client,tty,stdin,wait", script);
     client.resize(33, 101).unwrap();
     bed.touch("go");
     client.started().unwrap();
