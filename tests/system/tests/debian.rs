@@ -53,7 +53,7 @@ fn debian_from_a_registry_is_the_debian_of_the_archives() {
     let mut hull = Hull::new();
     let registry = Registry::start(&hull, &scripts);
     let name = format!("{}/debian:latest", registry.address);
-    let source = format!("docker-archive:{}", image("debian.docker.tar").display());
+    let source = format!("oci-archive:{}", image("debian.oci.tar").display());
     skopeo(&scripts, &["copy", "--quiet", "--dest-tls-verify=false", &source, &format!("docker://{name}")]);
     hull.ok(&["pull", "-q", &name]);
     let script = ". /etc/os-release; echo $ID; dpkg --version | head -n 1 | cut -c 1-6; cat /proc/self/cgroup | wc -l";
