@@ -5,11 +5,12 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use hull_kernel::mounts::{self, MountError};
+use hull_kernel::mounts::MountError;
 use hull_oci::runtime::LinuxDevice;
-use rustix::fs::{CWD, FileType, fstat, major, makedev, minor};
+use rustix::fs::{FileType, fstat, major, makedev, minor};
 use rustix::io::Errno;
 
+use super::mounts::open_source;
 use super::{NamespacePlan, PlanError};
 
 /// One node to make.
@@ -100,8 +101,7 @@ fn one(index: usize, device: &LinuxDevice) -> Result<DevicePlan, PlanError> {
 }
 
 fn open_device(path: &Path) -> Result<OwnedFd, PlanError> {
-    mounts::clone_tree(CWD, path, false)
-        .map_err(|source| PlanError::MountSource { destination: path.to_path_buf(), source })
+    open_source(path, path, false)
 }
 
 /// A detached clone of the host's /dev/null, checked to be character device 1:3, so that no other file can stand in

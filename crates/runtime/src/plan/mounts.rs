@@ -249,7 +249,11 @@ fn tree(
         return Err(PlanError::invalid(format!("{field}.options"), format!("unknown bind option {:?}", option.key)));
     }
     let recursive = options.bind.unwrap_or(true);
-    let tree = open_source(&bundle.join(source), destination, recursive)?;
+    let path = bundle.join(source);
+    let tree = match options.propagation {
+        Some((Propagation::Shared, _)) => open_shared(&path, destination, recursive)?,
+        _ => open_source(&path, destination, recursive)?,
+    };
     let failed = |source| PlanError::MountSource { destination: destination.to_path_buf(), source };
     if options.tree != MountAttributes::default() {
         mounts::set_attributes(tree.as_fd(), true, &options.tree, "bind mount tree").map_err(failed)?;
@@ -260,9 +264,20 @@ fn tree(
     Ok(MountAction::Tree(Some(tree)))
 }
 
-/// Clones the host's tree at `path`; `destination` names the mount in errors. A path below `/proc/PID/root` is that
-/// process' own: it is cloned in its mount namespace.
+/// Clones the host's tree at `path`; `destination` names the mount in errors. The clone receives what the host mounts
+/// below it later and gives nothing back: on most machines everything is shared, and a mount that the container made
+/// on a shared clone would appear on the host.
 pub(super) fn open_source(path: &Path, destination: &Path, recursive: bool) -> Result<OwnedFd, PlanError> {
+    let tree = open_shared(path, destination, recursive)?;
+    let receiving = MountAttributes { propagation: Propagation::Slave as u64, ..MountAttributes::default() };
+    mounts::set_attributes(tree.as_fd(), true, &receiving, "the clone of a mount")
+        .map_err(|source| PlanError::MountSource { destination: destination.to_path_buf(), source })?;
+    Ok(tree)
+}
+
+/// The clone that still exchanges mounts with the host. A path below `/proc/PID/root` is that process' own: it is
+/// cloned in its mount namespace.
+fn open_shared(path: &Path, destination: &Path, recursive: bool) -> Result<OwnedFd, PlanError> {
     let tree = match of_process(path) {
         Some((pid, inside)) => mounts::foreign::clone_tree_of_process(pid, &inside, recursive),
         None => mounts::clone_tree(CWD, path, recursive),

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use hull_kernel::capabilities::{Capabilities, ProcessCapabilities};
-use hull_kernel::mounts::{self, MOUNT_ATTR_RDONLY, MountAttributes};
+use hull_kernel::mounts::{self, MOUNT_ATTR_RDONLY, MountAttributes, Propagation};
 use hull_kernel::rlimits;
 use hull_kernel::seccomp::Program;
 use hull_oci::runtime::{LinuxCapabilities, LinuxSeccomp, Process};
@@ -98,7 +98,11 @@ fn own_program() -> Result<OwnedFd, PlanError> {
     let path = Path::new("/proc/self/exe");
     let failed = |source| PlanError::MountSource { destination: path.to_path_buf(), source };
     let program = mounts::clone_tree(CWD, path, false).map_err(failed)?;
-    let attributes = MountAttributes { set: MOUNT_ATTR_RDONLY, ..MountAttributes::default() };
+    let attributes = MountAttributes {
+        set: MOUNT_ATTR_RDONLY,
+        propagation: Propagation::Private as u64,
+        ..MountAttributes::default()
+    };
     mounts::set_attributes(program.as_fd(), false, &attributes, "/proc/self/exe").map_err(failed)?;
     Ok(program)
 }
