@@ -112,6 +112,8 @@ impl Snapshotter for Overlay<'_> {
     }
 
     fn abandon(&self, prepared: Prepared) -> Result<(), SnapshotError> {
+        // The folder first: on a full disk the database has no room for its change until the files are gone.
+        remove_folder(&self.folder(&prepared.id))?;
         self.remove(&prepared.id)
     }
 
