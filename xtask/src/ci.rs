@@ -156,7 +156,7 @@ fn system(log: &Path, filter: &[String]) -> Result<()> {
     let mut env = test_environment(&workspace::hull()?, &files, &images::folder()?, "host");
     env.insert("HULL_PEERS".into(), peers.scripts().display().to_string());
     env.insert("RUST_BACKTRACE".into(), "1".into());
-    let own = std::env::current_exe()?;
+    let own = workspace::own_program();
     let words = [own.as_path(), Path::new("inside"), Path::new("tests"), &tests].map(|path| path.display().to_string());
     let argv = words.into_iter().chain(filter.iter().cloned()).collect();
     contain("system", argv, env, Some(files), log)

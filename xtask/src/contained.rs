@@ -68,6 +68,7 @@ struct Plan {
     outer_mount_namespace: PathBuf,
     stage: PathBuf,
     busybox: PathBuf,
+    own_program: PathBuf,
     writable: Vec<PathBuf>,
     argv: Vec<String>,
     env: BTreeMap<String, String>,
@@ -90,6 +91,7 @@ pub fn run(request: &Request) -> Result<Outcome> {
         outer_mount_namespace: fs::read_link("/proc/self/ns/mnt")?,
         stage: stage.clone(),
         busybox,
+        own_program: workspace::own_program(),
         writable: request.writable.clone(),
         argv: request.argv.clone(),
         env: request.env.clone(),
@@ -108,7 +110,7 @@ pub fn run(request: &Request) -> Result<Outcome> {
 
 fn start(plan: &Plan, file: &Path, request: &Request) -> Result<ExitStatus> {
     fs::write(file, serde_json::to_string(plan)?)?;
-    let mut command = Command::new(std::env::current_exe()?);
+    let mut command = Command::new(&plan.own_program);
     command.args(["inside", "join"]).arg(file);
     let status = match &request.log {
         Some(log) => program::logged(&mut command, log, request.limit),
@@ -126,7 +128,7 @@ pub fn join(file: &Path) -> Result<()> {
     }
     let error = Command::new("unshare")
         .args(["--mount", "--net", "--cgroup", "--propagation", "private", "--"])
-        .arg(std::env::current_exe()?)
+        .arg(&plan.own_program)
         .args(["inside", "run"])
         .arg(file)
         .exec();

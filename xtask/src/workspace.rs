@@ -28,6 +28,11 @@ pub fn cargo() -> Command {
     command
 }
 
+/// This program, by a name that stays good when a build replaces its file: for as long as this process lives.
+pub fn own_program() -> PathBuf {
+    PathBuf::from(format!("/proc/{}/exe", std::process::id()))
+}
+
 /// One line of `cargo --message-format json`, of the fields used here.
 #[derive(Deserialize)]
 struct Message {

@@ -127,7 +127,7 @@ fn hull(glibc: bool) -> Result<PathBuf> {
 }
 
 fn contain(plan: &Path, dir: &Path) -> Result<()> {
-    let own = std::env::current_exe()?;
+    let own = workspace::own_program();
     let argv = [own.as_path(), Path::new("inside"), Path::new("bench"), plan];
     let outcome = contained::run(&Request {
         name: "bench".into(),

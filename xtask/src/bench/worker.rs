@@ -16,7 +16,7 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use serde::{Deserialize, Serialize};
 
 use crate::cgroups::{self, Hierarchy};
-use crate::contained;
+use crate::{contained, workspace};
 
 /// A program to start.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -43,7 +43,7 @@ pub struct Worker {
 impl Worker {
     /// A worker that sees what this process sees.
     pub fn plain() -> Result<Worker> {
-        let mut command = Command::new(std::env::current_exe()?);
+        let mut command = Command::new(workspace::own_program());
         command.args(["inside", "worker"]);
         Worker::start(command)
     }
@@ -55,7 +55,7 @@ impl Worker {
         let plan = stage.with_extension("json");
         std::fs::write(&plan, serde_json::to_string(&(v1, stage))?)?;
         let mut command = Command::new("unshare");
-        command.args(["--mount", "--propagation", "private", "--"]).arg(std::env::current_exe()?);
+        command.args(["--mount", "--propagation", "private", "--"]).arg(workspace::own_program());
         command.args(["inside", "worker"]).arg(plan);
         Worker::start(command)
     }

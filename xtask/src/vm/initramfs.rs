@@ -82,7 +82,7 @@ pub fn write(kernel: &Kernel, payload: &Payload, nonce: &str) -> Result<PathBuf>
     let mut out = BufWriter::new(File::create(&path)?);
     std::io::copy(&mut File::open(base)?, &mut out)?;
     let mut archive = Archive::new(out);
-    let xtask = (std::env::current_exe()?, "/bin/xtask".to_string());
+    let xtask = (workspace::own_program(), "/bin/xtask".to_string());
     for (source, place) in payload.files.iter().chain([&xtask]) {
         archive.file(place, 0o755, &stripped(source, &folder)?)?;
     }
