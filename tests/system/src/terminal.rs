@@ -24,6 +24,7 @@ pub struct Terminal {
     program: Child,
     output: Receiver<Vec<u8>>,
     read: String,
+    first: String,
 }
 
 impl Terminal {
@@ -42,6 +43,7 @@ impl Terminal {
         let master = File::from(master);
         let mut reader = master.try_clone().expect("one more descriptor");
         resize(&master, 24, 80);
+        let first = settings(&other);
         let program = command.spawn().expect("setsid");
         let (sender, output) = mpsc::channel();
         thread::spawn(move || {
@@ -52,7 +54,7 @@ impl Terminal {
                 }
             }
         });
-        Terminal { master, other, program, output, read: String::new() }
+        Terminal { master, other, program, output, read: String::new(), first }
     }
 
     /// Types.
@@ -80,17 +82,17 @@ impl Terminal {
 
     /// The terminal's settings, as far as programs change them.
     pub fn settings(&self) -> String {
-        let all = self.termios();
-        format!("{:?} {:?} {:?} {:?}", all.input_modes, all.output_modes, all.control_modes, all.local_modes)
+        settings(&self.other)
+    }
+
+    /// The settings before the program was started.
+    pub fn first_settings(&self) -> &str {
+        &self.first
     }
 
     /// Whether it hands over every key as it is, without echo.
     pub fn is_raw(&self) -> bool {
-        !self.termios().local_modes.intersects(LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG)
-    }
-
-    fn termios(&self) -> Termios {
-        tcgetattr(&self.other).expect("the terminal's settings")
+        !termios(&self.other).local_modes.intersects(LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG)
     }
 
     /// The program's process id.
@@ -114,6 +116,15 @@ impl Drop for Terminal {
             self.program.wait().ok();
         }
     }
+}
+
+fn termios(end: &OwnedFd) -> Termios {
+    tcgetattr(end).expect("the terminal's settings")
+}
+
+fn settings(end: &OwnedFd) -> String {
+    let all = termios(end);
+    format!("{:?} {:?} {:?} {:?}", all.input_modes, all.output_modes, all.control_modes, all.local_modes)
 }
 
 fn resize(master: &File, rows: u16, columns: u16) {

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 use system_tests::archive::busybox_layer;
-use system_tests::{Hull, Run, wait_for};
+use system_tests::{Hull, Run, is_vm, peers, wait_for};
 
 #[test]
 fn two_hulls_do_not_know_each_other() {
@@ -110,6 +110,26 @@ fn as_runc_it_creates_starts_kills_and_deletes() {
     wait_for("its end", || (bundle.status(&id) == "stopped").then_some(()));
     bundle.run(&["delete", &id]).expect(0);
     bundle.run(&["state", &id]).expect(1);
+}
+
+/// Only where the peers are: Debian's runc in place of the built-in runtime.
+#[test]
+fn another_runtime_runs_a_container() {
+    let Some(scripts) = peers() else {
+        assert!(is_vm(), "HULL_PEERS is not set: run this through cargo xtask test system");
+        return;
+    };
+    let hull = Hull::with_busybox();
+    let runc = scripts.join("runc").display().to_string();
+    assert!(fs::exists(&runc).expect("looking"), "no {runc}");
+    let flags = ["--runtime", &runc, "-e", "ONE=1", "-m", "64m"];
+    hull.sh(&flags, "exit 7").expect(7);
+    assert_eq!(hull.inside(&flags, "echo $$ $ONE"), "1 1");
+    let id = hull.background(&flags, "trap 'exit 4' TERM; echo ready; while :; do sleep 0.02; done");
+    hull.logged(&id, "ready");
+    assert_eq!(hull.ok(&["exec", &id, "echo", "inside"]), "inside");
+    hull.ok(&["stop", &id]);
+    assert_eq!(hull.ok(&["wait", &id]), "4");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Terminals: raw mode and its way back, sizes, detaching, and what the container sees of its terminal.
 
+use rustix::process::{Pid, Signal, kill_process};
 use system_tests::terminal::Terminal;
 use system_tests::{Hull, wait_for};
 
@@ -7,7 +8,7 @@ use system_tests::{Hull, wait_for};
 fn a_terminal_is_a_real_one_and_is_given_back_fallback() {
     let hull = Hull::with_busybox();
     let mut terminal = Terminal::start(&hull, &["run", "--rm", "-it", "busybox", "sh"]);
-    let before = terminal.settings();
+    let before = terminal.first_settings().to_owned();
     terminal.shown("# ");
     assert!(terminal.is_raw());
     terminal.type_in("tty; test -t 0 -a -t 1 -a -t 2 && echo yes$((1+1)); ls /dev/console; echo $TERM; stty size\n");
@@ -58,7 +59,7 @@ fn keys_reach_the_container_and_not_the_command() {
 fn detaching_leaves_the_container_running() {
     let hull = Hull::with_busybox();
     let mut terminal = Terminal::start(&hull, &["run", "-it", "--name", "box", "busybox", "sh"]);
-    let before = terminal.settings();
+    let before = terminal.first_settings().to_owned();
     terminal.shown("# ");
     terminal.type_in("echo first$((1+1))\n");
     terminal.shown("first2");
@@ -96,7 +97,7 @@ fn exec_has_a_terminal_of_its_own() {
     let hull = Hull::with_busybox();
     let id = hull.background(&[], "exec sleep 1000");
     let mut terminal = Terminal::start(&hull, &["exec", "-it", &id, "sh"]);
-    let before = terminal.settings();
+    let before = terminal.first_settings().to_owned();
     terminal.shown("# ");
     terminal.type_in("tty; stty size; exit 6\n");
     terminal.shown("/dev/pts/0\r\n24 80");
@@ -122,6 +123,23 @@ fn the_terminal_is_given_back_when_the_container_is_removed_or_not_started() {
     assert_eq!(terminal.code(), 127);
     terminal.shown("nosuch");
     assert!(!terminal.is_raw());
+}
+
+#[test]
+fn the_terminal_is_given_back_when_a_signal_ends_the_command() {
+    let hull = Hull::with_busybox();
+    let words = ["run", "-it", "--sig-proxy=false", "--name", "box", "busybox", "cat"];
+    for signal in [Signal::TERM, Signal::HUP, Signal::INT, Signal::QUIT] {
+        let mut terminal = Terminal::start(&hull, &words);
+        let before = terminal.first_settings().to_owned();
+        wait_for("raw mode", || terminal.is_raw().then_some(()));
+        let pid = Pid::from_raw(terminal.pid()).expect("a process id");
+        kill_process(pid, signal).expect("a signal");
+        assert_eq!(terminal.code(), 128 + signal.as_raw());
+        assert_eq!(terminal.settings(), before);
+        assert_eq!(hull.status("box"), "running");
+        hull.ok(&["rm", "-f", "box"]);
+    }
 }
 
 #[test]

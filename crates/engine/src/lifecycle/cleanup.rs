@@ -42,8 +42,9 @@ impl Engine {
         let cgroup = Layout::detect()?.cgroup(&self.cgroup_path(id))?;
         if cgroup.exists() {
             cgroup.kill_all()?;
-            cgroup.remove_with_parent()?;
         }
+        // Another runtime has removed the container's own cgroup already, and knows nothing of the instance's.
+        cgroup.remove_with_parent()?;
         let state = self.roots().runtime_state(id.as_str());
         match fs::remove_dir_all(&state) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
