@@ -83,7 +83,7 @@ impl Registry {
     fn speak(&self, mut stream: TcpStream) -> Option<()> {
         let mut lines = BufReader::new(stream.try_clone().ok()?).lines();
         let request = lines.next()?.ok()?;
-        while lines.next()?.ok()? != "" {}
+        while !lines.next()?.ok()?.is_empty() {}
         let mut words = request.split(' ');
         let (verb, path) = (words.next()?, words.next()?);
         let answer = match self.answers.get(path) {

@@ -127,9 +127,11 @@ fn paths_are_read_only() {
             assert!(run.code != 0 && run.stderr.contains("Read-only file system"), "{path}: {run:#?}");
         }
     }
-    let run = hull.sh(&[], "mkdir /sys/fs/cgroup/x $(ls -d /sys/fs/cgroup/*/ | sed s/$/x/)");
-    assert!(run.code != 0 && !run.stderr.contains("Permission"), "{run:#?}");
-    assert_eq!(run.stderr.matches("Read-only").count(), run.stderr.lines().count(), "{run:#?}");
+    let run = hull
+        .sh(&[], "find /sys/fs/cgroup -maxdepth 1 -type d -exec mkdir {}/x ';'; test ! -e /sys/fs/cgroup/x")
+        .expect(0);
+    assert!(run.stderr.lines().count() > 0, "{run:#?}");
+    assert!(run.stderr.lines().all(|line| line.contains("Read-only file system")), "{run:#?}");
 }
 
 #[test]
@@ -137,12 +139,10 @@ fn dev_has_the_standard_nodes_and_no_other() {
     let hull = Hull::with_busybox();
     let listed = hull.inside(&[], "ls -A /dev | sort");
     let standard = [
-        "core", "fd", "full", "mqueue", "null", "ptmx", "pts", "random", "shm", "stderr", "stdin", "stdout", "tty",
-        "urandom", "zero",
+        "fd", "full", "mqueue", "null", "ptmx", "pts", "random", "shm", "stderr", "stdin", "stdout", "tty", "urandom",
+        "zero",
     ];
-    // /dev/core is a link to /proc/kcore, where the kernel has that.
-    let has_core = fs::exists("/proc/kcore").expect("looking");
-    assert_eq!(listed.lines().collect::<Vec<_>>(), standard[usize::from(!has_core)..]);
+    assert_eq!(listed.lines().collect::<Vec<_>>(), standard);
     let numbers = hull.inside(&[], "cd /dev; stat -c '%n %t:%T %a' full null random tty urandom zero");
     let expected = ["full 1:7 666", "null 1:3 666", "random 1:8 666", "tty 5:0 666", "urandom 1:9 666", "zero 1:5 666"];
     assert_eq!(numbers.lines().collect::<Vec<_>>(), expected);
