@@ -2,6 +2,7 @@
 //!
 //! Starting needs the `hull` binary and is tested end to end; here is what the engine keeps on disk and in the
 //! database, and that nothing of it stays. Needs root.
+#![forbid(unsafe_code)]
 
 use std::fs;
 use std::path::Path;
