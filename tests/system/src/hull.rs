@@ -90,7 +90,7 @@ impl Hull {
         hull
     }
 
-    /// A second Hull on the same root folder's parent, with other folders.
+    /// Its two folders.
     pub fn roots(&self) -> &Roots {
         &self.roots
     }
