@@ -31,7 +31,7 @@ pub(super) fn enable_usual(hierarchy: &Hierarchy, path: &str) -> Result<(), Cgro
     let has = |list: &str, name: &str| list.split_ascii_whitespace().any(|word| word == name);
     let missing: Vec<&str> = USUAL.into_iter().filter(|name| has(&available, name) && !has(&present, name)).collect();
     if missing.is_empty() {
-        return Ok(());
+        return settle(hierarchy, path, &present);
     }
     for ancestor in ancestors(hierarchy, path) {
         let folder = Folder::at(ancestor);
@@ -44,6 +44,21 @@ pub(super) fn enable_usual(hierarchy: &Hierarchy, path: &str) -> Result<(), Cgro
         }
     }
     Ok(())
+}
+
+/// Waits until the files of the controllers that cgroup.controllers names are there. It names them as soon as the parent
+/// passes them on, while another process that has just switched them on may still be making the files; a write to the
+/// parent's list, even of what is in it already, waits for that. The kernel makes files in the order of its controllers,
+/// of which these three are the last.
+fn settle(hierarchy: &Hierarchy, path: &str, present: &str) -> Result<(), CgroupError> {
+    let last = [("misc", "misc.max"), ("rdma", "rdma.max"), ("pids", "pids.max")]
+        .into_iter()
+        .find(|(name, _)| present.split_ascii_whitespace().any(|word| word == *name));
+    let (Some((name, file)), Some(parent)) = (last, ancestors(hierarchy, path).pop()) else { return Ok(()) };
+    if hierarchy.folder(path).join(file).exists() {
+        return Ok(());
+    }
+    Folder::at(parent).write("cgroup.subtree_control", &format!("+{name}"))
 }
 
 /// Makes sure that a controller works in the cgroup at `path`, or says why it cannot.
@@ -62,7 +77,8 @@ pub(super) fn require(hierarchy: &Hierarchy, path: &str, controller: &'static st
         let folder = Folder::at(ancestor);
         match folder.try_write("cgroup.subtree_control", &format!("+{controller}")) {
             Ok(()) => {}
-            Err(Errno::BUSY) => {
+            // Not supported: it has processes and passes on threaded controllers (cpu, pids), which it may.
+            Err(Errno::BUSY | Errno::OPNOTSUPP) => {
                 return Err(CgroupError::InternalProcesses { path: folder.path().to_owned(), controller });
             }
             Err(errno) => {

@@ -30,7 +30,9 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        let _ = remove_tree(CWD, self.0.as_os_str());
+        // By its parent: the temporary folder may be a mount of its own, and mounts are never entered.
+        let (Ok(parent), Some(name)) = (File::open(std::env::temp_dir()), self.0.file_name()) else { return };
+        let _ = remove_tree(parent.as_fd(), name);
     }
 }
 

@@ -67,7 +67,7 @@ fn what_was_written_while_nobody_listened_is_logged_by_the_adopter() {
     let bed = Bed::new();
     let go = bed.base.join("go");
     let script = format!(
-        "while [ ! -e {0} ]; do sleep 0.01; done; echo unseen; echo e >&2; touch {0}ne; sleep 1000",
+        "while [ ! -e {0} ]; do sleep 0.01; done; echo unseen; echo e >&2; touch {0}ne; exec sleep 1000",
         go.display()
     );
     assert!(bed.command("start", "", &script).status().unwrap().success());
