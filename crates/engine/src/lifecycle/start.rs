@@ -303,7 +303,7 @@ fn send_report(mut pipe: PipeWriter, report: &Report) {
     }
 }
 
-/// Takes the container's lock, waiting for a clean-up in progress to end, and makes its state folder.
+/// Takes the container's lock, waiting for a clean-up or another start in progress to end, and makes its state folder.
 fn take_lock(state: &Path, id: &ContainerId) -> Result<OwnedFd, EngineError> {
     const ATTEMPTS: usize = 1000;
     let failed = |source| EngineError::Path { action: "make", path: state.to_path_buf(), source };
@@ -316,7 +316,7 @@ fn take_lock(state: &Path, id: &ContainerId) -> Result<OwnedFd, EngineError> {
             // The folder may have been removed between open and lock: then this lock is on a file nobody sees.
             Ok(Some(lock)) if is_at(&lock, &state.join(start::LOCK_FILE)) => return Ok(lock),
             Ok(Some(_)) => {}
-            Ok(None) if attempt + 1 < ATTEMPTS && is_ending(state) => {
+            Ok(None) if attempt + 1 < ATTEMPTS && is_changing(state) => {
                 std::thread::sleep(std::time::Duration::from_millis(10));
             }
             Ok(None) => break,
@@ -334,11 +334,13 @@ fn is_at(file: &OwnedFd, path: &Path) -> bool {
     }
 }
 
-/// Whether the container of this folder has ended and is only being cleaned up.
-fn is_ending(state: &Path) -> bool {
+/// Whether who holds the lock of this folder is cleaning up after an end, or still starting the container.
+fn is_changing(state: &Path) -> bool {
     match LiveState::read(state) {
         Ok(Some(live)) => !live.is_running(),
-        _ => false,
+        // Not written yet by a start, or removed already by a clean-up.
+        Ok(None) => true,
+        Err(_) => false,
     }
 }
 
