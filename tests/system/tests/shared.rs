@@ -61,8 +61,9 @@ fn the_cgroup_namespace_hides_where_the_container_is() {
     assert!(host.lines().any(|line| line.contains(&hull.roots().instance())), "{host}");
 }
 
+/// Not on the oldest kernel: the virtual machine's files are on a tmpfs, whose ids cannot be shifted before 6.3.
 #[test]
-fn root_of_a_private_user_namespace_is_nobody_outside_fallback() {
+fn root_of_a_private_user_namespace_is_nobody_outside() {
     let hull = Hull::with_busybox();
     let id = hull.ok(&["run", "-d", "--userns", "private", "busybox", "sleep", "1000"]);
     let map = fs::read_to_string(format!("/proc/{}/uid_map", hull.pid(&id))).expect("a map");
