@@ -109,14 +109,15 @@ const STDIN_CHUNK: usize = 16 * 1024;
 /// # Errors
 /// [`AttachError`]. The terminal is restored in any case.
 pub fn run(client: &mut Client, options: &AttachOptions) -> Result<AttachEnd, AttachError> {
+    // Before the terminal is made raw: a signal in between would end this process and leave it so.
+    let watched = watched_signals();
+    let _blocked = signals::block(&watched);
+    let signals = SignalFd::new(&watched).map_err(stream("watch signals"))?;
     let stdin = io::stdin();
     let raw = match options.tty && options.stdin && terminal::is_terminal(&stdin) {
         true => Some(RawMode::enter(&stdin)?),
         false => None,
     };
-    let watched = watched_signals();
-    let _blocked = signals::block(&watched);
-    let signals = SignalFd::new(&watched).map_err(stream("watch signals"))?;
     let mut attached = Attached::new(client, options, signals, raw);
     attached.send_size(options.redraw);
     let end = attached.pump();
