@@ -75,10 +75,15 @@ pub fn run(only: &[Step], skip: &[Step], filter: &[String]) -> Result<bool> {
     Ok(bad.is_empty() && total.failed == 0)
 }
 
-/// Prints the end of a failing step's log, and the error.
+/// Prints the end of a failing step's log without what went well, and the error.
 fn show(log: &Path, error: &anyhow::Error) -> Result<()> {
     let text = program::text(log)?;
-    let lines: Vec<&str> = text.lines().collect();
+    let well = |line: &str| {
+        let line = line.trim_start();
+        let (building, passed) = (["Compiling ", "Checking ", "Documenting "], line.contains(" ... ok"));
+        line.is_empty() || passed || building.iter().any(|word| line.starts_with(word))
+    };
+    let lines: Vec<&str> = text.lines().filter(|line| !well(line)).collect();
     let hidden = lines.len().saturating_sub(SHOWN_LINES);
     if hidden > 0 {
         println!("    ({hidden} lines more in {})", log.display());
