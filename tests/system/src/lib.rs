@@ -8,6 +8,7 @@
 //!
 //! ```text
 //! hull        one Hull in folders of its own, which proves at its end that nothing of it is left
+//! bundle      an OCI bundle and Hull under the name of runc
 //! leftovers   that proof: processes, mounts, cgroups, files
 //! archive     images made for one test
 //! registry    a registry on loopback that answers what a test tells it to
@@ -18,6 +19,7 @@
 #![forbid(unsafe_code)]
 
 pub mod archive;
+pub mod bundle;
 pub mod hull;
 pub mod leftovers;
 pub mod patience;
@@ -28,6 +30,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+pub use bundle::Bundle;
 pub use hull::{Hull, Run};
 pub use patience::{Lines, patience, wait_for};
 

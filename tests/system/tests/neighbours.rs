@@ -1,12 +1,9 @@
 //! Several Hulls on one machine, Hull as an OCI runtime, other runtimes under Hull, and the programs around it.
 
 use std::fs;
-use std::os::unix::fs::symlink;
-use std::process::Command;
 
-use serde_json::{Value, json};
-use system_tests::archive::busybox_layer;
-use system_tests::{Hull, Run, is_vm, peers, wait_for};
+use serde_json::json;
+use system_tests::{Bundle, Hull, is_vm, peers, wait_for};
 
 #[test]
 fn two_hulls_do_not_know_each_other() {
@@ -32,56 +29,11 @@ fn two_hulls_do_not_know_each_other() {
     assert_eq!(two.ok(&words), first[..12], "flags go before the environment");
 }
 
-/// A bundle with the busybox root file system, and Hull under the name `runc`.
-struct Bundle {
-    hull: Hull,
-    runc: String,
-    folder: String,
-}
-
-impl Bundle {
-    fn new(change: impl FnOnce(&mut Value)) -> Bundle {
-        let hull = Hull::new();
-        let folder = hull.make_folder("bundle");
-        hull.make_folder("bundle/rootfs");
-        tar::Archive::new(&busybox_layer()[..]).unpack(format!("{folder}/rootfs")).expect("the layer");
-        let runc = hull.file("runc");
-        symlink(system_tests::hull().expect("HULL_BIN"), &runc).expect("a link");
-        let mut bundle = Bundle { hull, runc, folder };
-        bundle.configure(change);
-        bundle
-    }
-
-    fn configure(&mut self, change: impl FnOnce(&mut Value)) {
-        let path = format!("{}/config.json", self.folder);
-        if !fs::exists(&path).expect("looking") {
-            self.run(&["spec", "--bundle", &self.folder]).expect(0);
-        }
-        let mut config: Value = serde_json::from_slice(&fs::read(&path).expect("config.json")).expect("JSON");
-        config["process"]["terminal"] = json!(false);
-        change(&mut config);
-        fs::write(&path, config.to_string()).expect("config.json");
-    }
-
-    fn run(&self, words: &[&str]) -> Run {
-        let state = self.hull.files().join("runc-state");
-        let mut command = Command::new(&self.runc);
-        command.arg("--root").arg(state).args(words).current_dir(self.hull.files());
-        Run::new(words, command.stdin(std::process::Stdio::null()).output().expect("runc"))
-    }
-
-    fn status(&self, id: &str) -> String {
-        let run = self.run(&["state", id]).expect(0);
-        let state: Value = serde_json::from_str(&run.stdout).expect("JSON");
-        state["status"].as_str().expect("a status").to_owned()
-    }
-}
-
 #[test]
 fn as_runc_it_runs_a_bundle() {
     let bundle =
         Bundle::new(|config| config["process"]["args"] = json!(["sh", "-c", "echo $$ in $(hostname); exit 6"]));
-    let id = format!("hull-runc-{}", std::process::id());
+    let id = bundle.id("run");
     let run = bundle.run(&["run", "--bundle", &bundle.folder, &id]).expect(6);
     assert!(run.stdout.starts_with("1 in "), "{run:#?}");
     bundle.run(&["state", &id]).expect(1);
@@ -90,16 +42,9 @@ fn as_runc_it_runs_a_bundle() {
 #[test]
 fn as_runc_it_creates_starts_kills_and_deletes() {
     let bundle = Bundle::new(|config| config["process"]["args"] = json!(["sleep", "1000"]));
-    let id = format!("hull-runc-life-{}", std::process::id());
-    let pid_file = bundle.hull.file("pid");
-    // As a shim does: what create starts keeps these streams.
-    let mut create = Command::new(&bundle.runc);
-    create.arg("--root").arg(bundle.hull.files().join("runc-state"));
-    create.args(["create", "--bundle", &bundle.folder, "--pid-file", &pid_file, &id]);
-    let null = std::process::Stdio::null;
-    assert!(create.stdin(null()).stdout(null()).stderr(null()).status().expect("runc").success());
+    let id = bundle.id("life");
+    let pid = bundle.create(&id);
     assert_eq!(bundle.status(&id), "created");
-    let pid = fs::read_to_string(&pid_file).expect("the pid file");
     bundle.run(&["start", &id]).expect(0);
     assert_eq!(bundle.status(&id), "running");
     let words = fs::read(format!("/proc/{pid}/cmdline")).expect("a process");
