@@ -35,8 +35,8 @@ pub(crate) use limits::parse_cpuset;
 pub use limits::{CPU_PERIOD_US, MINIMUM_MEMORY_BYTES};
 pub use mounts::DEFAULT_SHM_BYTES;
 pub(crate) use mounts::{clean_path, clean_target, masked_paths_everywhere, readonly_paths};
-pub(crate) use namespaces::choices;
 pub use namespaces::{ID_RANGE_SIZE, id_map};
+pub(crate) use namespaces::{choices, has_user_namespace};
 
 /// Longest host name that the kernel takes (`__NEW_UTS_LEN`).
 const MAX_HOSTNAME: usize = 64;

@@ -1,7 +1,7 @@
 //! The parent's half of a create: cgroup, one clone3(2), and the conversation until the program runs.
 //!
 //! ```text
-//! create: cgroup made and limited -> clone3 -> (id maps) -> (hooks) -> Terminal? -> Ready
+//! create: cgroup made and limited -> clone3 (through a go-between) -> (id maps) -> (hooks) -> Terminal? -> Ready
 //! start:  Start -> end of file (running) or Failed
 //! ```
 //!
@@ -20,6 +20,7 @@ use rustix::io::Errno;
 use rustix::process::{Signal, pidfd_send_signal};
 
 use crate::failure::InitFailure;
+use crate::go_between;
 use crate::hooks::{HookError, HookKind};
 use crate::init;
 use crate::plan::{IdMap, InitPlan, RootInUserNamespace, RootMount};
@@ -146,15 +147,7 @@ fn ran_out_of_memory(cgroup: &Cgroup) -> bool {
 fn launch(mut plan: InitPlan, joiner: Option<&Joiner>) -> Result<Created, (CreateError, Option<OwnedFd>)> {
     let early = |error| (error, None);
     let (ours, theirs) = Sync::pair().map_err(|errno| early(CreateError::Conversation(errno)))?;
-    if let Some(namespace) = plan.namespaces.join_pid.take() {
-        sys::setns(namespace.as_fd(), sys::CLONE_NEWPID).map_err(|error| early(CreateError::PidNamespace(error)))?;
-    }
-    let mut flags = plan.namespaces.create as u64;
-    if plan.sibling {
-        flags |= sys::CLONE_PARENT as u64;
-    }
-    let cloned = sys::clone3(flags, joiner.and_then(Joiner::clone_into));
-    let (pid, pidfd) = match cloned.map_err(|error| early(CreateError::Clone(error)))? {
+    let (pid, pidfd) = match clone(&plan, joiner).map_err(early)? {
         Cloned::Child => {
             drop(ours);
             init::run(plan, theirs, joiner)
@@ -170,6 +163,22 @@ fn launch(mut plan: InitPlan, joiner: Option<&Joiner>) -> Result<Created, (Creat
         Ok(terminal) => Ok(Created { pid, pidfd, terminal, cgroup: None, sync: ours }),
         Err(error) => Err((error, Some(pidfd))),
     }
+}
+
+/// The container's process: a clone of this one, in its namespaces as far as these are made or take effect at once.
+fn clone(plan: &InitPlan, joiner: Option<&Joiner>) -> Result<Cloned, CreateError> {
+    let into = joiner.and_then(Joiner::clone_into);
+    let spaces = &plan.namespaces;
+    if spaces.needs_go_between() {
+        let join: Vec<_> = spaces.join_pid.iter().map(|fd| (sys::CLONE_NEWPID, fd.as_fd())).collect();
+        let join = [join, spaces.join.iter().map(|(kind, fd)| (*kind, fd.as_fd())).collect()].concat();
+        return go_between::clone(&join, spaces.create, plan.sibling, into);
+    }
+    if let Some(namespace) = &spaces.join_pid {
+        sys::setns(namespace.as_fd(), sys::CLONE_NEWPID).map_err(CreateError::PidNamespace)?;
+    }
+    let sibling = if plan.sibling { sys::CLONE_PARENT as u64 } else { 0 };
+    sys::clone3(spaces.create as u64 | sibling, into).map_err(CreateError::Clone)
 }
 
 fn converse(
@@ -197,7 +206,7 @@ fn converse(
             Some((Message::Terminal, master)) => terminal = master,
             Some((Message::Ready, _)) => return Ok(terminal),
             Some((Message::Failed(failure), _)) => return Err(failure.into()),
-            Some((message @ (Message::Continue | Message::Start), _)) => {
+            Some((message @ (Message::Process(_) | Message::Continue | Message::Start), _)) => {
                 tracing::debug!(?message, "unexpected message of the container's first process");
                 return Err(CreateError::Conversation(Errno::PROTO));
             }

@@ -13,6 +13,7 @@ pub mod create;
 pub mod exec;
 pub mod failure;
 pub mod features;
+mod go_between;
 pub mod hooks;
 mod init;
 pub mod init_process;

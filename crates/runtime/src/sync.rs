@@ -1,7 +1,9 @@
 //! The conversation between the parent and the child of a create: one SEQPACKET socket pair.
 //!
 //! ```text
-//! child                          parent
+//! go-between                     parent
+//!   | --- Process [pidfd] --------> |   only with a process in between, over a pair of its own
+//! child
 //!   | --- NeedsIdMap -------------> |   only with a new user namespace; parent writes the maps
 //!   | <-- Continue [root mount] --- |   and sends the root mount when that needed the namespace
 //!   | --- Hooks ------------------> |   only with prestart or createRuntime hooks, which the parent runs
@@ -32,6 +34,8 @@ use crate::failure::InitFailure;
 /// A message of either side.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) enum Message {
+    /// Go-between: this is the child, by its id in the parent's pid namespace and its pidfd.
+    Process(i32),
     /// Child: write my id maps.
     NeedsIdMap,
     /// Child: run the hooks that belong before pivot_root.

@@ -7,6 +7,7 @@ pub mod bpf;
 pub mod fs_ids;
 pub mod memory;
 pub mod mount;
+pub mod namespace;
 pub mod pidfd_info;
 pub mod process;
 pub mod seccomp;

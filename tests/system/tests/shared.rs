@@ -1,7 +1,10 @@
 //! Namespaces that are not a container's own: another container's, the machine's, and a private user namespace.
 
-use std::fs;
+use std::fs::{self, File};
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 
+use hull_sys::namespace;
 use system_tests::Hull;
 
 fn link(kind: &str) -> String {
@@ -86,4 +89,66 @@ fn a_volume_under_a_private_user_namespace_is_writable() {
     let said =
         hull.inside(&flags, "echo x > /data/made && echo y > /scratch/made && stat -c %u /data/made /scratch/made");
     assert_eq!(said, "0\n0");
+}
+
+/// The namespace of a process, by the number that the kernel gives it.
+fn number(pid: i32, kind: &str) -> u64 {
+    fs::metadata(format!("/proc/{pid}/ns/{kind}")).expect("a namespace").ino()
+}
+
+/// The user namespace that owns a namespace of a process.
+fn owner(pid: i32, kind: &str) -> u64 {
+    let file = File::open(format!("/proc/{pid}/ns/{kind}")).expect("a namespace");
+    File::from(namespace::owner(file.as_fd()).expect("an owner")).metadata().expect("a namespace").ino()
+}
+
+#[test]
+fn two_containers_share_a_user_namespace_that_owns_the_others_of_both() {
+    let hull = Hull::with_busybox();
+    let first = hull.ok(&["run", "-d", "--name", "first", "--userns", "private", "busybox", "sleep", "1000"]);
+    let flags = ["--userns", "container:first", "--cap-add", "NET_ADMIN", "-v", "/data", "--init"];
+    let second = hull.ok(&[&["run", "-d", "--name", "second"], &flags[..], &["busybox", "sleep", "1000"]].concat());
+    let (one, other) = (hull.pid(&first), hull.pid(&second));
+    let user = number(one, "user");
+    assert_eq!(number(other, "user"), user);
+    assert_eq!(
+        fs::read_to_string(format!("/proc/{other}/uid_map")).expect("a map"),
+        fs::read_to_string(format!("/proc/{one}/uid_map")).expect("a map")
+    );
+    for kind in ["net", "pid", "mnt", "uts", "ipc", "cgroup"] {
+        assert_ne!(number(other, kind), number(one, kind), "{kind}");
+        assert_eq!((owner(one, kind), owner(other, kind)), (user, user), "the owner of {kind}");
+    }
+    let script = "ip link add dummy7 type dummy 2>/dev/null; ip addr add 10.7.0.1/24 dev lo && touch /made /data/made \
+        && chown 7:7 /made && stat -c %u /etc/passwd /made /data/made";
+    assert_eq!(hull.ok(&["exec", &second, "sh", "-c", script]), "0\n7\n0");
+    assert_eq!(hull.ok(&["exec", &second, "cat", "/proc/1/comm"]), "hull-init");
+    assert_eq!(number(other, "user"), user);
+    assert_eq!(hull.ok(&["exec", &second, "readlink", "/proc/self/ns/user"]), format!("user:[{user}]"));
+
+    // A third one through the second, which keeps going when both are gone.
+    let third = hull.ok(&["run", "-d", "--userns", "container:second", "busybox", "sleep", "1000"]);
+    hull.ok(&["rm", "-f", "first", "second"]);
+    assert_eq!(number(hull.pid(&third), "user"), user);
+    let file = hull.write("file", "copied");
+    hull.ok(&["cp", &file, &format!("{third}:/copied")]);
+    assert_eq!(hull.ok(&["exec", &third, "stat", "-c", "%u", "/copied"]), "0");
+    let said = hull.refused(125, &["run", "--rm", "--userns", "container:first", "busybox", "true"]);
+    assert!(said.contains("first"), "{said}");
+    hull.ok(&["run", "-d", "--name", "plain", "busybox", "sleep", "1000"]);
+    let said = hull.refused(125, &["run", "--rm", "--userns", "container:plain", "busybox", "true"]);
+    assert!(said.contains("plain has no user namespace"), "{said}");
+}
+
+#[test]
+fn a_user_namespace_is_shared_together_with_others_of_its_lender() {
+    let hull = Hull::with_busybox();
+    let first = hull.ok(&["run", "-d", "--name", "first", "--userns", "private", "busybox", "sleep", "1000"]);
+    let flags = ["--userns", "container:first", "--pid", "container:first", "--network", "container:first"];
+    let script =
+        "test -d /proc/1 && grep -l '^Name:.sleep' /proc/1/status; readlink /proc/self/ns/pid /proc/self/ns/net";
+    let said = hull.inside(&flags, script);
+    let pid = hull.pid(&first);
+    let expected = format!("/proc/1/status\npid:[{}]\nnet:[{}]", number(pid, "pid"), number(pid, "net"));
+    assert_eq!(said, expected);
 }

@@ -23,6 +23,7 @@ use crate::error::EngineError;
 use crate::lifecycle::prepare::as_view;
 use crate::mount_point::MountKind;
 use crate::record::ContainerRecord;
+use crate::spec;
 
 const READ_ONLY: MountAttributes = MountAttributes { set: MOUNT_ATTR_RDONLY, clear: 0, propagation: 0, userns_fd: 0 };
 
@@ -160,7 +161,11 @@ impl Engine {
         if self.process(&record.id)?.is_none() {
             return Ok(None);
         }
-        let shift = self.shift_of(record)?;
+        // Whoever lent the container its user namespace may be gone; the kernel still knows the map.
+        let shift = match spec::has_user_namespace(&record.request) {
+            true => outside_of_root(pid).map_err(EngineError::path("read the id map of", &path))?,
+            false => 0,
+        };
         if shift > 0 {
             become_owner(shift).map_err(EngineError::path("write below", &path))?;
         }
@@ -176,7 +181,7 @@ impl Engine {
         let place = self.roots().container(record.id.as_str());
         let failed = |source: io::Error| EngineError::Path { action: "mount on", path: place.clone(), source };
         let rootfs = self.container_rootfs(record)?;
-        let has_user_namespace = self.id_map(record)?.is_some();
+        let has_user_namespace = spec::has_user_namespace(&record.request);
         let root = if has_user_namespace { as_view(&rootfs) } else { rootfs }.mount_detached()?;
         unshare(CLONE_NEWNS).map_err(failed)?;
         mounts::set_propagation(c"/", true, Propagation::Private)?;
@@ -205,6 +210,16 @@ impl Engine {
         }
         Ok(root)
     }
+}
+
+/// The host's id of user 0 in the user namespace of a process (user_namespaces(7), "uid_map").
+fn outside_of_root(pid: i32) -> io::Result<u32> {
+    let map = std::fs::read_to_string(format!("/proc/{pid}/uid_map"))?;
+    let line = |line: &str| match line.split_whitespace().collect::<Vec<_>>()[..] {
+        ["0", outside, _] => outside.parse().ok(),
+        _ => None,
+    };
+    map.lines().find_map(line).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
 /// Makes this thread's files belong to `id` while it keeps what root may do.

@@ -37,6 +37,8 @@ use crate::volumes;
 const LOG_FILE_BYTES: u64 = 20_000_000;
 /// How many log files are kept, the newest included.
 const LOG_FILES: u32 = 5;
+/// How many containers a user namespace is looked for through, one sharing the next one's.
+const MAXIMUM_LENDERS: usize = 16;
 
 /// What one start will do.
 #[derive(Debug)]
@@ -189,10 +191,16 @@ impl Engine {
     }
 
     fn id_map_of(&self, row: &ContainerRow, name: &str) -> Result<LinuxIdMapping, EngineError> {
-        match self.record(&row.id)?.request.userns {
-            NamespaceChoice::Private => Ok(spec::id_map(&row.id)),
-            _ => Err(EngineError::NoUserNamespace { name: name.to_owned() }),
+        let mut lender = row.id.clone();
+        // Whoever shares a namespace may share one that is itself shared; a circle of them has none at all.
+        for _ in 0..MAXIMUM_LENDERS {
+            match self.record(&lender)?.request.userns {
+                NamespaceChoice::Private => return Ok(spec::id_map(&lender)),
+                NamespaceChoice::Container(next) => lender = self.row(&next)?.id,
+                _ => break,
+            }
         }
+        Err(EngineError::NoUserNamespace { name: name.to_owned() })
     }
 
     /// The mounts of the container, those that its image needs before those that were asked for.

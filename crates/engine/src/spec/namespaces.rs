@@ -60,9 +60,6 @@ pub(crate) fn check(request: &CreateContainer) -> Result<(), SpecError> {
     if request.hostname.is_some() && matches!(request.network, NamespaceChoice::Container(_)) {
         return conflict("conflicting options: hostname and the network mode");
     }
-    if matches!(request.userns, NamespaceChoice::Container(_)) {
-        return conflict("--userns container:ID is not supported yet; use --userns private");
-    }
     if has_user_namespace(request) {
         match () {
             () if request.privileged => {

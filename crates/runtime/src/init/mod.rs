@@ -109,17 +109,22 @@ fn run_create_hooks(hooks: Option<&HookPlan>, sync: &Sync) -> Result<(), InitFai
     hooks.run(HookKind::CreateContainer, Some(pid)).map_err(|error| InitFailure::because(Step::Hook, "", error))
 }
 
+/// Keeps processes of namespaces that are joined out of this one, a copy of its creator (CVE-2016-9962).
+pub(crate) fn hide() -> Result<(), InitFailure> {
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)
+        .map_err(|errno| InitFailure::new(Step::Session, "PR_SET_DUMPABLE", errno))
+}
+
 /// First steps of every child: not dumpable, and in its cgroup.
 pub(crate) fn begin(joiner: Option<&Joiner>) -> Result<(), InitFailure> {
-    set_dumpable_behavior(DumpableBehavior::NotDumpable)
-        .map_err(|errno| InitFailure::new(Step::Session, "PR_SET_DUMPABLE", errno))?;
+    hide()?;
     match joiner {
         Some(joiner) => joiner.join_self().map_err(|error| InitFailure::because(Step::Cgroup, "", error)),
         None => Ok(()),
     }
 }
 
-/// Joins and finishes the namespaces; returns the root mount when the parent had to make it late.
+/// Joins what no go-between has joined, and finishes the namespaces; returns the root mount when the parent had to make it late.
 fn enter_namespaces(plan: &NamespacePlan, sync: &Sync) -> Result<Option<OwnedFd>, InitFailure> {
     let io = |step| move |error: std::io::Error| InitFailure::because(step, "", error);
     let mut root = None;
@@ -131,8 +136,10 @@ fn enter_namespaces(plan: &NamespacePlan, sync: &Sync) -> Result<Option<OwnedFd>
             _ => return Err(lost(Errno::CANCELED)),
         }
     }
-    for (kind, namespace) in &plan.join {
-        sys::setns(namespace.as_fd(), *kind).map_err(io(Step::Namespace))?;
+    if !plan.needs_go_between() {
+        for (kind, namespace) in &plan.join {
+            sys::setns(namespace.as_fd(), *kind).map_err(io(Step::Namespace))?;
+        }
     }
     if plan.has_user() {
         become_root().map_err(|errno| InitFailure::new(Step::UserNamespace, "", errno))?;

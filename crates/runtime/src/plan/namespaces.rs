@@ -1,7 +1,9 @@
 //! Which namespaces are made, which are joined, and what that allows (namespaces(7)).
 //!
 //! The pid namespace is joined by the parent, because it takes effect for children only; every other one by the
-//! child. The cgroup namespace is made by the child after it has joined its cgroup, so that the cgroup is its root.
+//! child. Where a user namespace comes into it as well, a process in between joins all of them (see
+//! [`crate::go_between`]). The cgroup namespace is made by the child after it has joined its cgroup, so that the cgroup
+//! is its root.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -31,9 +33,9 @@ pub struct NamespacePlan {
     pub create: i32,
     /// Make a cgroup namespace once the cgroup is joined.
     pub create_cgroup: bool,
-    /// Namespaces the child joins, in this order: user first.
+    /// Namespaces to join, user first.
     pub join: Vec<(i32, OwnedFd)>,
-    /// Pid namespace that the parent joins for its child.
+    /// Pid namespace to join, which takes effect for children of whoever joins it.
     pub join_pid: Option<OwnedFd>,
     /// Uid map of a new user namespace.
     pub uid_map: Vec<IdMap>,
@@ -61,6 +63,12 @@ impl NamespacePlan {
     /// The user namespace of somebody else that the container joins.
     pub(crate) fn joined_user(&self) -> Option<BorrowedFd<'_>> {
         self.join.iter().find(|(kind, _)| *kind == sys::CLONE_NEWUSER).map(|(_, fd)| fd.as_fd())
+    }
+
+    /// Whether namespaces can only be entered by a process between the creator and the child: what is made has to belong
+    /// to a user namespace that is joined, and what is joined may belong to the host and not to the one that is made.
+    pub(crate) fn needs_go_between(&self) -> bool {
+        self.has_user() && (!self.join.is_empty() || self.join_pid.is_some())
     }
 
     /// Whether a network namespace is made, whose loopback interface is still down.
