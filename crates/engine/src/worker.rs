@@ -107,7 +107,7 @@ fn launch(state: &Path, file: &Path, session: u32) -> Result<Launch, LaunchFaile
         Some((ours, theirs)) => (Some(ours), Some(theirs)),
         None => (None, None),
     };
-    let options = ExecOptions { pid, cgroup: Some(cgroup), streams: theirs, sibling: true };
+    let options = ExecOptions { pid, cgroup: Some(cgroup), streams: theirs, sibling: true, kept_fds: 0 };
     let plan = exec::plan(&spec.process, spec.seccomp.as_ref(), options).map_err(|error| refused(chain(&error)))?;
     let started = exec::create(plan).and_then(|created| created.start()).map_err(|error| {
         let (exit_code, message) = describe(&error);

@@ -17,7 +17,7 @@ use rustix::process::{PidfdFlags, pidfd_open, setsid};
 use crate::create::{CreateError, Created, end};
 use crate::failure::{InitFailure, Step};
 use crate::init;
-use crate::plan::{PlanError, ProcessPlan, Streams, process};
+use crate::plan::{PlanError, ProcessPlan, Streams, process as process_plan, unsupported};
 use crate::sync::{Message, Sync};
 
 /// The process to be added and the container it is added to.
@@ -39,6 +39,8 @@ pub struct ExecOptions {
     pub streams: Option<Streams>,
     /// Clone the process as a sibling (`CLONE_PARENT`), so that the caller's parent waits for it.
     pub sibling: bool,
+    /// How many descriptors of the caller, from 3 on, stay open in the program.
+    pub kept_fds: i32,
 }
 
 /// Plans an exec of `process` with the container's seccomp section.
@@ -46,6 +48,7 @@ pub struct ExecOptions {
 /// # Errors
 /// The field that is wrong, or the container's process that cannot be opened.
 pub fn plan(process: &Process, seccomp: Option<&LinuxSeccomp>, options: ExecOptions) -> Result<ExecPlan, PlanError> {
+    unsupported::refuse_process(process)?;
     let gone =
         |source| PlanError::Open { field: "pid".to_owned(), path: format!("/proc/{}", options.pid).into(), source };
     let pid = rustix::process::Pid::from_raw(options.pid)
@@ -58,7 +61,7 @@ pub fn plan(process: &Process, seccomp: Option<&LinuxSeccomp>, options: ExecOpti
         joins_user,
         cgroup: options.cgroup,
         sibling: options.sibling,
-        process: process::plan(process, seccomp, options.streams, false)?,
+        process: ProcessPlan { kept_fds: options.kept_fds, ..process_plan::plan(process, seccomp, options.streams, false)? },
     })
 }
 

@@ -282,6 +282,12 @@ pub fn inherited_fd(number: RawFd) -> Option<OwnedFd> {
     Some(fd)
 }
 
+/// Whether a descriptor of that number is open.
+pub fn is_open(number: RawFd) -> bool {
+    // SAFETY: F_GETFD only queries, whatever the number is.
+    unsafe { libc::fcntl(number, libc::F_GETFD) >= 0 }
+}
+
 /// Sets every catchable signal to its default action and unblocks all of them (signal(7)), as a new program expects.
 pub fn default_signals() {
     for signal in 1..=libc::SIGRTMAX() {

@@ -11,7 +11,6 @@ use crate::args::later::{LaterFlag, switch, value};
 
 /// Where containers made by this command line are recorded.
 const DEFAULT_ROOT: &str = "/run/hull-oci";
-const RELEASE: &str = "it comes with the runtime release";
 
 /// What stands before the command.
 #[derive(Debug, Args)]
@@ -28,6 +27,9 @@ pub struct OciArgs {
     /// Tell on stderr what is done
     #[arg(long)]
     pub debug: bool,
+    /// Ignored: criu is looked for in PATH
+    #[arg(long, value_name = "FILE", hide = true)]
+    pub criu: Option<String>,
     /// Command
     #[command(subcommand)]
     pub command: OciCommand,
@@ -90,6 +92,9 @@ pub struct BundleArgs {
     /// Leave the container the caller's session keyring
     #[arg(long)]
     pub no_new_keyring: bool,
+    /// Hand this many descriptors on, from 3 and those of LISTEN_FDS on
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    pub preserve_fds: u32,
     /// The container's id
     #[arg(value_name = "ID")]
     pub id: String,
@@ -181,12 +186,27 @@ pub struct ExecArgs {
     /// Add a capability
     #[arg(short, long, value_name = "CAPABILITY")]
     pub cap: Vec<String>,
-    /// Set no_new_privs
-    #[arg(long)]
-    pub no_new_privs: bool,
+    /// Set no_new_privs, or with =false not
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub no_new_privs: Option<bool>,
     /// Also in a paused container
     #[arg(long)]
     pub ignore_paused: bool,
+    /// Hand this many descriptors on, from 3 on
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    pub preserve_fds: u32,
+    /// An existing cgroup below the container's: PATH, or CONTROLLER[,CONTROLLER]:PATH
+    #[arg(long, value_name = "CGROUP")]
+    pub cgroup: Vec<String>,
+    /// Unix socket that gets the process's pidfd
+    #[arg(long, value_name = "PATH")]
+    pub pidfd_socket: Option<PathBuf>,
+    /// AppArmor profile
+    #[arg(long, value_name = "PROFILE", allow_hyphen_values = true)]
+    pub apparmor: Option<String>,
+    /// SELinux label
+    #[arg(long, value_name = "LABEL", allow_hyphen_values = true)]
+    pub process_label: Option<String>,
     /// The container's id
     #[arg(value_name = "ID")]
     pub id: String,
@@ -221,23 +241,11 @@ pub const LATER: &[LaterFlag] = &[
         ..switch("systemd-cgroup", "the systemd cgroup driver comes with a later release")
     },
     LaterFlag { harmless: &["auto", "false", ""], ..value("rootless", "rootless comes with a later release") },
-    value("criu", "checkpoints come with a later release"),
 ];
 
 /// Flags of `create` and `run` that are refused.
-pub const LATER_CREATE: &[LaterFlag] = &[
-    LaterFlag { harmless: &["false"], ..switch("no-pivot", "Hull has no other way to change the root") },
-    LaterFlag { harmless: &["0"], ..value("preserve-fds", RELEASE) },
-];
-
-/// Flags of `exec` that are refused.
-pub const LATER_EXEC: &[LaterFlag] = &[
-    LaterFlag { harmless: &["0"], ..value("preserve-fds", RELEASE) },
-    LaterFlag { harmless: &[""], ..value("apparmor", RELEASE) },
-    LaterFlag { harmless: &[""], ..value("process-label", RELEASE) },
-    value("cgroup", RELEASE),
-    value("pidfd-socket", RELEASE),
-];
+pub const LATER_CREATE: &[LaterFlag] =
+    &[LaterFlag { harmless: &["false"], ..switch("no-pivot", "Hull has no other way to change the root") }];
 
 /// Flags of `spec` that are refused.
 pub const LATER_SPEC: &[LaterFlag] =
@@ -250,7 +258,6 @@ pub const LATER_COMMANDS: [&str; 4] = ["checkpoint", "events", "restore", "updat
 pub fn later(command: &str) -> &'static [LaterFlag] {
     match command {
         "create" | "run" => LATER_CREATE,
-        "exec" => LATER_EXEC,
         "spec" => LATER_SPEC,
         _ => &[],
     }
@@ -275,11 +282,28 @@ pub fn flagged(command: Command) -> Command {
         .args([help, version]);
     let command = command.mut_subcommands(|inner| {
         let flags = later(inner.get_name());
-        crate::args::later::recognise(inner, flags).args_override_self(true)
+        crate::args::later::recognise(inner, flags).args_override_self(true).mut_args(switchable)
     });
     let refused = LATER_COMMANDS.map(|name| {
         let anything = Arg::new("anything").num_args(0..).allow_hyphen_values(true).trailing_var_arg(true);
         Command::new(name).hide(true).disable_help_flag(true).arg(anything)
     });
-    command.subcommands(refused).args_override_self(true).about(about.unwrap_or_default())
+    command.subcommands(refused).args_override_self(true).mut_args(switchable).about(about.unwrap_or_default())
+}
+
+/// As with Go's programs, a switch also takes `=true` and `=false`.
+fn switchable(argument: Arg) -> Arg {
+    match argument.get_action() {
+        ArgAction::SetTrue => argument
+            .action(ArgAction::Set)
+            .num_args(0..=1)
+            .require_equals(true)
+            .value_name("BOOL")
+            .value_parser(clap::value_parser!(bool))
+            .default_missing_value("true")
+            .default_value("false")
+            .hide_default_value(true)
+            .hide_possible_values(true),
+        _ => argument,
+    }
 }

@@ -11,12 +11,14 @@ use std::path::Path;
 
 use hull_kernel::terminal;
 use hull_oci::runtime::{ConsoleSize, Process, Spec};
-use hull_runtime::container::{Containers, CreateRequest, New};
+use hull_runtime::container::{ContainerError, Containers, CreateRequest, New};
 use hull_runtime::plan::Streams;
 use hull_sys::signals;
 
 use super::args::{BundleArgs, RunBundleArgs};
 use super::foreground::{self, Foreground};
+use super::inherited::Inherited;
+use super::readiness::{self, Readiness};
 use super::report::Log;
 use super::{remove, sockets};
 use crate::error::Failure;
@@ -37,9 +39,28 @@ pub(super) enum Holder {
 /// # Errors
 /// See [`Failure`]; nothing is left behind.
 pub fn create(containers: &Containers, arguments: &BundleArgs) -> Result<(), Failure> {
+    let inherited = Inherited::of_container(arguments.preserve_fds)?;
     let spec = Containers::read_spec(&arguments.bundle)?;
     let holder = holder_of(&spec, arguments, false)?;
-    make(containers, &spec, arguments, holder, true).map(drop)
+    make(containers, &spec, arguments, holder, Kind { inherited, wait_for_start: true }).map(drop)
+}
+
+/// `start`.
+///
+/// # Errors
+/// See [`Failure`].
+pub fn start(containers: &Containers, id: &str) -> Result<(), Failure> {
+    if !readiness::is_awaited() {
+        return Ok(containers.start(id)?);
+    }
+    let readiness = Readiness::new(containers.hear_readiness(id)?)?;
+    containers.start(id)?;
+    match containers.first_process(id) {
+        Ok((pid, pidfd)) => readiness.pass_on(pidfd.as_fd(), pid),
+        // It has ended already.
+        Err(ContainerError::NotRunning) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// `run`; gives the exit code of the container's process, 0 when detached.
@@ -47,18 +68,25 @@ pub fn create(containers: &Containers, arguments: &BundleArgs) -> Result<(), Fai
 /// # Errors
 /// See [`Failure`].
 pub fn run(containers: &Containers, arguments: &RunBundleArgs, log: &Log) -> Result<u8, Failure> {
+    let inherited = Inherited::of_container(arguments.bundle.preserve_fds)?;
+    let kind = Kind { inherited, wait_for_start: false };
     let mut spec = Containers::read_spec(&arguments.bundle.bundle)?;
     let holder = holder_of(&spec, &arguments.bundle, !arguments.detach)?;
     if arguments.detach {
-        return make(containers, &spec, &arguments.bundle, holder, false).map(|_| 0);
+        let mut new = make(containers, &spec, &arguments.bundle, holder, kind)?;
+        if let Some(inside) = new.readiness.take() {
+            Readiness::new(inside)?.pass_on(new.pidfd.as_fd(), new.pid)?;
+        }
+        return Ok(0);
     }
     if let (Holder::Foreground, Some(process)) = (holder, &mut spec.process) {
         take_window_size(process);
     }
     // Blocked before the process exists, so that none is lost between its birth and the first wait.
     let _blocked = signals::block(&foreground::signals());
-    let foreground = Foreground::prepare(!arguments.no_subreaper)?;
-    let new = make(containers, &spec, &arguments.bundle, holder, false)?;
+    let mut foreground = Foreground::prepare(!arguments.no_subreaper)?;
+    let new = make(containers, &spec, &arguments.bundle, holder, kind)?;
+    foreground.readiness = new.readiness.map(Readiness::new).transpose()?;
     let master = if holder == Holder::Foreground { new.terminal } else { None };
     let code = foreground.wait(new.pid, new.pidfd.as_fd(), master.as_ref());
     if !arguments.keep {
@@ -90,13 +118,20 @@ fn holder_of(spec: &Spec, arguments: &BundleArgs, foreground: bool) -> Result<Ho
     holder(has_terminal, arguments.console_socket.as_deref(), foreground)
 }
 
+/// What create and run do differently.
+#[derive(Clone, Copy)]
+struct Kind {
+    inherited: Inherited,
+    wait_for_start: bool,
+}
+
 /// Makes the container and hands out what was asked for: pid file, terminal, pidfd.
 fn make(
     containers: &Containers,
     spec: &Spec,
     arguments: &BundleArgs,
     holder: Holder,
-    wait_for_start: bool,
+    kind: Kind,
 ) -> Result<New, Failure> {
     let streams = match holder {
         Holder::None => Some(own_streams().map_err(Failure::stream("share the streams"))?),
@@ -106,8 +141,11 @@ fn make(
         id: &arguments.id,
         bundle: &arguments.bundle,
         streams,
-        wait_for_start,
+        wait_for_start: kind.wait_for_start,
         new_keyring: !arguments.no_new_keyring,
+        kept_fds: kind.inherited.count(),
+        env: kind.inherited.variables(),
+        tells_readiness: readiness::is_awaited(),
     };
     let new = containers.create(spec, request)?;
     if let Err(failure) = hand_out(arguments, &new) {

@@ -14,6 +14,7 @@ use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 use rustix::process::{Pid, WaitOptions, set_child_subreaper, wait};
 
+use super::readiness::Readiness;
 use crate::error::Failure;
 
 const SIGCHLD: i32 = 17;
@@ -33,6 +34,8 @@ pub fn signals() -> Vec<i32> {
 #[derive(Debug)]
 pub struct Foreground {
     signals: SignalFd,
+    /// A container that will tell when it is ready, until it has.
+    pub readiness: Option<Readiness>,
 }
 
 impl Foreground {
@@ -45,14 +48,15 @@ impl Foreground {
             set_child_subreaper(Some(Pid::INIT))
                 .map_err(|errno| Failure::stream("become a subreaper")(errno.into()))?;
         }
-        Ok(Foreground { signals: SignalFd::new(&signals()).map_err(Failure::stream("watch signals"))? })
+        let signals = SignalFd::new(&signals()).map_err(Failure::stream("watch signals"))?;
+        Ok(Foreground { signals, readiness: None })
     }
 
     /// Stays until the process has ended; gives its exit code, or 128 and the signal that ended it.
     ///
     /// # Errors
     /// When a stream or the terminal fails.
-    pub fn wait(self, pid: i32, pidfd: BorrowedFd<'_>, master: Option<&OwnedFd>) -> Result<u8, Failure> {
+    pub fn wait(mut self, pid: i32, pidfd: BorrowedFd<'_>, master: Option<&OwnedFd>) -> Result<u8, Failure> {
         let stdin = io::stdin();
         let _raw = match master {
             Some(_) if terminal::is_terminal(&stdin) => {
@@ -65,7 +69,8 @@ impl Foreground {
             None => None,
         };
         loop {
-            await_something(&self.signals, copies.as_ref()).map_err(Failure::stream("wait"))?;
+            await_something(&self, copies.as_ref()).map_err(Failure::stream("wait"))?;
+            self.tell_readiness();
             if let Some(copies) = &mut copies {
                 copies.move_on().map_err(Failure::stream("copy the container's terminal"))?;
             }
@@ -74,6 +79,20 @@ impl Foreground {
                     copies.drain().map_err(Failure::stream("copy the container's terminal"))?;
                 }
                 return Ok(code);
+            }
+        }
+    }
+
+    /// Passes on that the container is ready, once it says so. This process stays the one to be watched.
+    fn tell_readiness(&mut self) {
+        let Some(readiness) = &self.readiness else { return };
+        let this = rustix::process::getpid().as_raw_nonzero().get();
+        match readiness.take(this) {
+            Ok(false) => {}
+            Ok(true) => self.readiness = None,
+            Err(error) => {
+                tracing::warn!(%error, "cannot tell that the container is ready");
+                self.readiness = None;
             }
         }
     }
@@ -216,9 +235,12 @@ fn is_readable(fd: BorrowedFd<'_>) -> io::Result<bool> {
 }
 
 /// Sleeps until a signal or a stream is ready.
-fn await_something(signals: &SignalFd, copies: Option<&Copies<'_>>) -> io::Result<()> {
+fn await_something(foreground: &Foreground, copies: Option<&Copies<'_>>) -> io::Result<()> {
     let stdin = io::stdin();
-    let mut ready = vec![PollFd::new(signals, PollFlags::IN)];
+    let mut ready = vec![PollFd::new(&foreground.signals, PollFlags::IN)];
+    if let Some(readiness) = &foreground.readiness {
+        ready.push(PollFd::new(readiness, PollFlags::IN));
+    }
     if let Some(copies) = copies {
         if copies.master_open {
             let wanted = if copies.pending.is_empty() { PollFlags::IN } else { PollFlags::IN | PollFlags::OUT };

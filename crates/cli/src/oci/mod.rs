@@ -8,7 +8,9 @@ pub mod args;
 mod create;
 mod exec;
 mod foreground;
+mod inherited;
 mod list;
+mod readiness;
 mod report;
 mod sockets;
 mod spec;
@@ -97,11 +99,14 @@ fn refuse_later(matches: &ArgMatches) -> Result<(), Failure> {
 fn carry_out(matches: &ArgMatches, log: &Log) -> Result<u8, Failure> {
     refuse_later(matches)?;
     let arguments = OciArgs::from_arg_matches(matches).map_err(|error| Failure::Arguments(error.to_string()))?;
+    if arguments.criu.is_some() {
+        eprintln!("WARNING: --criu ignored (criu binary from $PATH is used); do not use");
+    }
     let containers = Containers::new(&arguments.root);
     match &arguments.command {
         OciCommand::Create(bundle) => create::create(&containers, bundle)?,
         OciCommand::Run(run) => return create::run(&containers, run, log),
-        OciCommand::Start(start) => containers.start(&start.id)?,
+        OciCommand::Start(start) => create::start(&containers, &start.id)?,
         OciCommand::State(state) => list::state(&containers, &state.id)?,
         OciCommand::Kill(kill) => send(&containers, kill)?,
         OciCommand::Delete(delete) => remove(&containers, &delete.id, delete.force, log)?,

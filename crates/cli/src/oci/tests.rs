@@ -62,9 +62,7 @@ fn what_is_not_done_is_refused_by_name() {
         ("--systemd-cgroup create box", "--systemd-cgroup"),
         ("--rootless true create box", "--rootless"),
         ("create --no-pivot box", "--no-pivot"),
-        ("run --preserve-fds 2 box", "--preserve-fds"),
         ("spec --rootless", "--rootless"),
-        ("exec --cgroup /x box true", "--cgroup"),
     ] {
         let error = parse(line).unwrap_err();
         assert!(error.contains(name) && error.contains("is not supported yet"), "{line}: {error}");

@@ -136,6 +136,39 @@ impl Cgroup {
         Ok(Cgroup { legacy: self.legacy.iter().map(below).collect(), unified: self.unified.as_ref().map(below) })
     }
 
+    /// The cgroup at `path` below this one: in the hierarchy of one controller, elsewhere this one, or in every
+    /// hierarchy when `controller` is empty. Beside v1, the v2 hierarchy follows only where it has that cgroup.
+    ///
+    /// # Errors
+    /// [`CgroupError::BadPath`] for a path that leads out, and for a controller that this machine has no hierarchy of.
+    pub fn below(&self, controller: &str, path: &str) -> Result<Cgroup, CgroupError> {
+        let bad = |path: &str, reason| CgroupError::BadPath { path: path.to_owned(), reason };
+        let mut below = String::new();
+        for part in path.split('/').filter(|part| !part.is_empty() && *part != ".") {
+            if part == ".." || part.contains(['\0', '\n']) {
+                return Err(bad(path, "it is not a sub cgroup path"));
+            }
+            below.push('/');
+            below.push_str(part);
+        }
+        let moved = |place: &Place| Place::new((place.hierarchy.clone(), format!("{}{below}", place.path)));
+        let mut cgroup = self.clone();
+        if controller.is_empty() {
+            cgroup.legacy = self.legacy.iter().map(moved).collect();
+            cgroup.unified = self.unified.as_ref().map(moved);
+            if !self.legacy.is_empty() && cgroup.unified.as_ref().is_some_and(|place| !place.folder.exists()) {
+                cgroup.unified.clone_from(&self.unified);
+            }
+            return Ok(cgroup);
+        }
+        let has = |place: &&mut Place| place.hierarchy.controllers.iter().any(|name| name == controller);
+        match cgroup.legacy.iter_mut().find(has) {
+            Some(place) => *place = moved(place),
+            None => return Err(bad(controller, "it names an unknown controller")),
+        }
+        Ok(cgroup)
+    }
+
     /// Whether it exists in any hierarchy.
     pub fn exists(&self) -> bool {
         self.places().any(|place| place.folder.exists())

@@ -16,10 +16,11 @@ use crate::sync::Sync;
 
 const SOCKET: &str = "start.sock";
 
-fn address(folder: &Path) -> Result<(OwnedFd, SocketAddrUnix), Errno> {
+/// The address of a socket in `folder`, good as long as the descriptor that comes with it.
+pub(super) fn address(folder: &Path, name: &str) -> Result<(OwnedFd, SocketAddrUnix), Errno> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let folder = rustix::fs::open(folder, flags, Mode::empty())?;
-    let address = SocketAddrUnix::new(format!("/proc/self/fd/{}/{SOCKET}", folder.as_raw_fd()))?;
+    let address = SocketAddrUnix::new(format!("/proc/self/fd/{}/{name}", folder.as_raw_fd()))?;
     Ok((folder, address))
 }
 
@@ -30,7 +31,7 @@ fn socket() -> Result<OwnedFd, Errno> {
 /// Makes the socket that the container's process will listen at.
 pub(super) fn open(folder: &Path) -> Result<OwnedFd, ContainerError> {
     let make = || {
-        let (_folder, address) = address(folder)?;
+        let (_folder, address) = address(folder, SOCKET)?;
         let socket = socket()?;
         bind(&socket, &address)?;
         listen(&socket, 1)?;
@@ -48,7 +49,7 @@ pub(super) fn is_open(folder: &Path) -> bool {
 pub(super) fn enter(folder: &Path) -> Result<Sync, ContainerError> {
     let path = folder.join(SOCKET);
     let call = || {
-        let (_folder, address) = address(folder)?;
+        let (_folder, address) = address(folder, SOCKET)?;
         let socket = socket()?;
         connect(&socket, &address)?;
         Ok(socket)

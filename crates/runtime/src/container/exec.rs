@@ -3,6 +3,7 @@
 //! What it starts from, the container's own process and filter, was written down at create: changes of config.json
 //! after that have no effect (runtime.md, "Lifecycle").
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
@@ -58,6 +59,10 @@ pub struct ExecRequest<'a> {
     pub streams: Option<Streams>,
     /// Also when the container is paused; the process then waits for its resume.
     pub ignore_paused: bool,
+    /// How many descriptors of the caller, from 3 on, stay open in the program.
+    pub kept_fds: i32,
+    /// Cgroups below the container's own that the process goes to, by controller; the empty name stands for all.
+    pub sub_cgroups: &'a BTreeMap<String, String>,
 }
 
 impl Containers {
@@ -86,8 +91,17 @@ impl Containers {
             _ => {}
         }
         let template = Template::read(&folder)?;
-        let options =
-            ExecOptions { pid: record.pid, cgroup: record.cgroup()?, streams: request.streams, sibling: false };
+        let mut cgroup = record.cgroup()?;
+        for (controller, path) in request.sub_cgroups {
+            cgroup = cgroup.map(|cgroup| cgroup.below(controller, path)).transpose()?;
+        }
+        let options = ExecOptions {
+            pid: record.pid,
+            cgroup,
+            streams: request.streams,
+            sibling: false,
+            kept_fds: request.kept_fds,
+        };
         Ok(create(plan(request.process, template.seccomp.as_ref(), options)?)?)
     }
 }

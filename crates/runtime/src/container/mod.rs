@@ -12,6 +12,7 @@
 
 mod door;
 mod exec;
+mod readiness;
 mod record;
 
 pub use exec::ExecRequest;
@@ -132,6 +133,12 @@ pub struct CreateRequest<'a> {
     pub wait_for_start: bool,
     /// Join a new session keyring.
     pub new_keyring: bool,
+    /// How many descriptors of the caller, from 3 on, stay open in the program.
+    pub kept_fds: i32,
+    /// Variables that the program gets besides those of the spec, and that later processes do not.
+    pub env: Vec<String>,
+    /// Give the program a socket to tell that it is ready.
+    pub tells_readiness: bool,
 }
 
 /// A container as lists show it.
@@ -156,6 +163,8 @@ pub struct New {
     pub pidfd: OwnedFd,
     /// Master of its terminal.
     pub terminal: Option<OwnedFd>,
+    /// What a program that runs already tells its readiness to, when that was asked for.
+    pub readiness: Option<OwnedFd>,
 }
 
 impl Containers {
@@ -239,6 +248,15 @@ impl Containers {
         }
         hear_start(&door::enter(&folder)?)?;
         run_poststart(id, &record)
+    }
+
+    /// The container's first process and a descriptor of it.
+    ///
+    /// # Errors
+    /// [`ContainerError::NotRunning`] when it has ended.
+    pub fn first_process(&self, id: &str) -> Result<(i32, OwnedFd), ContainerError> {
+        let record = Record::read(&self.folder(id)?)?;
+        Ok((record.pid, process(&record)?))
     }
 
     /// Process ids of all processes of a container, as its caller sees them.
@@ -356,6 +374,11 @@ impl Containers {
 
 fn create_in(folder: &Path, spec: &Spec, request: CreateRequest<'_>) -> Result<New, ContainerError> {
     let bundle = std::path::absolute(request.bundle).map_err(ContainerError::file("find", request.bundle))?;
+    let telling = if request.tells_readiness { Some(readiness::prepare(folder, spec)?) } else { None };
+    let readiness = match request.tells_readiness && !request.wait_for_start {
+        true => Some(readiness::listen(folder)?),
+        false => None,
+    };
     let options = PlanOptions {
         root: RootSource::Spec,
         bundle: &bundle,
@@ -364,8 +387,13 @@ fn create_in(folder: &Path, spec: &Spec, request: CreateRequest<'_>) -> Result<N
         cgroup_path: default_cgroup(spec, request.id),
         sibling: false,
     };
-    let mut plan = plan(spec, options)?;
+    let mut plan = plan(telling.as_ref().unwrap_or(spec), options)?;
     plan.new_keyring = request.new_keyring;
+    plan.process.kept_fds = request.kept_fds;
+    plan.process.env.extend(request.env);
+    if request.tells_readiness {
+        plan.process.env.push(readiness::variable());
+    }
     if let Some(hooks) = &mut plan.process.hooks {
         hooks.set_id(request.id);
     }
@@ -382,7 +410,7 @@ fn create_in(folder: &Path, spec: &Spec, request: CreateRequest<'_>) -> Result<N
     }
     if request.wait_for_start {
         let Created { pid, pidfd, terminal, .. } = created;
-        return Ok(New { pid, pidfd, terminal });
+        return Ok(New { pid, pidfd, terminal, readiness });
     }
     let started = created.start()?;
     if let Err(error) = run_poststart(request.id, &record) {
@@ -392,7 +420,7 @@ fn create_in(folder: &Path, spec: &Spec, request: CreateRequest<'_>) -> Result<N
         }
         return Err(error);
     }
-    Ok(New { pid: started.pid, pidfd: started.pidfd, terminal: started.terminal })
+    Ok(New { pid: started.pid, pidfd: started.pidfd, terminal: started.terminal, readiness })
 }
 
 /// What is recorded of a container whose process does not exist yet.

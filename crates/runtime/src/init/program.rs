@@ -1,7 +1,8 @@
 //! The last steps of a child: limits, identity, streams, working directory, and the program itself (execve(2)).
 //!
-//! From [`close_inherited`] on only the three streams and the conversation with the parent are open; the socket is at
-//! number 3, close-on-exec, so that its end tells the parent that the program runs.
+//! From [`close_inherited`] on only the three streams, what the process was told to keep from 3 on, and the conversation
+//! with the parent are open; that socket has the number after them ([`Numbers`]) and is close-on-exec, so that its end
+//! tells the parent that the program runs.
 
 use std::convert::Infallible;
 use std::ffi::CString;
@@ -24,22 +25,34 @@ use crate::hooks::HookKind;
 use crate::plan::ProcessPlan;
 use crate::sync::{Message, Sync};
 
-/// Number of the socket to the parent in the last steps.
-const SYNC_FD: RawFd = 3;
-/// Number of the program of Hull's init, or of the socket at which a created container waits.
-const INIT_FD: RawFd = 4;
-/// Numbers from here on are in nobody's way.
-const ABOVE_FIXED: RawFd = 10;
+/// The descriptors of the last steps have fixed numbers, above those that the process keeps.
+#[derive(Clone, Copy)]
+struct Numbers {
+    /// The socket to the parent.
+    sync: RawFd,
+    /// The program of Hull's init, or the socket at which a created container waits.
+    init: RawFd,
+    /// From here on numbers are in nobody's way.
+    free: RawFd,
+}
+
+impl Numbers {
+    fn of(plan: &ProcessPlan) -> Numbers {
+        let sync = 3 + plan.kept_fds;
+        Numbers { sync, init: sync + 1, free: (sync + 2).max(10) }
+    }
+}
 
 /// Becomes the program; returns only with what failed before the parent's descriptors were closed. What fails later
-/// is reported through [`SYNC_FD`] from here.
+/// is reported through [`Numbers::sync`] from here.
 pub(crate) fn execute(plan: ProcessPlan, terminal: Option<Terminal>, sync: &Sync) -> Result<Infallible, InitFailure> {
     set_limits(&plan)?;
     place_streams(&plan, terminal.as_ref())?;
     // Their descriptors are closed by number now; dropping the values would close the new owners of those numbers.
     let (plan, _terminal) = (ManuallyDrop::new(plan), ManuallyDrop::new(terminal));
-    let init_program = close_inherited(plan.init_program.as_ref(), sync)?;
-    end(finish(&plan, init_program))
+    let numbers = Numbers::of(&plan);
+    let init_program = close_inherited(plan.init_program.as_ref(), sync, numbers)?;
+    end(finish(&plan, init_program), numbers)
 }
 
 /// As [`execute`], once somebody has called at the listening `socket` and said Start.
@@ -58,18 +71,19 @@ pub(super) fn execute_when_called(
     place_streams(&plan, terminal.as_ref())?;
     let (plan, _terminal) = (ManuallyDrop::new(plan), ManuallyDrop::new(terminal));
     let socket = ManuallyDrop::new(socket);
-    close_inherited(Some(&*socket), sync)?;
-    match wait_for_caller() {
-        Ok(()) => end(finish(&plan, None)),
-        Err(failure) => end(failure),
+    let numbers = Numbers::of(&plan);
+    close_inherited(Some(&*socket), sync, numbers)?;
+    match wait_for_caller(numbers) {
+        Ok(()) => end(finish(&plan, None), numbers),
+        Err(failure) => end(failure, numbers),
     }
 }
 
 /// Tells the creator that all is ready, and puts the connection of whoever says Start in the place of its socket.
-fn wait_for_caller() -> Result<(), InitFailure> {
+fn wait_for_caller(numbers: Numbers) -> Result<(), InitFailure> {
     let lost = |errno| InitFailure::new(Step::Start, "", errno);
     let own = |number| sys::inherited_fd(number).ok_or(lost(Errno::BADF));
-    let (creator, socket) = (Sync::from_fd(own(SYNC_FD)?), own(INIT_FD)?);
+    let (creator, socket) = (Sync::from_fd(own(numbers.sync)?), own(numbers.init)?);
     creator.send(&Message::Ready, None).map_err(lost)?;
     drop(creator);
     loop {
@@ -82,15 +96,15 @@ fn wait_for_caller() -> Result<(), InitFailure> {
         let failed = |error: std::io::Error| InitFailure::because(Step::Start, "", error);
         // From here the descriptors belong to their numbers.
         let (caller, _socket) = (ManuallyDrop::new(caller), ManuallyDrop::new(socket));
-        sys::place_fd(caller.as_fd(), SYNC_FD).map_err(failed)?;
-        close_from(SYNC_FD + 1).map_err(failed)?;
-        return sys::cloexec_from(SYNC_FD).map_err(failed);
+        sys::place_fd(caller.as_fd(), numbers.sync).map_err(failed)?;
+        close_from(numbers.sync + 1).map_err(failed)?;
+        return sys::cloexec_from(numbers.sync).map_err(failed);
     }
 }
 
-/// Reports through [`SYNC_FD`] and exits.
-fn end(failure: InitFailure) -> ! {
-    match sys::inherited_fd(SYNC_FD) {
+/// Reports through [`Numbers::sync`] and exits.
+fn end(failure: InitFailure, numbers: Numbers) -> ! {
+    match sys::inherited_fd(numbers.sync) {
         Some(socket) => super::fail(&Sync::from_fd(socket), failure),
         None => sys::exit_now(i32::from(failure.exit_code())),
     }
@@ -129,27 +143,31 @@ fn finish(plan: &ProcessPlan, init_program: Option<RawFd>) -> InitFailure {
     }
 }
 
-/// Closes everything but the streams, the socket (moved to [`SYNC_FD`]) and the program of Hull's init or the socket
-/// to be called at, whose new number is returned.
-fn close_inherited(init_program: Option<&OwnedFd>, sync: &Sync) -> Result<Option<RawFd>, InitFailure> {
+/// Closes everything but the streams, what is kept, the socket (moved to [`Numbers::sync`]) and the program of Hull's
+/// init or the socket to be called at, whose new number is returned.
+fn close_inherited(
+    init_program: Option<&OwnedFd>,
+    sync: &Sync,
+    numbers: Numbers,
+) -> Result<Option<RawFd>, InitFailure> {
     let failed = |error: std::io::Error| InitFailure::because(Step::Streams, "", error);
     // Above the final numbers first, so that placing one cannot overwrite another.
-    let socket = ManuallyDrop::new(sys::dup_above(sync.as_fd(), ABOVE_FIXED).map_err(failed)?);
+    let socket = ManuallyDrop::new(sys::dup_above(sync.as_fd(), numbers.free).map_err(failed)?);
     let program = match init_program {
-        Some(program) => Some(ManuallyDrop::new(sys::dup_above(program.as_fd(), ABOVE_FIXED).map_err(failed)?)),
+        Some(program) => Some(ManuallyDrop::new(sys::dup_above(program.as_fd(), numbers.free).map_err(failed)?)),
         None => None,
     };
-    sys::place_fd(socket.as_fd(), SYNC_FD).map_err(failed)?;
+    sys::place_fd(socket.as_fd(), numbers.sync).map_err(failed)?;
     let Some(program) = program else {
-        close_from(SYNC_FD + 1).map_err(failed)?;
-        sys::cloexec_from(SYNC_FD).map_err(failed)?;
+        close_from(numbers.sync + 1).map_err(failed)?;
+        sys::cloexec_from(numbers.sync).map_err(failed)?;
         return Ok(None);
     };
     // Hull's init keeps the socket over its own exec and makes it close-on-exec itself.
-    sys::place_fd(program.as_fd(), INIT_FD).map_err(failed)?;
-    close_from(INIT_FD + 1).map_err(failed)?;
-    sys::cloexec_from(INIT_FD).map_err(failed)?;
-    Ok(Some(INIT_FD))
+    sys::place_fd(program.as_fd(), numbers.init).map_err(failed)?;
+    close_from(numbers.init + 1).map_err(failed)?;
+    sys::cloexec_from(numbers.init).map_err(failed)?;
+    Ok(Some(numbers.init))
 }
 
 /// Changes the directory and makes sure that it is one inside this root (CVE-2024-21626).
@@ -172,7 +190,7 @@ pub(crate) fn place_streams(plan: &ProcessPlan, terminal: Option<&Terminal>) -> 
         if plan.uid != 0 {
             give_to(stream.as_fd(), plan.uid);
         }
-        copies.push(sys::dup_above(stream.as_fd(), ABOVE_FIXED).map_err(failed)?);
+        copies.push(sys::dup_above(stream.as_fd(), Numbers::of(plan).free).map_err(failed)?);
     }
     for (number, copy) in copies.iter().enumerate() {
         sys::place_fd(copy.as_fd(), number as RawFd).map_err(failed)?;

@@ -9,7 +9,7 @@ mod limits;
 mod mounts;
 mod namespaces;
 pub(crate) mod process;
-mod unsupported;
+pub(crate) mod unsupported;
 
 use std::fmt;
 use std::io;

@@ -46,6 +46,8 @@ pub struct ProcessPlan {
     pub terminal: Option<Winsize>,
     /// Streams, when there is no terminal.
     pub streams: Option<Streams>,
+    /// How many descriptors of the caller, from 3 on, stay open in the program.
+    pub kept_fds: i32,
     /// Hull's own program, through a read-only mount, when its init is to be PID 1 and the program its child.
     pub init_program: Option<OwnedFd>,
     /// The container's hooks, when this is its first process.
@@ -87,6 +89,7 @@ pub(crate) fn plan(
         seccomp: seccomp.map(compile).transpose()?,
         terminal,
         streams,
+        kept_fds: 0,
         init_program: if init { Some(own_program()?) } else { None },
         hooks: None,
     })

@@ -17,6 +17,17 @@ pub(super) fn refuse(spec: &Spec) -> Result<(), PlanError> {
     }
 }
 
+/// As [`refuse`], for a process that joins a container.
+///
+/// # Errors
+/// [`PlanError::Unsupported`] with the field's path.
+pub(crate) fn refuse_process(joining: &Process) -> Result<(), PlanError> {
+    match process(joining).into_iter().find(|(asked, _)| *asked) {
+        Some((_, field)) => Err(PlanError::unsupported(field, "")),
+        None => Ok(()),
+    }
+}
+
 /// Refuses handing system calls to an agent, for whom there is no connection yet.
 ///
 /// # Errors
