@@ -232,6 +232,9 @@ pub struct SpecArgs {
     /// Folder to write config.json into
     #[arg(short, long, value_name = "DIR", default_value = ".", hide_default_value = true)]
     pub bundle: PathBuf,
+    /// For a user without privileges
+    #[arg(long)]
+    pub rootless: bool,
 }
 
 /// Flags before the command that are refused.
@@ -247,10 +250,6 @@ pub const LATER: &[LaterFlag] = &[
 pub const LATER_CREATE: &[LaterFlag] =
     &[LaterFlag { harmless: &["false"], ..switch("no-pivot", "Hull has no other way to change the root") }];
 
-/// Flags of `spec` that are refused.
-pub const LATER_SPEC: &[LaterFlag] =
-    &[LaterFlag { harmless: &["false"], ..switch("rootless", "rootless comes with a later release") }];
-
 /// Commands of runc that are refused.
 pub const LATER_COMMANDS: [&str; 4] = ["checkpoint", "events", "restore", "update"];
 
@@ -258,7 +257,6 @@ pub const LATER_COMMANDS: [&str; 4] = ["checkpoint", "events", "restore", "updat
 pub fn later(command: &str) -> &'static [LaterFlag] {
     match command {
         "create" | "run" => LATER_CREATE,
-        "spec" => LATER_SPEC,
         _ => &[],
     }
 }

@@ -76,7 +76,7 @@ pub fn list(containers: &Containers, arguments: &ListArgs) -> Result<(), Failure
             Some(Document::of(container, owner))
         }
         Err(error) => {
-            eprintln!("{id}: {}", report::line(&error.into()));
+            eprintln!("load container {id}: {}", report::line(&error.into()));
             None
         }
     };

@@ -31,32 +31,39 @@ use crate::args::{Verb, later};
 use crate::commands::{Context, tell, write_stdout};
 use crate::error::Failure;
 
-/// Exit code of every failure.
+/// Exit code of a failure.
 const FAILED: u8 = 1;
+/// Exit code of an exec that failed, which is none of the process's own.
+const EXEC_FAILED: u8 = 255;
+/// Exit code for a command that there is not.
+const NO_COMMAND: u8 = 3;
 
 /// The binary called as `runc` or `hull-runc`.
 pub fn main(words: Vec<OsString>) -> ExitCode {
     let name = words.first().and_then(|word| Path::new(word).file_name());
     let name = if name.is_some_and(|name| name == "runc") { "runc" } else { "hull-runc" };
-    let matches = match args::tree(name).try_get_matches_from(words) {
+    let matches = match args::tree(name).try_get_matches_from(&words) {
         Ok(matches) => matches,
-        Err(error) => return without_command(&error),
+        Err(error) => return without_command(&error, &words),
     };
     let level = if matches.get_flag("debug") { tracing::Level::DEBUG } else { tracing::Level::WARN };
     tell(level, LogFormat::Text);
-    ExitCode::from(carry_out_and_tell(&matches))
+    ExitCode::from(carry_out_and_tell(&matches, name))
 }
 
 /// Help, version, and command lines that are none.
-fn without_command(error: &clap::Error) -> ExitCode {
+fn without_command(error: &clap::Error, words: &[OsString]) -> ExitCode {
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => match write_stdout(error.to_string().as_bytes()) {
             Ok(()) => ExitCode::SUCCESS,
             Err(_) => ExitCode::from(FAILED),
         },
-        _ => {
-            eprint!("{error}");
-            ExitCode::from(FAILED)
+        kind => {
+            let text = error.to_string();
+            let paragraph = text.split("\n\n").next().unwrap_or_default().trim_start_matches("error: ");
+            let line: Vec<&str> = paragraph.split_whitespace().collect();
+            Log::of_words(words).tell(Gravity::Error, &line.join(" "));
+            ExitCode::from(if kind == ErrorKind::InvalidSubcommand { NO_COMMAND } else { FAILED })
         }
     }
 }
@@ -71,18 +78,22 @@ pub fn level(verb: &Verb, matches: &ArgMatches) -> Option<tracing::Level> {
 /// # Errors
 /// None: what fails is told here.
 pub fn run(matches: &ArgMatches, _context: &Context) -> Result<u8, Failure> {
-    Ok(carry_out_and_tell(matches))
+    Ok(carry_out_and_tell(matches, "hull oci"))
 }
 
-fn carry_out_and_tell(matches: &ArgMatches) -> u8 {
+fn carry_out_and_tell(matches: &ArgMatches, program: &str) -> u8 {
     let log = Log::of(matches);
-    match carry_out(matches, &log) {
-        Ok(code) => code,
-        Err(failure) => {
-            log.tell(Gravity::Error, &report::line(&failure));
-            FAILED
-        }
-    }
+    let failure = match carry_out(matches, &log) {
+        Ok(code) => return code,
+        Err(failure) => report::line(&failure),
+    };
+    let (text, code) = match matches.subcommand_name() {
+        Some(command @ ("create" | "run")) => (format!("{program} {command} failed: {failure}"), FAILED),
+        Some("exec") => (format!("exec failed: {failure}"), EXEC_FAILED),
+        _ => (failure, FAILED),
+    };
+    log.tell(Gravity::Error, &text);
+    code
 }
 
 fn refuse_later(matches: &ArgMatches) -> Result<(), Failure> {
@@ -115,7 +126,7 @@ fn carry_out(matches: &ArgMatches, log: &Log) -> Result<u8, Failure> {
         OciCommand::Ps(ps) => processes(&containers, ps)?,
         OciCommand::Pause(pause) => containers.pause(&pause.id)?,
         OciCommand::Resume(resume) => containers.resume(&resume.id)?,
-        OciCommand::Spec(spec) => spec::write(&spec.bundle)?,
+        OciCommand::Spec(spec) => spec::write(&spec.bundle, spec.rootless)?,
         OciCommand::Features => features()?,
     }
     Ok(0)

@@ -1,10 +1,12 @@
-//! How the OCI runtime command line tells failures: one line on stderr, one in the caller's log file.
+//! How the OCI runtime command line tells failures: as log lines on stderr, or in the caller's log file and in plain words
+//! on stderr.
 //!
 //! The log is the one that containerd's shim, dockerd and conmon read back: with `--log-format json` an object with
 //! `level`, `msg` and `time` on each line. The words that those programs look for are the runtime's own, in
 //! `hull_runtime`; a create that failed is introduced as runc does it.
 
 use std::error::Error;
+use std::ffi::OsString;
 use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -58,7 +60,7 @@ fn words(cause: &(dyn Error + 'static)) -> String {
     }
 }
 
-/// The file that the caller reads failures from.
+/// Where messages go: stderr, or the file that the caller reads them from.
 #[derive(Debug, Clone)]
 pub struct Log {
     path: Option<PathBuf>,
@@ -74,11 +76,32 @@ impl Log {
         }
     }
 
-    /// Writes a message to stderr and, with `--log`, into the log.
+    /// From a command line that is none, as far as its flags before the command can be made out.
+    pub fn of_words(words: &[OsString]) -> Log {
+        let words: Vec<&str> = words.iter().skip(1).map(|word| word.to_str().unwrap_or_default()).collect();
+        let given = |flag: &str| {
+            let joined = format!("{flag}=");
+            let position = words.iter().position(|word| *word == flag || word.starts_with(&joined))?;
+            let value = words[position].strip_prefix(&joined).or_else(|| words.get(position + 1).copied())?;
+            Some(value.to_owned())
+        };
+        Log { path: given("--log").map(PathBuf::from), format: given("--log-format").unwrap_or_default() }
+    }
+
+    /// Writes a message into the log, and a failure in plain words to stderr; without `--log`, stderr is the log.
     pub fn tell(&self, gravity: Gravity, text: &str) {
-        eprintln!("{text}");
-        let Some(path) = &self.path else { return };
         let now = jiff::Timestamp::now();
+        let Some(path) = &self.path else {
+            if self.format != "json" && rustix::termios::isatty(io::stderr()) {
+                eprint!("{}", terminal_line(gravity, text));
+            } else {
+                eprint!("{}", log_line(&self.format, gravity, text, now));
+            }
+            return;
+        };
+        if gravity == Gravity::Error {
+            eprintln!("{text}");
+        }
         if let Err(error) = append(path, &log_line(&self.format, gravity, text, now)) {
             eprintln!("cannot write to the log {}: {error}", path.display());
         }
@@ -90,14 +113,45 @@ fn append(path: &Path, line: &str) -> io::Result<()> {
     file.write_all(line.as_bytes())
 }
 
-/// One line of the log.
+/// One line of the log, in the two forms of logrus, the library that Go's container programs log with.
 fn log_line(format: &str, gravity: Gravity, text: &str, now: jiff::Timestamp) -> String {
     let time = now.strftime("%Y-%m-%dT%H:%M:%SZ");
     let level = gravity.word();
     if format == "json" {
-        return format!("{}\n", serde_json::json!({"level": level, "msg": text, "time": time.to_string()}));
+        let text = serde_json::Value::from(text).to_string();
+        // As encoding/json, which makes its text safe for web pages.
+        let text = text.replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026");
+        return format!("{{\"level\":\"{level}\",\"msg\":{text},\"time\":\"{time}\"}}\n");
     }
-    format!("time=\"{time}\" level={level} msg={}\n", serde_json::Value::from(text))
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-._/@^+".contains(c);
+    let text = if text.chars().all(plain) { text.to_owned() } else { quoted(text) };
+    format!("time=\"{time}\" level={level} msg={text}\n")
+}
+
+/// What a person on a terminal gets: four letters, in colour, the seconds since the start, which are none, and the text.
+fn terminal_line(gravity: Gravity, text: &str) -> String {
+    let (colour, word) = match gravity {
+        Gravity::Error => (31, "ERRO"),
+        Gravity::Warning => (33, "WARN"),
+    };
+    format!("\x1b[{colour}m{word}\x1b[0m[0000] {text:<44} \n")
+}
+
+/// Go's quoting (`%q`).
+fn quoted(text: &str) -> String {
+    let mut quoted = String::from("\"");
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => quoted.extend(['\\', c]),
+            '\n' => quoted.push_str("\\n"),
+            '\r' => quoted.push_str("\\r"),
+            '\t' => quoted.push_str("\\t"),
+            c if c.is_ascii_control() => quoted.push_str(&format!("\\x{:02x}", u32::from(c))),
+            c if c.is_control() => quoted.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => quoted.push(c),
+        }
+    }
+    quoted + "\""
 }
 
 #[cfg(test)]
@@ -118,6 +172,29 @@ mod tests {
             "time=\"2023-11-14T22:13:20Z\" level=warning \
              msg=\"exec: \\\"nope\\\": executable file not found in $PATH\"\n"
         );
+    }
+
+    #[test]
+    fn text_is_quoted_as_go_does_it() {
+        let now = jiff::Timestamp::from_second(0).unwrap();
+        let line = |format, text| log_line(format, Gravity::Error, text, now);
+        assert_eq!(line("text", "nope"), "time=\"1970-01-01T00:00:00Z\" level=error msg=nope\n");
+        assert_eq!(
+            line("text", "a \"b\"\n\u{1b}\\"),
+            "time=\"1970-01-01T00:00:00Z\" level=error msg=\"a \\\"b\\\"\\n\\x1b\\\\\"\n"
+        );
+        assert_eq!(
+            line("json", "<a & b>"),
+            "{\"level\":\"error\",\"msg\":\"\\u003ca \\u0026 b\\u003e\",\"time\":\"1970-01-01T00:00:00Z\"}\n"
+        );
+    }
+
+    #[test]
+    fn the_log_is_found_in_words_that_are_no_command() {
+        let of = |line: &str| Log::of_words(&line.split(' ').map(OsString::from).collect::<Vec<_>>());
+        let log = of("runc --log /l --log-format=json --bogus");
+        assert_eq!((log.path, log.format.as_str()), (Some(PathBuf::from("/l")), "json"));
+        assert_eq!(of("runc --log").path, None);
     }
 
     /// What containerd, dockerd, podman and CRI-O look for in what a runtime says.

@@ -5,10 +5,11 @@ use std::io::{ErrorKind, Write};
 use std::path::Path;
 
 use hull_oci::runtime::{
-    Linux, LinuxCapabilities, LinuxDeviceCgroup, LinuxNamespace, LinuxNamespaceType, LinuxResources, Mount,
+    Linux, LinuxCapabilities, LinuxDeviceCgroup, LinuxIdMapping, LinuxNamespace, LinuxNamespaceType, LinuxResources, Mount,
     OCI_VERSION, PosixRlimit, Process, Root, Spec,
 };
 
+use rustix::process::{getegid, geteuid};
 use serde::Serialize;
 
 use crate::error::Failure;
@@ -43,9 +44,13 @@ const MOUNTS: [(&str, &str, &str, &str); 7] = [
 ///
 /// # Errors
 /// When there is one already, or it cannot be written.
-pub fn write(bundle: &Path) -> Result<(), Failure> {
+pub fn write(bundle: &Path, rootless: bool) -> Result<(), Failure> {
     let path = bundle.join("config.json");
-    let text = text()?;
+    let mut spec = template();
+    if rootless {
+        make_rootless(&mut spec, geteuid().as_raw(), getegid().as_raw());
+    }
+    let text = text(&spec)?;
     let file = OpenOptions::new().write(true).create_new(true).open(&path);
     match file.and_then(|mut file| file.write_all(&text)) {
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {
@@ -56,12 +61,32 @@ pub fn write(bundle: &Path) -> Result<(), Failure> {
 }
 
 /// The document, indented by tabs as runc does it.
-fn text() -> Result<Vec<u8>, serde_json::Error> {
+fn text(spec: &Spec) -> Result<Vec<u8>, serde_json::Error> {
     let mut text = Vec::new();
     let tabs = serde_json::ser::PrettyFormatter::with_indent(b"\t");
-    template().serialize(&mut serde_json::Serializer::with_formatter(&mut text, tabs))?;
+    spec.serialize(&mut serde_json::Serializer::with_formatter(&mut text, tabs))?;
     text.push(b'\n');
     Ok(text)
+}
+
+/// Changes it into what a user without privileges can run: a user namespace with one id, the host's network and its
+/// sysfs, no owners that cannot be mapped, and no limits.
+fn make_rootless(spec: &mut Spec, uid: u32, gid: u32) {
+    let one = |host_id| vec![LinuxIdMapping { container_id: 0, host_id, size: 1 }];
+    for mount in &mut spec.mounts {
+        if mount.destination == Path::new("/sys") {
+            *mount = self::mount(("/sys", "none", "/sys", "rbind,nosuid,noexec,nodev,ro"));
+        } else {
+            mount.options.retain(|option| !option.starts_with("uid=") && !option.starts_with("gid="));
+        }
+    }
+    if let Some(linux) = &mut spec.linux {
+        linux.namespaces.retain(|namespace| namespace.type_ != LinuxNamespaceType::Network);
+        linux.namespaces.push(LinuxNamespace { type_: LinuxNamespaceType::User, path: None });
+        linux.uid_mappings = one(uid);
+        linux.gid_mappings = one(gid);
+        linux.resources = None;
+    }
 }
 
 fn strings(words: &[&str]) -> Vec<String> {
@@ -132,15 +157,22 @@ mod tests {
     #[test]
     fn it_is_a_spec_and_never_overwritten() {
         let folder = tempfile::tempdir().unwrap();
-        write(folder.path()).unwrap();
+        write(folder.path(), false).unwrap();
         let text = std::fs::read_to_string(folder.path().join("config.json")).unwrap();
         assert_eq!(serde_json::from_str::<Spec>(&text).unwrap(), template());
-        let again = write(folder.path()).unwrap_err().to_string();
+        let again = write(folder.path(), false).unwrap_err().to_string();
         assert!(again.ends_with("config.json exists. Remove it first"), "{again}");
     }
 
     #[test]
     fn golden() {
-        insta::assert_snapshot!(String::from_utf8(text().unwrap()).unwrap());
+        insta::assert_snapshot!(String::from_utf8(text(&template()).unwrap()).unwrap());
+    }
+
+    #[test]
+    fn golden_rootless() {
+        let mut spec = template();
+        make_rootless(&mut spec, 1000, 100);
+        insta::assert_snapshot!(String::from_utf8(text(&spec).unwrap()).unwrap());
     }
 }

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
+use hull_kernel::cgroups::{Cgroup, Layout};
 use hull_oci::runtime::{LinuxSeccomp, Process, Spec, Status};
 use serde::{Deserialize, Serialize};
 
@@ -23,14 +24,28 @@ const TEMPLATE_FILE: &str = "exec.json";
 pub(super) struct Template {
     process: Process,
     seccomp: Option<LinuxSeccomp>,
+    /// Path of the container's cgroup.
+    cgroup: Option<String>,
+}
+
+/// The cgroup of a container that may have nothing but its exec.json; `None` when it does not even have that.
+pub(super) fn unfinished_cgroup(folder: &Path) -> Result<Option<Cgroup>, ContainerError> {
+    if !folder.join(TEMPLATE_FILE).exists() {
+        return Ok(None);
+    }
+    match Template::read(folder)?.cgroup {
+        Some(path) => Ok(Some(Layout::detect()?.cgroup(&path)?)),
+        None => Ok(None),
+    }
 }
 
 impl Template {
     /// Of the container that is being created.
-    pub fn of(spec: &Spec) -> Template {
+    pub fn of(spec: &Spec, cgroup: Option<String>) -> Template {
         Template {
             process: spec.process.clone().unwrap_or_default(),
             seccomp: spec.linux.as_ref().and_then(|linux| linux.seccomp.clone()),
+            cgroup,
         }
     }
 

@@ -3,7 +3,7 @@
 //! ```text
 //! <root>/<id>/            made by create, removed by delete
 //!   state.json            pid, its start time, bundle, cgroup; written once, when the process waits
-//!   exec.json             the process and filter that later ones start from
+//!   exec.json             the process and filter that later ones start from, and the cgroup; written before there is one
 //!   start.sock            what the process waits at; removed by start, so its presence means "created"
 //! ```
 //!
@@ -26,6 +26,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use hull_kernel::cgroups::CgroupError;
 use hull_oci::runtime::{Hooks, Spec, State, Status};
+use hull_sys::process::CLONE_NEWPID;
 use hull_sys::signals::send_to_pidfd;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
@@ -51,7 +52,7 @@ pub enum ContainerError {
     #[error("cannot start {0}")]
     NotCreated(&'static str),
     /// pause of what does not run.
-    #[error("container not running or created")]
+    #[error("container not running")]
     CannotPause,
     /// exec in what has ended.
     #[error("cannot exec in a stopped container")]
@@ -243,7 +244,7 @@ impl Containers {
         match status(&folder, &record)? {
             Status::Created => {}
             Status::Stopped => return Err(ContainerError::NotCreated("a container that has stopped")),
-            Status::Paused => return Err(ContainerError::NotCreated("a paused container")),
+            Status::Paused => return Err(ContainerError::NotCreated("a container in the paused state")),
             _ => return Err(ContainerError::NotCreated("an already running container")),
         }
         hear_start(&door::enter(&folder)?)?;
@@ -271,14 +272,18 @@ impl Containers {
         }
     }
 
-    /// Sends a signal to the container's first process, or with `all` to every process of its cgroup.
+    /// Sends a signal to the container's first process, or with `all` to every process of its cgroup, of which there may
+    /// be none. SIGKILL goes to all of them too when the container has no pid namespace of its own.
     ///
     /// # Errors
     /// [`ContainerError::NotRunning`] when there is no process.
     pub fn kill(&self, id: &str, signal: i32, all: bool) -> Result<(), ContainerError> {
         let record = Record::read(&self.folder(id)?)?;
-        if all && let Some(cgroup) = record.cgroup()? {
-            for pid in cgroup.processes()? {
+        // The end of process 1 of a pid namespace is the end of all others in it; without one they must be found.
+        let everything = all || (signal == Signal::KILL.as_raw() && !record.own_pid_namespace);
+        if everything && let Some(cgroup) = record.cgroup()? {
+            let members = if cgroup.exists() { cgroup.processes()? } else { Vec::new() };
+            for pid in members {
                 match send(pid, signal) {
                     // It ended while the others were signalled.
                     Err(ContainerError::NotRunning) => {}
@@ -329,7 +334,7 @@ impl Containers {
     pub fn delete(&self, id: &str, force: bool) -> Result<Vec<HookError>, ContainerError> {
         let folder = self.folder(id)?;
         let record = match Record::read(&folder) {
-            Err(ContainerError::Missing) if force => return self.remove_folder(id).map(|()| Vec::new()),
+            Err(ContainerError::Missing) if force => return self.remove_unfinished(id, &folder).map(|()| Vec::new()),
             other => other?,
         };
         match status(&folder, &record)? {
@@ -347,6 +352,17 @@ impl Containers {
         }
         self.remove_folder(id)?;
         Ok(record.hooks(id).run_each(HookKind::Poststop, None))
+    }
+
+    /// Removes what is left of a create that was cut off: its process waits in the cgroup that was written down first.
+    fn remove_unfinished(&self, id: &str, folder: &Path) -> Result<(), ContainerError> {
+        if let Some(cgroup) = exec::unfinished_cgroup(folder)?
+            && cgroup.exists()
+        {
+            cgroup.kill_all()?;
+            cgroup.remove_with_parent()?;
+        }
+        self.remove_folder(id)
     }
 
     fn remove_folder(&self, id: &str) -> Result<(), ContainerError> {
@@ -401,10 +417,12 @@ fn create_in(folder: &Path, spec: &Spec, request: CreateRequest<'_>) -> Result<N
         plan.start_socket = Some(door::open(folder)?);
     }
     let mut record = record(spec, &bundle, &plan);
+    // First, because the cgroup is in it: what is left when this process is killed can be found by that.
+    exec::Template::of(spec, record.cgroup.clone()).write(folder)?;
     let created = create(plan)?;
     record.pid = created.pid;
     record.start_time = start_time(created.pid).unwrap_or_default();
-    if let Err(error) = exec::Template::of(spec).write(folder).and_then(|()| record.write(folder)) {
+    if let Err(error) = record.write(folder) {
         created.abandon();
         return Err(error);
     }
@@ -441,6 +459,7 @@ fn record(spec: &Spec, bundle: &Path, plan: &InitPlan) -> Record {
         bundle: bundle.to_path_buf(),
         rootfs: bundle.join(root),
         cgroup: plan.cgroup.as_ref().map(|cgroup| cgroup.path.clone()),
+        own_pid_namespace: plan.namespaces.create as u64 & CLONE_NEWPID as u64 != 0,
         annotations: spec.annotations.clone(),
         hooks: spec.hooks.as_ref().map(later).unwrap_or_default(),
     }

@@ -17,7 +17,7 @@ use crate::hooks::HookPlan;
 
 const STATE_FILE: &str = "state.json";
 /// Version of state.json.
-pub(super) const STATE_VERSION: u32 = 1;
+pub(super) const STATE_VERSION: u32 = 2;
 
 /// What state.json holds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -31,6 +31,8 @@ pub(super) struct Record {
     pub bundle: PathBuf,
     pub rootfs: PathBuf,
     pub cgroup: Option<String>,
+    /// Whether it is process 1 of a pid namespace made for it.
+    pub own_pid_namespace: bool,
     pub annotations: BTreeMap<String, String>,
     /// The hooks that later commands run: poststart and poststop.
     pub hooks: Hooks,
