@@ -61,7 +61,10 @@ pub fn plan(process: &Process, seccomp: Option<&LinuxSeccomp>, options: ExecOpti
         joins_user,
         cgroup: options.cgroup,
         sibling: options.sibling,
-        process: ProcessPlan { kept_fds: options.kept_fds, ..process_plan::plan(process, seccomp, options.streams, false)? },
+        process: ProcessPlan {
+            kept_fds: options.kept_fds,
+            ..process_plan::plan(process, seccomp, options.streams, false)?
+        },
     })
 }
 

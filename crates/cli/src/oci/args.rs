@@ -218,12 +218,15 @@ pub struct ExecArgs {
 /// `ps`.
 #[derive(Debug, Args)]
 pub struct PsArgs {
-    /// json; a table comes with a later release
+    /// table or json
     #[arg(short, long, value_name = "FORMAT", default_value = "table", value_parser = ["table", "json"])]
     pub format: String,
     /// The container's id
     #[arg(value_name = "ID")]
     pub id: String,
+    /// Arguments of ps(1) for the table
+    #[arg(value_name = "PS OPTIONS", trailing_var_arg = true, allow_hyphen_values = true)]
+    pub ps_arguments: Vec<String>,
 }
 
 /// `spec`.

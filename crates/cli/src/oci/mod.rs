@@ -10,6 +10,7 @@ mod exec;
 mod foreground;
 mod inherited;
 mod list;
+mod ps;
 mod readiness;
 mod report;
 mod sockets;
@@ -24,7 +25,7 @@ use clap::{ArgMatches, FromArgMatches};
 use hull_engine::Signal;
 use hull_runtime::container::Containers;
 
-use self::args::{KillArgs, LATER_COMMANDS, OciArgs, OciCommand, PsArgs};
+use self::args::{KillArgs, LATER_COMMANDS, OciArgs, OciCommand};
 use self::report::{Gravity, Log};
 use crate::args::system::LogFormat;
 use crate::args::{Verb, later};
@@ -123,7 +124,7 @@ fn carry_out(matches: &ArgMatches, log: &Log) -> Result<u8, Failure> {
         OciCommand::Delete(delete) => remove(&containers, &delete.id, delete.force, log)?,
         OciCommand::List(list) => list::list(&containers, list)?,
         OciCommand::Exec(process) => return exec::exec(&containers, process),
-        OciCommand::Ps(ps) => processes(&containers, ps)?,
+        OciCommand::Ps(ps) => ps::ps(&containers, ps)?,
         OciCommand::Pause(pause) => containers.pause(&pause.id)?,
         OciCommand::Resume(resume) => containers.resume(&resume.id)?,
         OciCommand::Spec(spec) => spec::write(&spec.bundle, spec.rootless)?,
@@ -150,13 +151,6 @@ fn remove(containers: &Containers, id: &str, force: bool, log: &Log) -> Result<(
         log.tell(Gravity::Warning, &error.to_string());
     }
     Ok(())
-}
-
-fn processes(containers: &Containers, arguments: &PsArgs) -> Result<(), Failure> {
-    if arguments.format != "json" {
-        return Err(Failure::Arguments("ps is supported with --format json only".to_owned()));
-    }
-    write_stdout((serde_json::to_string(&containers.processes(&arguments.id)?)? + "\n").as_bytes())
 }
 
 fn features() -> Result<(), Failure> {

@@ -5,8 +5,8 @@ use std::io::{ErrorKind, Write};
 use std::path::Path;
 
 use hull_oci::runtime::{
-    Linux, LinuxCapabilities, LinuxDeviceCgroup, LinuxIdMapping, LinuxNamespace, LinuxNamespaceType, LinuxResources, Mount,
-    OCI_VERSION, PosixRlimit, Process, Root, Spec,
+    Linux, LinuxCapabilities, LinuxDeviceCgroup, LinuxIdMapping, LinuxNamespace, LinuxNamespaceType, LinuxResources,
+    Mount, OCI_VERSION, PosixRlimit, Process, Root, Spec,
 };
 
 use rustix::process::{getegid, geteuid};
