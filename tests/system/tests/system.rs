@@ -20,6 +20,7 @@ mod many;
 mod mounts;
 mod neighbours;
 mod refusals;
+mod runtime_commands;
 mod shared;
 mod smoke;
 mod terminals;

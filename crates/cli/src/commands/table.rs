@@ -290,7 +290,7 @@ const OCI: Verb = Verb {
     about: "Use Hull as an OCI runtime (the binary called as runc is the same)",
     usage: "[OPTIONS] COMMAND",
     wants: "requires a command",
-    body: Body::Leaf { document: crate::oci::args::flagged, parse: crate::oci::args::flagged, run: crate::oci::run },
+    body: Body::Leaf { document: crate::oci::args::flagged, parse: crate::oci::args::parsed, run: crate::oci::run },
     ..PLAIN
 };
 

@@ -53,7 +53,7 @@ pub enum OciCommand {
     /// List containers
     List(ListArgs),
     /// Run one more process in a container
-    Exec(ExecArgs),
+    Exec(Box<ExecArgs>),
     /// Print the process ids of a container
     Ps(PsArgs),
     /// Freeze all processes of a container
@@ -187,7 +187,14 @@ pub struct ExecArgs {
     #[arg(short, long, value_name = "CAPABILITY")]
     pub cap: Vec<String>,
     /// Set no_new_privs, or with =false not
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(
+        long,
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        hide_possible_values = true
+    )]
     pub no_new_privs: Option<bool>,
     /// Also in a paused container
     #[arg(long)]
@@ -266,7 +273,12 @@ pub fn later(command: &str) -> &'static [LaterFlag] {
 
 /// The whole command for the binary called as `runc` or `hull-runc`.
 pub fn tree(name: &'static str) -> Command {
-    flagged(Command::new(name).about("An OCI runtime: bundles become processes"))
+    parsed(Command::new(name).about("An OCI runtime: bundles become processes"))
+}
+
+/// As [`flagged`], for reading a command line: each switch also takes `=true` and `=false`, as with Go's programs.
+pub fn parsed(command: Command) -> Command {
+    flagged(command).mut_args(switchable).mut_subcommands(|inner| inner.mut_args(switchable))
 }
 
 /// Adds the commands and their flags, with the refused ones.
@@ -283,16 +295,15 @@ pub fn flagged(command: Command) -> Command {
         .args([help, version]);
     let command = command.mut_subcommands(|inner| {
         let flags = later(inner.get_name());
-        crate::args::later::recognise(inner, flags).args_override_self(true).mut_args(switchable)
+        crate::args::later::recognise(inner, flags).args_override_self(true)
     });
     let refused = LATER_COMMANDS.map(|name| {
         let anything = Arg::new("anything").num_args(0..).allow_hyphen_values(true).trailing_var_arg(true);
         Command::new(name).hide(true).disable_help_flag(true).arg(anything)
     });
-    command.subcommands(refused).args_override_self(true).mut_args(switchable).about(about.unwrap_or_default())
+    command.subcommands(refused).args_override_self(true).about(about.unwrap_or_default())
 }
 
-/// As with Go's programs, a switch also takes `=true` and `=false`.
 fn switchable(argument: Arg) -> Arg {
     match argument.get_action() {
         ArgAction::SetTrue => argument

@@ -104,9 +104,8 @@ impl Readiness {
         sendmsg(&self.host, &[IoSlice::new(b"BARRIER=1")], &mut control, SendFlags::NOSIGNAL)?;
         drop(theirs);
         let patience = Timespec { tv_sec: BARRIER_SECONDS, tv_nsec: 0 };
-        match poll(&mut [PollFd::new(&ours, PollFlags::IN)], Some(&patience))? {
-            0 => tracing::warn!("the service manager has not answered for {BARRIER_SECONDS} seconds"),
-            _ => {}
+        if poll(&mut [PollFd::new(&ours, PollFlags::IN)], Some(&patience))? == 0 {
+            tracing::warn!("the service manager has not answered for {BARRIER_SECONDS} seconds");
         }
         Ok(())
     }

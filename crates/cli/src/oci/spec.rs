@@ -130,8 +130,7 @@ fn process() -> Process {
         capabilities: Some(LinuxCapabilities {
             bounding: kept.clone(),
             effective: kept.clone(),
-            permitted: kept.clone(),
-            ambient: kept,
+            permitted: kept,
             ..LinuxCapabilities::default()
         }),
         rlimits: vec![PosixRlimit { type_: "RLIMIT_NOFILE".to_owned(), hard: 1024, soft: 1024 }],

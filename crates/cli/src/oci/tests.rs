@@ -40,6 +40,12 @@ fn what_engines_write_is_understood() {
         "resume box",
         "spec --bundle /b",
         "features",
+        "--criu /x list",
+        "create --no-pivot=false --no-new-keyring=true box",
+        "exec --preserve-fds=2 --cgroup cpu:a --cgroup memory:b --apparmor p --process-label l --detach=false box true",
+        "ps box -o pid,cmd",
+        "ps box --forest",
+        "spec --rootless",
     ] {
         parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
     }
@@ -86,6 +92,18 @@ fn the_version_has_the_lines_that_engines_read() {
     let text = error.to_string();
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(lines, [&format!("runc version {}", env!("CARGO_PKG_VERSION")), "spec: 1.3.0"]);
+}
+
+#[test]
+fn a_switch_can_be_said_to_be_off() {
+    let OciCommand::Run(run) = parse("run -d --keep=false --detach=false box").unwrap().command else {
+        panic!("not a run")
+    };
+    assert!(!run.detach && !run.keep);
+    let OciCommand::Exec(exec) = parse("exec --no-new-privs=false -t=true box true").unwrap().command else {
+        panic!("not an exec")
+    };
+    assert!(exec.tty && exec.no_new_privs == Some(false));
 }
 
 #[test]

@@ -1,0 +1,316 @@
+//! The OCI command line, flag by flag: what `runc` does with each of its commands, Hull under that name does too.
+//!
+//! What other programs give to the runtime (descriptors, sockets) is given here by a shell or by the test itself.
+
+use std::fs;
+use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use serde_json::{Value, json};
+use system_tests::bundle::Bundle;
+use system_tests::{Run, wait_for};
+
+/// A container that does nothing until it is told to end.
+fn sleeper(change: impl FnOnce(&mut Value)) -> Bundle {
+    Bundle::script("exec sleep 1000", change)
+}
+
+/// The runtime started by a shell that has done something to its own descriptors and environment.
+fn through_shell(bundle: &Bundle, shell: &str, words: &[&str]) -> Run {
+    let mut command = Command::new("sh");
+    command.args(["-c", shell, &bundle.runc, "--root"]).arg(bundle.hull.files().join("runc-state")).args(words);
+    Run::new(words, command.current_dir(bundle.hull.files()).stdin(Stdio::null()).output().expect("sh"))
+}
+
+/// The directories of a container's cgroup in all hierarchies.
+fn cgroups(id: &str) -> Vec<PathBuf> {
+    let hierarchies = fs::read_dir("/sys/fs/cgroup").expect("cgroups").flatten().map(|entry| entry.path());
+    let mut found: Vec<PathBuf> =
+        hierarchies.map(|hierarchy| hierarchy.join(id)).filter(|path| path.exists()).collect();
+    found.extend([PathBuf::from("/sys/fs/cgroup").join(id)].into_iter().filter(|path| path.exists()));
+    found
+}
+
+fn is_alive(pid: i32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
+}
+
+#[test]
+fn descriptors_are_handed_to_the_program_and_to_nobody_else() {
+    let bundle = Bundle::script("cat <&3; cat <&4; cat <&5 2>/dev/null; env | grep LISTEN; echo end", |_| {});
+    for (name, text) in [("three", "first\n"), ("four", "second\n"), ("five", "third\n")] {
+        bundle.hull.write(name, text);
+    }
+    let id = bundle.id("fds");
+    let words = |flag| ["run", flag, "--bundle", &bundle.folder, &id];
+    let open = "exec \"$0\" \"$@\" 3<three 4<four 5<five";
+    let run = through_shell(&bundle, open, &words("--preserve-fds=2")).expect(0);
+    assert_eq!(run.text(), "first\nsecond\nend");
+    let listening = format!("LISTEN_PID=$$ LISTEN_FDS=1 {open}");
+    let run = through_shell(&bundle, &listening, &words("--preserve-fds=1")).expect(0);
+    assert_eq!(run.text(), "first\nsecond\nLISTEN_FDS=1\nLISTEN_PID=1\nend");
+    let foreign = format!("LISTEN_PID=1 LISTEN_FDS=3 {open}");
+    let run = through_shell(&bundle, &foreign, &words("--preserve-fds=1")).expect(0);
+    assert_eq!(run.text(), "first\nend", "another process was meant");
+    let run = through_shell(&bundle, open, &words("--preserve-fds=4")).expect(1);
+    assert!(run.stderr.contains("unable to stat preserved-fd 3 (of 4)"), "{run:#?}");
+}
+
+#[test]
+fn a_created_container_and_an_exec_keep_descriptors_too() {
+    let bundle = Bundle::script("cat <&3; exec sleep 1000", |_| {});
+    bundle.hull.write("three", "first\n");
+    let id = bundle.id("fds-create");
+    let output = bundle.hull.write("output", "");
+    let shell = "exec \"$0\" \"$@\" 3<three >>output 2>&1";
+    through_shell(&bundle, shell, &["create", "--preserve-fds", "1", "--bundle", &bundle.folder, &id]).expect(0);
+    bundle.run(&["start", &id]).expect(0);
+    wait_for("what it read", || (fs::read_to_string(&output).expect("output") == "first\n").then_some(()));
+    let shell = "exec \"$0\" \"$@\" 3<three";
+    let words = ["exec", "--preserve-fds", "1", &id, "sh", "-c", "cat <&3; ls /proc/self/fd"];
+    let run = through_shell(&bundle, shell, &words).expect(0);
+    // The last one is that of ls itself.
+    assert_eq!(run.text(), "first\n0\n1\n2\n3\n4");
+    bundle.delete(&id);
+}
+
+#[test]
+fn a_container_tells_that_it_is_ready() {
+    let bundle = Bundle::script("test -S \"$NOTIFY_SOCKET\" && exec sleep 1000", |_| {});
+    let host = bundle.hull.file("host.sock");
+    let manager = UnixDatagram::bind(&host).expect("a socket");
+    let id = bundle.id("ready");
+    let pid_file = bundle.hull.file("pid");
+    let heard = || {
+        let mut buffer = [0; 256];
+        let length = manager.recv(&mut buffer).expect("a word");
+        String::from_utf8_lossy(&buffer[..length]).into_owned()
+    };
+    let socket = bundle.hull.files().join("runc-state").join(&id).join("notify/notify.sock");
+    let tell = |text: &str| {
+        let program = UnixDatagram::unbound().expect("a socket");
+        wait_for("the container's socket", || program.send_to(text.as_bytes(), &socket).ok());
+    };
+    let spawn = |words: &[&str]| {
+        let mut command = bundle.command(words);
+        command.env("NOTIFY_SOCKET", &host).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("runc")
+    };
+    let words = ["create", "--bundle", &bundle.folder, "--pid-file", &pid_file, &id];
+    assert!(spawn(&words).wait().expect("runc").success());
+    let pid = fs::read_to_string(&pid_file).expect("the pid file");
+    let mut start = spawn(&["start", &id]);
+    tell("STATUS=getting there");
+    tell("STATUS=there\nREADY=1\n");
+    assert_eq!(
+        (heard(), heard(), heard()),
+        ("READY=1\n".to_owned(), format!("MAINPID={pid}\n"), "BARRIER=1".to_owned())
+    );
+    assert!(start.wait().expect("runc").success());
+    assert_eq!(bundle.status(&id), "running");
+    bundle.delete(&id);
+
+    let mut run = spawn(&["run", "--bundle", &bundle.folder, &id]);
+    tell("READY=1");
+    assert_eq!((heard(), heard()), ("READY=1\n".to_owned(), format!("MAINPID={}\n", run.id())), "run stays and waits");
+    bundle.run(&["kill", &id, "KILL"]).expect(0);
+    assert_eq!(run.wait().expect("runc").code(), Some(137));
+
+    let mut start = spawn(&["run", "--detach", "--bundle", &bundle.folder, &id]);
+    wait_for("its start", || (bundle.run(&["state", &id]).code == 0).then_some(()));
+    bundle.run(&["kill", &id, "KILL"]).expect(0);
+    assert!(start.wait().expect("runc").success(), "its end ends the waiting");
+    bundle.delete(&id);
+}
+
+#[test]
+fn an_exec_has_the_rights_that_it_is_given_and_no_others() {
+    let bundle = sleeper(|config| config["process"]["capabilities"]["inheritable"] = json!([]));
+    let id = bundle.id("exec");
+    bundle.start_detached(&id);
+    let status = |flags: &[&str], key: &str| {
+        let run = bundle.run(&[&["exec"], flags, &[&id, "cat", "/proc/self/status"]].concat()).expect(0);
+        let mut lines = run.stdout.lines().map(str::to_owned);
+        lines.find_map(|line| Some(line.strip_prefix(key)?.trim().to_owned())).expect(key)
+    };
+    let kept = u64::from_str_radix(&status(&[], "CapEff:"), 16).expect("hexadecimal");
+    let chown = 1;
+    assert_eq!(kept & chown, 0);
+    for (key, expected) in [("CapBnd:", kept | chown), ("CapEff:", kept | chown), ("CapInh:", 0), ("CapAmb:", 0)] {
+        let found = u64::from_str_radix(&status(&["--cap", "CAP_CHOWN"], key), 16).expect("hexadecimal");
+        assert_eq!(found, expected, "{key} (CVE-2022-29162)");
+    }
+    assert_eq!(status(&[], "NoNewPrivs:"), "1", "as the container has it");
+    assert_eq!(status(&["--no-new-privs=false"], "NoNewPrivs:"), "0");
+    assert_eq!(status(&["--user", "5:7", "-g", "9"], "Uid:"), "5\t5\t5\t5");
+    assert_eq!(status(&["--user", "5:7", "-g", "9"], "Groups:"), "9");
+    for flag in ["--apparmor", "--process-label"] {
+        let run = bundle.run(&["exec", flag, "some", &id, "true"]);
+        assert!(run.code == 0 || run.stderr.contains("process."), "it is honoured, or refused by name: {run:#?}");
+    }
+    bundle.delete(&id);
+}
+
+#[test]
+fn an_exec_goes_to_a_cgroup_below_the_containers() {
+    let bundle = sleeper(|_| {});
+    let id = bundle.id("sub");
+    bundle.start_detached(&id);
+    let place = |flags: &[&str]| bundle.run(&[&["exec"], flags, &[&id, "cat", "/proc/self/cgroup"]].concat());
+    let run = place(&["--cgroup", "inner"]).expect(255);
+    assert!(run.stderr.contains("exec failed: ") && run.stderr.contains("no such file or directory"), "{run:#?}");
+    for cgroup in cgroups(&id) {
+        fs::create_dir(cgroup.join("inner")).expect("a cgroup");
+        // A cpuset that holds nothing can hold no process.
+        for file in ["cpuset.cpus", "cpuset.mems"].map(|file| (cgroup.join(file), cgroup.join("inner").join(file))) {
+            if let Ok(list) = fs::read_to_string(&file.0) {
+                fs::write(&file.1, list).expect("a cpuset");
+            }
+        }
+    }
+    let lines = place(&["--cgroup", "/inner"]).expect(0).stdout;
+    assert!(lines.lines().all(|line| line.ends_with("/inner")), "{lines}");
+    let refused = |flags: &[&str]| place(flags).expect(255).stderr;
+    assert!(refused(&["--cgroup", "../other"]).contains("not a sub cgroup path"));
+    assert!(refused(&["--cgroup", "a", "--cgroup", "b"]).contains("missing <controller>: prefix"));
+    assert!(refused(&["--cgroup", "bogus:inner"]).contains("unknown controller"));
+    if lines.lines().count() > 1 {
+        let lines = place(&["--cgroup", "memory:inner"]).expect(0).stdout;
+        for line in lines.lines() {
+            assert_eq!(line.contains(":memory:"), line.ends_with("/inner"), "{lines}");
+        }
+    }
+    bundle.delete(&id);
+}
+
+#[test]
+fn a_pidfd_goes_to_whoever_listens() {
+    let bundle = sleeper(|_| {});
+    let id = bundle.id("pidfd");
+    bundle.start_detached(&id);
+    let path = bundle.hull.file("pidfd.sock");
+    let listener = UnixListener::bind(&path).expect("a socket");
+    bundle.run(&["exec", "--pidfd-socket", &path, &id, "true"]).expect(0);
+    let (mut stream, _) = listener.accept().expect("a connection");
+    let mut text = String::new();
+    std::io::Read::read_to_string(&mut stream, &mut text).expect("a name");
+    assert_eq!(text, "pidfd");
+    bundle.delete(&id);
+}
+
+#[test]
+fn a_create_that_was_cut_off_is_removed_whole() {
+    let bundle = sleeper(|_| {});
+    let id = bundle.id("cut");
+    let pid = bundle.create(&id);
+    let folder = bundle.hull.files().join("runc-state").join(&id);
+    // Killed here, a create has made all but this.
+    fs::remove_file(folder.join("state.json")).expect("state.json");
+    let run = bundle.run(&["state", &id]).expect(1);
+    assert!(run.stderr.contains("container does not exist"), "{run:#?}");
+    bundle.run(&["delete", &id]).expect(1);
+    assert!(is_alive(pid) && !cgroups(&id).is_empty());
+    bundle.delete(&id);
+    wait_for("the end of its process", || (!is_alive(pid)).then_some(()));
+    assert!(cgroups(&id).is_empty() && !folder.exists());
+    bundle.delete(&id);
+}
+
+#[test]
+fn a_damaged_record_is_one_clear_error() {
+    let bundle = sleeper(|_| {});
+    let id = bundle.id("damaged");
+    bundle.start_detached(&id);
+    let path = bundle.hull.files().join("runc-state").join(&id).join("state.json");
+    let whole = fs::read(&path).expect("state.json");
+    for damaged in ["", "{", "[]", "{\"version\":2}"] {
+        fs::write(&path, damaged).expect("state.json");
+        for words in [&["state"][..], &["start"], &["kill"], &["delete"], &["delete", "--force"], &["pause"], &["ps"]] {
+            let run = bundle.run(&[words, &[&id]].concat()).expect(1);
+            assert_eq!(run.stderr.lines().count(), 1, "{run:#?}");
+            assert!(run.stderr.contains("state.json is not valid"), "{run:#?}");
+        }
+    }
+    fs::write(&path, whole).expect("state.json");
+    bundle.delete(&id);
+}
+
+#[test]
+fn kill_reaches_all_processes_where_it_must() {
+    let script = "sleep 1000 & sleep 1000 & exec sleep 1000";
+    let count = |bundle: &Bundle, id: &str| -> usize {
+        let run = bundle.run(&["ps", "--format", "json", id]).expect(0);
+        serde_json::from_str::<Option<Vec<i32>>>(&run.stdout).expect("JSON").unwrap_or_default().len()
+    };
+    // Without a pid namespace of its own, the end of one process is not the end of the others.
+    let shared = Bundle::script(script, |config| {
+        let namespaces = config["linux"]["namespaces"].as_array_mut().expect("namespaces");
+        namespaces.retain(|namespace| namespace["type"] != "pid");
+    });
+    let id = shared.id("shared");
+    shared.start_detached(&id);
+    wait_for("three processes", || (count(&shared, &id) == 3).then_some(()));
+    shared.run(&["kill", &id, "KILL"]).expect(0);
+    wait_for("no process", || (count(&shared, &id) == 0).then_some(()));
+    shared.delete(&id);
+
+    let own = Bundle::script("trap 'exit 3' TERM; sleep 1000 & sleep 1000 & wait; wait", |_| {});
+    let id = own.id("own");
+    own.start_detached(&id);
+    wait_for("three processes", || (count(&own, &id) == 3).then_some(()));
+    own.run(&["kill", "--all", &id, "0"]).expect(0);
+    assert_eq!(count(&own, &id), 3);
+    own.run(&["kill", "--all", &id, "TERM"]).expect(0);
+    wait_for("no process", || (count(&own, &id) == 0).then_some(()));
+    own.run(&["kill", "--all", &id, "KILL"]).expect(0);
+    let run = own.run(&["kill", &id, "KILL"]).expect(1);
+    assert!(run.stderr.contains("container not running"), "{run:#?}");
+    own.delete(&id);
+}
+
+#[test]
+fn ps_shows_the_machines_lines_about_the_container() {
+    let bundle = sleeper(|_| {});
+    let id = bundle.id("ps");
+    let pid = bundle.start_detached(&id);
+    // Its streams must not be those that the test reads to their end.
+    bundle.run(&["exec", "--detach", &id, "sh", "-c", "exec sleep 2000 >/dev/null 2>&1"]).expect(0);
+    wait_for("its program", || (bundle.run(&["ps", &id]).stdout.contains("sleep 2000")).then_some(()));
+    let run = bundle.run(&["ps", &id]).expect(0);
+    let lines: Vec<&str> = run.stdout.lines().collect();
+    assert!(lines[0].contains("PID") && lines[0].contains("CMD"), "{run:#?}");
+    assert_eq!(lines.len(), 3, "{run:#?}");
+    assert!(lines[1].contains("sleep 1000") && lines[2].contains("sleep 2000"), "{run:#?}");
+    let run = bundle.run(&["ps", &id, "-eo", "pid,args"]).expect(0);
+    let line = run.stdout.lines().nth(1).expect("a line");
+    assert_eq!(line.split_whitespace().collect::<Vec<_>>(), [&pid.to_string(), "sleep", "1000"]);
+    let run = bundle.run(&["ps", &id, "-eo", "args"]).expect(1);
+    assert!(run.stderr.contains("couldn't find PID field in ps output"), "{run:#?}");
+    bundle.delete(&id);
+}
+
+#[test]
+fn failures_are_told_in_the_log_that_was_asked_for() {
+    let bundle = Bundle::script("true", |config| config["process"]["args"] = json!(["nope"]));
+    let id = bundle.id("log");
+    let log = bundle.hull.file("log");
+    let said = "runc run failed: unable to start container process: exec: \"nope\": executable file not found in $PATH";
+    let run = bundle.run(&["--log", &log, "--log-format", "json", "run", "--bundle", &bundle.folder, &id]).expect(1);
+    assert_eq!(run.stderr, format!("{said}\n"));
+    let line: Value = serde_json::from_str(&fs::read_to_string(&log).expect("the log")).expect("one line of JSON");
+    assert_eq!((line["level"].as_str(), line["msg"].as_str()), (Some("error"), Some(said)));
+    assert!(line["time"].is_string(), "{line}");
+    let run = bundle.run(&["run", "--bundle", &bundle.folder, &id]).expect(1);
+    let (time, message) = run.stderr.split_once(' ').expect("fields");
+    assert!(time.starts_with("time=\"") && time.ends_with("Z\""), "{run:#?}");
+    assert_eq!(message, format!("level=error msg={said:?}\n"));
+    fs::remove_file(&log).expect("the log");
+    bundle.run(&["--log", &log, "state", &id]).expect(1);
+    assert!(fs::read_to_string(&log).expect("the log").ends_with(" level=error msg=\"container does not exist\"\n"));
+    bundle.run(&["exec", &id, "true"]).expect(255);
+    bundle.run(&["bogus"]).expect(3);
+    fs::remove_file(&log).expect("the log");
+    bundle.run(&["--log", &log, "--log-format=json", "state", "--bogus", &id]).expect(1);
+    let line: Value = serde_json::from_str(&fs::read_to_string(&log).expect("the log")).expect("one line of JSON");
+    assert!(line["msg"].as_str().is_some_and(|text| text.contains("--bogus")), "{line}");
+}
