@@ -62,6 +62,14 @@ fn the_cgroup_namespace_hides_where_the_container_is() {
     assert!(private.lines().all(|line| line.ends_with(":/")), "{private}");
     let host = hull.inside(&["--cgroupns", "host"], "cat /proc/self/cgroup");
     assert!(host.lines().any(|line| line.contains(&hull.roots().instance())), "{host}");
+    if fs::exists("/sys/fs/cgroup/memory").expect("looking") {
+        // cgroup v1 mounts show the container's own cgroups either way.
+        let file = "/sys/fs/cgroup/memory/memory.limit_in_bytes";
+        for choice in ["private", "host"] {
+            let seen = hull.inside(&["--cgroupns", choice, "-m", "64m"], &format!("cat {file}"));
+            assert_eq!(seen, (64 << 20).to_string(), "{choice}");
+        }
+    }
 }
 
 /// Not on the oldest kernel: the virtual machine's files are on a tmpfs, whose ids cannot be shifted before 6.3.

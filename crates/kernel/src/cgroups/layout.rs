@@ -7,7 +7,7 @@
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
@@ -34,6 +34,11 @@ impl Hierarchy {
     /// The directory of the cgroup `path`, which is absolute in this mount.
     pub(super) fn folder(&self, path: &str) -> PathBuf {
         self.mount.join(path.trim_start_matches('/'))
+    }
+
+    /// The name of the directory that it is mounted on, such as `cpu,cpuacct`.
+    pub fn directory(&self) -> String {
+        self.mount.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
     }
 
     fn has(&self, controller: &str) -> bool {
@@ -162,9 +167,21 @@ impl Layout {
         self.cgroup_from_proc(&text)
     }
 
-    fn cgroup_from_proc(&self, text: &str) -> Result<Cgroup, CgroupError> {
-        let mut legacy = Vec::new();
-        let mut unified = None;
+    /// The v1 hierarchies with the directory of the cgroup that the calling process is in.
+    ///
+    /// # Errors
+    /// [`CgroupError::Read`] without /proc; [`CgroupError::BadPath`] when it is outside of what is mounted.
+    pub fn own_legacy_folders(&self) -> Result<Vec<(&Hierarchy, PathBuf)>, CgroupError> {
+        let file = PathBuf::from("/proc/self/cgroup");
+        let text = std::fs::read_to_string(&file).map_err(|source| CgroupError::Read { path: file, source })?;
+        let own = self.places_from_proc(&text)?.into_iter().filter(|(hierarchy, _)| !hierarchy.controllers.is_empty());
+        Ok(own.map(|(hierarchy, below)| (hierarchy, hierarchy.mount.join(below))).collect())
+    }
+
+    /// What a process's cgroup file (proc_pid_cgroup(5)) says of the hierarchies that are mounted here, with paths
+    /// relative to their mounts.
+    fn places_from_proc<'a>(&'a self, text: &str) -> Result<Vec<(&'a Hierarchy, PathBuf)>, CgroupError> {
+        let mut places = Vec::new();
         for line in text.lines() {
             let mut fields = line.splitn(3, ':');
             let (Some(_), Some(controllers), Some(path)) = (fields.next(), fields.next(), fields.next()) else {
@@ -175,14 +192,23 @@ impl Layout {
                 list => self.legacy.iter().find(|known| list.split(',').all(|name| known.has(name))),
             };
             let Some(hierarchy) = hierarchy else { continue };
-            let below = Path::new(path).strip_prefix(&hierarchy.root).map_err(|_| CgroupError::BadPath {
-                path: path.to_owned(),
-                reason: "it is outside of what is mounted here",
-            })?;
+            let below = Path::new(path).strip_prefix(&hierarchy.root).ok();
+            let below = below.filter(|below| !below.components().any(|part| part == Component::ParentDir));
+            let outside =
+                || CgroupError::BadPath { path: path.to_owned(), reason: "it is outside of what is mounted here" };
+            places.push((hierarchy, below.ok_or_else(outside)?.to_owned()));
+        }
+        Ok(places)
+    }
+
+    fn cgroup_from_proc(&self, text: &str) -> Result<Cgroup, CgroupError> {
+        let mut legacy = Vec::new();
+        let mut unified = None;
+        for (hierarchy, below) in self.places_from_proc(text)? {
             let path = normal_path(&format!("/{}", below.display()))?;
-            match controllers {
-                "" => unified = Some((hierarchy.clone(), path)),
-                _ => legacy.push((hierarchy.clone(), path)),
+            match hierarchy.controllers.is_empty() {
+                true => unified = Some((hierarchy.clone(), path)),
+                false => legacy.push((hierarchy.clone(), path)),
             }
         }
         if legacy.is_empty() && unified.is_none() {
@@ -431,5 +457,9 @@ mod tests {
         assert_eq!(cgroup.legacy_folder("memory").unwrap(), Path::new("/sys/fs/cgroup/memory/hull/a/b"));
         assert_eq!(cgroup.legacy_folder("cpu").unwrap(), Path::new("/sys/fs/cgroup/cpu,cpuacct/hull/a"));
         assert_eq!(cgroup.unified_folder().unwrap(), Path::new("/sys/fs/cgroup/unified/hull/v2"));
+        let outside = "4:memory:/../elsewhere\n";
+        assert!(matches!(layout.places_from_proc(outside), Err(CgroupError::BadPath { .. })));
+        let root = layout.places_from_proc("4:memory:/\n").unwrap();
+        assert_eq!((root[0].0.directory().as_str(), root[0].1.as_path()), ("memory", Path::new("")));
     }
 }

@@ -8,11 +8,12 @@ use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use hull_kernel::cgroups::Layout;
 use hull_kernel::mounts::{
     self, FilesystemOption, MOUNT_ATTR_RDONLY, MountAttributes, MountError, Propagation, inside,
 };
 use hull_kernel::tree;
-use rustix::fs::{Mode, OFlags, PROC_SUPER_MAGIC, ResolveFlags, fstatfs, mkdirat, openat, openat2, symlinkat};
+use rustix::fs::{CWD, Mode, OFlags, PROC_SUPER_MAGIC, ResolveFlags, fstatfs, mkdirat, openat, openat2, symlinkat};
 use rustix::io::Errno;
 use rustix::process::{chdir, fchdir, pivot_root};
 
@@ -60,7 +61,15 @@ pub(super) fn mount_all(root: &OwnedFd, plans: &mut [MountPlan]) -> Result<Optio
         mounts::attach(mount.as_fd(), target.as_fd(), &subject).map_err(at(Step::Mount))?;
         match &plan.action {
             MountAction::Cgroup { hierarchies: CgroupHierarchies::Legacy(hierarchies), attributes } => {
-                attach_legacy_cgroups(&mount, hierarchies, *attributes)?;
+                for (name, options) in hierarchies {
+                    let hierarchy = mounts::new_filesystem("cgroup", Some("cgroup"), options, *attributes);
+                    attach_legacy_cgroup(&mount, name, &hierarchy.map_err(at(Step::Mount))?)?;
+                }
+                finish_legacy_cgroups(&mount, *attributes)?;
+            }
+            MountAction::Cgroup { hierarchies: CgroupHierarchies::LegacyOwn(layout, wanted), attributes } => {
+                attach_own_cgroups(&mount, layout, wanted)?;
+                finish_legacy_cgroups(&mount, *attributes)?;
             }
             MountAction::Filesystem { kind, .. } if kind == "proc" => proc = Some(mount),
             _ => {}
@@ -87,7 +96,7 @@ fn make(plan: &mut MountPlan) -> Result<OwnedFd, InitFailure> {
         MountAction::Cgroup { hierarchies: CgroupHierarchies::Unified, attributes } => {
             mounts::new_filesystem("cgroup2", Some("cgroup"), &[], *attributes).map_err(named)
         }
-        MountAction::Cgroup { hierarchies: CgroupHierarchies::Legacy(_), attributes } => {
+        MountAction::Cgroup { attributes, .. } => {
             let mode = FilesystemOption::parse("mode=755");
             mounts::new_filesystem("tmpfs", Some("cgroup"), &[mode], *attributes & !MOUNT_ATTR_RDONLY).map_err(named)
         }
@@ -147,24 +156,33 @@ fn kernel_directory(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, Errno>
     }
 }
 
-/// Below the tmpfs at the cgroup mount's place: one directory and mount per v1 hierarchy, links for the names of
-/// controllers that share one, then the tmpfs as the spec wants it.
-fn attach_legacy_cgroups(
-    tmpfs: &OwnedFd,
-    hierarchies: &[(String, Vec<FilesystemOption>)],
-    attributes: u64,
-) -> Result<(), InitFailure> {
-    for (name, options) in hierarchies {
-        let failed = |errno| InitFailure::new(Step::Mount, format!("cgroup hierarchy {name}"), errno);
-        mkdirat(tmpfs, name, Mode::from_raw_mode(0o755)).map_err(failed)?;
-        let directory =
-            openat(tmpfs, name, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(failed)?;
-        let mount = mounts::new_filesystem("cgroup", Some("cgroup"), options, attributes).map_err(at(Step::Mount))?;
-        mounts::attach(mount.as_fd(), directory.as_fd(), name).map_err(at(Step::Mount))?;
-        for part in name.split(',').filter(|part| *part != name) {
-            symlinkat(name, tmpfs, part).map_err(failed)?;
-        }
+/// Below the tmpfs at the cgroup mount's place: a directory with one v1 hierarchy, and links for the names of controllers
+/// that share it.
+fn attach_legacy_cgroup(tmpfs: &OwnedFd, name: &str, hierarchy: &OwnedFd) -> Result<(), InitFailure> {
+    let failed = |errno| InitFailure::new(Step::Mount, format!("cgroup hierarchy {name}"), errno);
+    mkdirat(tmpfs, name, Mode::from_raw_mode(0o755)).map_err(failed)?;
+    let directory =
+        openat(tmpfs, name, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(failed)?;
+    mounts::attach(hierarchy.as_fd(), directory.as_fd(), name).map_err(at(Step::Mount))?;
+    for part in name.split(',').filter(|part| *part != name) {
+        symlinkat(name, tmpfs, part).map_err(failed)?;
     }
+    Ok(())
+}
+
+/// Below it the cgroups that this process is in, for a container that sees the host's hierarchies otherwise.
+fn attach_own_cgroups(tmpfs: &OwnedFd, layout: &Layout, wanted: &MountAttributes) -> Result<(), InitFailure> {
+    let own = layout.own_legacy_folders().map_err(|error| InitFailure::because(Step::Mount, "cgroup", error))?;
+    for (hierarchy, folder) in own {
+        let own = mounts::clone_tree(CWD, &folder, false).map_err(at(Step::Mount))?;
+        mounts::set_attributes(own.as_fd(), false, wanted, "cgroup").map_err(at(Step::Mount))?;
+        attach_legacy_cgroup(tmpfs, &hierarchy.directory(), &own)?;
+    }
+    Ok(())
+}
+
+/// The tmpfs as the spec wants it, now that everything in it is there.
+fn finish_legacy_cgroups(tmpfs: &OwnedFd, attributes: u64) -> Result<(), InitFailure> {
     let attributes = MountAttributes { set: attributes & MOUNT_ATTR_RDONLY, ..MountAttributes::default() };
     mounts::set_attributes(tmpfs.as_fd(), false, &attributes, "cgroup tmpfs").map_err(at(Step::Mount))
 }

@@ -82,6 +82,8 @@ pub enum CgroupHierarchies {
     Unified,
     /// cgroup v1: name of each hierarchy's directory and the options that mount it.
     Legacy(Vec<(String, Vec<FilesystemOption>)>),
+    /// cgroup v1 without a cgroup namespace: of each hierarchy the cgroup that the container is in.
+    LegacyOwn(Layout, MountAttributes),
 }
 
 /// What the options of one mount say.
@@ -293,35 +295,36 @@ fn of_process(path: &Path) -> Option<(i32, PathBuf)> {
 }
 
 fn cgroup(destination: &Path, options: &Options, namespaces: &NamespacePlan) -> Result<MountAction, PlanError> {
-    if namespaces.create_cgroup {
-        return Ok(MountAction::Cgroup { hierarchies: hierarchies(destination)?, attributes: options.here.set });
-    }
-    // Without a cgroup namespace the host's hierarchies are what the container would see in any case.
-    let tree = open_source(Path::new("/sys/fs/cgroup"), destination, true)?;
-    let failed = |source| PlanError::MountSource { destination: destination.to_path_buf(), source };
-    mounts::set_attributes(tree.as_fd(), true, &options.here, "cgroup tree").map_err(failed)?;
-    Ok(MountAction::Tree(Some(tree)))
+    let layout = Layout::detect()
+        .map_err(|error| PlanError::Cgroup { destination: destination.to_path_buf(), source: Box::new(error) })?;
+    let attributes = options.here.set;
+    let hierarchies = match (layout.is_unified(), namespaces.has_cgroup()) {
+        (true, true) => CgroupHierarchies::Unified,
+        (false, true) => CgroupHierarchies::Legacy(legacy(&layout)),
+        (false, false) => CgroupHierarchies::LegacyOwn(layout, options.here),
+        // A mount of cgroup v2 shows all that its creator's cgroup namespace has, which here is the host's.
+        (true, false) => {
+            let tree = open_source(Path::new("/sys/fs/cgroup"), destination, true)?;
+            let failed = |source| PlanError::MountSource { destination: destination.to_path_buf(), source };
+            mounts::set_attributes(tree.as_fd(), true, &options.here, "cgroup tree").map_err(failed)?;
+            return Ok(MountAction::Tree(Some(tree)));
+        }
+    };
+    Ok(MountAction::Cgroup { hierarchies, attributes })
 }
 
 /// What the host mounts, as the child mounts it again in its own cgroup namespace.
-fn hierarchies(destination: &Path) -> Result<CgroupHierarchies, PlanError> {
-    let layout = Layout::detect()
-        .map_err(|error| PlanError::Cgroup { destination: destination.to_path_buf(), source: Box::new(error) })?;
-    if layout.is_unified() {
-        return Ok(CgroupHierarchies::Unified);
-    }
+fn legacy(layout: &Layout) -> Vec<(String, Vec<FilesystemOption>)> {
     let legacy = layout.legacy().iter().map(|hierarchy| {
-        let directory =
-            hierarchy.mount.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
         let mut options: Vec<FilesystemOption> =
             hierarchy.controllers.iter().map(|controller| FilesystemOption::parse(controller)).collect();
         if options.iter().any(|option| option.value.is_some()) {
             // A hierarchy that has a name and no controller is mounted with `none,name=...` (cgroups(7)).
             options.insert(0, FilesystemOption::parse("none"));
         }
-        (directory, options)
+        (hierarchy.directory(), options)
     });
-    Ok(CgroupHierarchies::Legacy(legacy.collect()))
+    legacy.collect()
 }
 
 fn filesystem(field: &str, kind: &str, mount: &Mount, options: &Options) -> Result<MountAction, PlanError> {

@@ -55,6 +55,11 @@ impl NamespacePlan {
         self.create & sys::CLONE_NEWUSER != 0
     }
 
+    /// Whether the container has a cgroup namespace that is not the host's.
+    pub fn has_cgroup(&self) -> bool {
+        self.create_cgroup || self.join.iter().any(|(kind, _)| *kind == sys::CLONE_NEWCGROUP)
+    }
+
     /// Whether the container lives in a user namespace that is not the host's.
     pub fn has_user(&self) -> bool {
         self.creates_user() || self.join.iter().any(|(kind, _)| *kind == sys::CLONE_NEWUSER)
