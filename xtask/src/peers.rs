@@ -72,13 +72,10 @@ impl Peers {
     /// Unpacks them when they are not there yet.
     pub fn ready() -> Result<Peers> {
         let peers = Peers { root: workspace::folder("peers")? };
-        if !peers.root.join("bin/.complete").exists() {
-            Apt::machine()?.unpack(&PACKAGES, true, &peers.tree()).context("unpacking the peers")?;
-            peers.name_alternatives()?;
-            peers.write_settings()?;
-            peers.write_scripts()?;
-            fs::write(peers.root.join("bin/.complete"), "")?;
-        }
+        Apt::machine()?.unpack(&PACKAGES, true, &peers.tree()).context("unpacking the peers")?;
+        peers.name_alternatives()?;
+        peers.write_settings()?;
+        peers.write_scripts()?;
         Ok(peers)
     }
 
@@ -89,6 +86,11 @@ impl Peers {
     /// The folder of scripts to put in front of PATH.
     pub fn scripts(&self) -> PathBuf {
         self.root.join("bin")
+    }
+
+    /// The settings that every docker daemon here is started with.
+    pub fn daemon_settings(&self) -> PathBuf {
+        self.root.join("etc/daemon.json")
     }
 
     /// The program itself, or an error that names it.
@@ -138,7 +140,8 @@ impl Peers {
     }
 
     /// Settings for podman and skopeo: the tree's helpers, no search registries, any image accepted, and limits that a
-    /// machine with a low hard limit of open files can give.
+    /// machine with a low hard limit of open files can give. For dockerd: no network of its own, so that it touches
+    /// neither addresses nor packet filters.
     fn write_settings(&self) -> Result<()> {
         let tree = self.tree();
         let tree = tree.display();
@@ -158,15 +161,18 @@ impl Peers {
         let storage = "[storage]\ndriver = \"overlay\"\nrunroot = \"/run/hull-peers/containers\"\n\
                        graphroot = \"/run/hull-peers/storage\"\n";
         let accept = r#"{"default": [{"type": "insecureAcceptAnything"}]}"#;
+        let daemon = r#"{"bridge": "none", "iptables": false, "ip6tables": false, "ip-masq": false,
+"userland-proxy": false, "storage-driver": "overlay2", "log-level": "warn"}"#;
         for (path, text) in [
             ("etc/containers.conf", containers.as_str()),
             ("etc/storage.conf", storage),
             ("etc/registries.conf", "unqualified-search-registries = []\n"),
+            ("etc/daemon.json", daemon),
             ("home/.config/containers/policy.json", accept),
         ] {
             let path = self.root.join(path);
             fs::create_dir_all(path.parent().context("a settings file without a folder")?)?;
-            fs::write(&path, text).with_context(|| path.display().to_string())?;
+            write_changed(&path, text)?;
         }
         Ok(())
     }
@@ -191,9 +197,17 @@ impl Peers {
 fn write_script(head: &str, program: &Path, folder: &Path) -> Result<()> {
     let name = program.file_name().context("a program without a name")?;
     let script = folder.join(name);
-    fs::write(&script, format!("{head}exec '{}' \"$@\"\n", program.display()))?;
+    write_changed(&script, &format!("{head}exec '{}' \"$@\"\n", program.display()))?;
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?;
     Ok(())
+}
+
+/// Writes a file that is not as it should be; one that is stays untouched, because somebody may be reading it.
+fn write_changed(path: &Path, text: &str) -> Result<()> {
+    if fs::read_to_string(path).is_ok_and(|present| present == text) {
+        return Ok(());
+    }
+    fs::write(path, text).with_context(|| path.display().to_string())
 }
 
 /// `cargo xtask peers`: unpacks everything that tests and measurements need, and says where it is.

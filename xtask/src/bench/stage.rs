@@ -153,11 +153,9 @@ impl Drop for Docker<'_> {
 }
 
 fn start_dockerd(dir: &Path, peers: &Peers) -> Result<Child> {
-    let settings = dir.join("daemon.json");
-    fs::write(&settings, "{}")?;
     let log = File::create(dir.join("dockerd.log"))?;
     let mut command = peers.command("dockerd")?;
-    command.arg("--config-file").arg(&settings).arg("--data-root").arg(dir.join("docker"));
+    command.arg("--config-file").arg(peers.daemon_settings()).arg("--data-root").arg(dir.join("docker"));
     command.args([
         "--exec-root",
         &format!("{RUN}/docker"),
@@ -165,13 +163,6 @@ fn start_dockerd(dir: &Path, peers: &Peers) -> Result<Child> {
         &format!("{RUN}/docker.pid"),
         "--host",
         &format!("unix://{RUN}/docker.sock"),
-        "--bridge=none",
-        "--iptables=false",
-        "--ip6tables=false",
-        "--ip-masq=false",
-        "--userland-proxy=false",
-        "--storage-driver=overlay2",
-        "--log-level=warn",
     ]);
     command.stdout(log.try_clone()?).stderr(log).spawn().context("starting dockerd")
 }
