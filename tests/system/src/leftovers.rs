@@ -97,11 +97,16 @@ fn mounts(folder: &Path) -> Vec<String> {
     mounts.lines().filter(|line| line.contains(&folder)).map(|line| format!("mount {line}")).collect()
 }
 
-/// The instance's cgroups in every hierarchy.
-fn cgroups(instance: &str) -> Vec<PathBuf> {
+/// Where a cgroup hierarchy may be mounted.
+pub fn hierarchies() -> Vec<PathBuf> {
     let root = Path::new("/sys/fs/cgroup");
     let hierarchies = files(root, 1).into_iter().filter(|path| path.is_dir() && !path.is_symlink());
-    let all = hierarchies.chain([root.to_path_buf()]).map(|hierarchy| hierarchy.join(instance));
+    hierarchies.chain([root.to_path_buf()]).collect()
+}
+
+/// The instance's cgroups in every hierarchy.
+fn cgroups(instance: &str) -> Vec<PathBuf> {
+    let all = hierarchies().into_iter().map(|hierarchy| hierarchy.join(instance));
     all.filter(|path| path.exists()).collect()
 }
 

@@ -13,6 +13,7 @@
 //! archive     images made for one test
 //! registry    a registry on loopback that answers what a test tells it to
 //! terminal    a program on a terminal of its own
+//! place       namespaces for other container tools and their daemons
 //! patience    waiting for a fact, with a deadline and never for a time
 //! ```
 
@@ -23,6 +24,7 @@ pub mod bundle;
 pub mod hull;
 pub mod leftovers;
 pub mod patience;
+pub mod place;
 pub mod registry;
 pub mod terminal;
 

@@ -30,15 +30,19 @@ pub struct Terminal {
 impl Terminal {
     /// Starts `hull WORDS` on a new terminal of 24 rows and 80 columns.
     pub fn start(hull: &Hull, words: &[&str]) -> Terminal {
+        Terminal::of(&hull.command(words))
+    }
+
+    /// Starts another program on such a terminal.
+    pub fn of(plain: &Command) -> Terminal {
         let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).expect("a terminal");
         grantpt(&master).and_then(|()| unlockpt(&master)).expect("a terminal that can be opened");
         let name = ptsname(&master, Vec::new()).expect("the terminal's name");
         let other = open(name.as_c_str(), OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty());
         let other = other.expect("the terminal's other end");
         let stream = || Stdio::from(other.try_clone().expect("one more descriptor"));
-        let plain = hull.command(words);
         let mut command = Command::new("setsid");
-        command.arg("-c").arg(plain.get_program()).args(plain.get_args()).envs(variables(&plain));
+        command.arg("-c").arg(plain.get_program()).args(plain.get_args()).envs(variables(plain));
         command.env("TERM", "xterm").stdin(stream()).stdout(stream()).stderr(stream());
         let master = File::from(master);
         let mut reader = master.try_clone().expect("one more descriptor");

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod builtin;
+mod clients;
 mod crashes;
 mod debian;
 mod ends;
