@@ -314,3 +314,130 @@ fn failures_are_told_in_the_log_that_was_asked_for() {
     let line: Value = serde_json::from_str(&fs::read_to_string(&log).expect("the log")).expect("one line of JSON");
     assert!(line["msg"].as_str().is_some_and(|text| text.contains("--bogus")), "{line}");
 }
+
+/// The one line of a file of a container's cgroup, v1's or v2's.
+fn limit(id: &str, controller: &str, legacy: &str, unified: &str) -> String {
+    let place = format!("/sys/fs/cgroup/{controller}/{id}/{legacy}");
+    let text = fs::read_to_string(&place).or_else(|_| fs::read_to_string(format!("/sys/fs/cgroup/{id}/{unified}")));
+    text.unwrap_or_else(|error| panic!("neither {place} nor {unified}: {error}")).trim().to_owned()
+}
+
+fn memory(id: &str) -> String {
+    limit(id, "memory", "memory.limit_in_bytes", "memory.max")
+}
+
+#[test]
+fn limits_are_changed_by_flags_and_by_a_document() {
+    let bundle =
+        sleeper(|config| config["linux"]["resources"]["memory"] = json!({"limit": 64 << 20, "swap": 64 << 20}));
+    let id = bundle.id("update");
+    bundle.start_detached(&id);
+    let update = |flags: &[&str]| bundle.run(&[&["update"], flags, &[&id]].concat());
+    let pids = || limit(&id, "pids", "pids.max", "pids.max");
+    let weight = || limit(&id, "cpu", "cpu.shares", "cpu.weight");
+    update(&["--pids-limit", "77", "--cpu-share", "2048", "--cpu-quota", "20000", "--cpu-period", "50000"]).expect(0);
+    assert_eq!(pids(), "77");
+    let quota = limit(&id, "cpu", "cpu.cfs_quota_us", "cpu.max");
+    assert!(quota == "20000" || quota == "20000 50000", "{quota}");
+    let heavier = weight();
+    assert!(heavier == "2048" || heavier.parse::<u32>().is_ok_and(|weight| weight > 100), "{heavier}");
+    // Up and down past the old memory+swap limit: the kernel wants another order each way.
+    update(&["--memory", "128m", "--memory-swap", "256m"]).expect(0);
+    assert_eq!(memory(&id), (128 << 20).to_string());
+    update(&["--memory", "32m", "--memory-swap", "48m"]).expect(0);
+    assert_eq!(memory(&id), (32 << 20).to_string());
+    let document =
+        bundle.hull.write("resources.json", &json!({"memory": {"limit": -1}, "pids": {"limit": -1}}).to_string());
+    update(&["--resources", &document, "--pids-limit", "5"]).expect(0);
+    let unlimited = memory(&id);
+    assert!(unlimited == "max" || unlimited.parse::<u64>().is_ok_and(|bytes| bytes > 1 << 60), "{unlimited}");
+    assert_eq!((pids(), weight()), ("max".to_owned(), heavier), "what the document does not name stays");
+    let shell = "exec \"$0\" \"$@\" <input";
+    bundle.hull.write("input", &json!({"pids": {"limit": 66}, "devices": [{"allow": false}]}).to_string());
+    through_shell(&bundle, shell, &["update", "-r", "-", &id]).expect(0);
+    assert_eq!(pids(), "66");
+    bundle.run(&["exec", &id, "sh", "-c", "echo >/dev/null"]).expect(0);
+
+    let run = update(&["--kernel-memory", "1g"]).expect(0);
+    assert!(run.stderr.contains("level=warning msg=\"Setting --kernel-memory is ignored"), "{run:#?}");
+    let refused = |flags: &[&str]| update(flags).expect(1).stderr;
+    assert!(refused(&["--cpu-quota", "much"]).contains("invalid value for cpu-quota"));
+    assert!(refused(&["--l3-cache-schema", "L3:0=f"]).contains("schema"));
+    assert!(refused(&["--memory", "64m", "--memory-swap", "32m"]).contains("memory_swap_total"));
+    assert_eq!(pids(), "66");
+    bundle.run(&["kill", &id, "KILL"]).expect(0);
+    wait_for("its end", || (bundle.status(&id) == "stopped").then_some(()));
+    assert!(refused(&["--pids-limit", "5"]).contains("container not running"));
+    bundle.delete(&id);
+}
+
+#[test]
+fn a_memory_limit_below_what_is_used_is_not_set() {
+    let script = "head -c 20971520 /dev/zero >/dev/shm/file; echo ready >&2; exec sleep 1000";
+    let bundle = Bundle::script(script, |config| config["linux"]["resources"]["memory"] = json!({"limit": 64 << 20}));
+    let id = bundle.id("below");
+    bundle.start_detached(&id);
+    let document = |bytes: u64| {
+        let document = json!({"memory": {"limit": bytes, "swap": bytes, "checkBeforeUpdate": true}});
+        let path = bundle.hull.write("resources.json", &document.to_string());
+        bundle.run(&["update", "-r", &path, &id])
+    };
+    let used = || -> u64 {
+        let text = limit(&id, "memory", "memory.usage_in_bytes", "memory.current");
+        text.parse().expect("a number")
+    };
+    wait_for("its file", || (used() > 20 << 20).then_some(()));
+    if fs::read_to_string("/proc/swaps").expect("swaps").lines().count() == 1 {
+        let run = document(4 << 20).expect(1);
+        assert!(run.stderr.contains("memory"), "{run:#?}");
+        assert_eq!(memory(&id), (64 << 20).to_string());
+        assert_eq!(bundle.status(&id), "running");
+    }
+    document(48 << 20).expect(0);
+    assert_eq!(memory(&id), (48 << 20).to_string());
+    bundle.delete(&id);
+}
+
+#[test]
+fn events_tell_of_use_and_of_memory_that_ran_out() {
+    // A child is killed, its parent is not.
+    let hog = "head -c 100000000 /dev/zero | tail >/dev/null";
+    let script = format!("while :; do test -e /dev/shm/go && {{ {hog}; rm -f /dev/shm/go; }}; sleep 0.05; done");
+    let bundle = Bundle::script(&script, |config| {
+        config["linux"]["resources"]["memory"] = json!({"limit": 24 << 20, "swap": 24 << 20});
+        config["linux"]["resources"]["pids"] = json!({"limit": 50});
+    });
+    let id = bundle.id("events");
+    bundle.start_detached(&id);
+    let run = bundle.run(&["events", "--stats", &id]).expect(0);
+    let event: Value = serde_json::from_str(&run.stdout).expect("one line of JSON");
+    assert_eq!((event["type"].as_str(), event["id"].as_str()), (Some("stats"), Some(id.as_str())));
+    let data = &event["data"];
+    assert_eq!((&data["pids"]["limit"], &data["memory"]["usage"]["limit"]), (&json!(50), &json!(24 << 20)), "{data}");
+    let is_positive = |value: &Value| value.as_u64().is_some_and(|value| value > 0);
+    assert!(is_positive(&data["cpu"]["usage"]["total"]) && is_positive(&data["memory"]["usage"]["usage"]), "{data}");
+    assert!(is_positive(&data["pids"]["current"]) && data["memory"]["raw"].is_object(), "{data}");
+
+    let lines = bundle.hull.file("lines");
+    let mut command = bundle.command(&["events", "--interval", "20ms", &id]);
+    let mut watching = command.stdout(fs::File::create(&lines).expect("a file")).spawn().expect("runc");
+    let seen = |kind: &str| {
+        wait_for(kind, || {
+            let text = fs::read_to_string(&lines).expect("the lines");
+            let whole = &text[..text.rfind('\n').map_or(0, |end| end + 1)];
+            let mut events = whole.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+            events.find(|event| event["type"] == kind)
+        })
+    };
+    seen("stats");
+    bundle.run(&["exec", &id, "touch", "/dev/shm/go"]).expect(0);
+    assert_eq!(seen("oom"), json!({"type": "oom", "id": id}));
+    assert_eq!(bundle.status(&id), "running");
+    bundle.run(&["kill", &id, "KILL"]).expect(0);
+    assert!(watching.wait().expect("runc").success(), "the lines end with the container");
+    let run = bundle.run(&["events", "--stats", &id]).expect(1);
+    assert!(run.stderr.contains("is not running"), "{run:#?}");
+    let run = bundle.run(&["events", "--interval", "0s", &id]).expect(1);
+    assert!(run.stderr.contains("duration interval must be greater than 0"), "{run:#?}");
+    bundle.delete(&id);
+}

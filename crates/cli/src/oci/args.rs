@@ -60,6 +60,10 @@ pub enum OciCommand {
     Pause(IdArgs),
     /// Let the processes of a paused container go on
     Resume(IdArgs),
+    /// Change the limits of a container
+    Update(Box<UpdateArgs>),
+    /// Print what a container uses, and when it runs out of memory
+    Events(EventsArgs),
     /// Write a config.json to start from
     Spec(SpecArgs),
     /// Print what this runtime can do, as JSON
@@ -236,6 +240,85 @@ pub struct PsArgs {
     pub ps_arguments: Vec<String>,
 }
 
+/// `update`.
+#[derive(Debug, Args)]
+pub struct UpdateArgs {
+    /// File with the limits as in linux.resources of config.json, or - for stdin; other flags are ignored then
+    #[arg(short, long, value_name = "FILE")]
+    pub resources: Option<PathBuf>,
+    /// Weight of block I/O, 10 to 1000
+    #[arg(long, value_name = "WEIGHT", default_value_t = 0, hide_default_value = true)]
+    pub blkio_weight: u16,
+    /// Period of the processor quota, in microseconds
+    #[arg(long, value_name = "US", allow_hyphen_values = true)]
+    pub cpu_period: Option<String>,
+    /// Processor time per period, in microseconds; -1 is unlimited
+    #[arg(long, value_name = "US", allow_hyphen_values = true)]
+    pub cpu_quota: Option<String>,
+    /// Unused processor time that may be saved up, in microseconds
+    #[arg(long, value_name = "US", allow_hyphen_values = true)]
+    pub cpu_burst: Option<String>,
+    /// Weight of processor time
+    #[arg(long, value_name = "SHARES", allow_hyphen_values = true)]
+    pub cpu_share: Option<String>,
+    /// Real-time period, in microseconds
+    #[arg(long, value_name = "US", allow_hyphen_values = true)]
+    pub cpu_rt_period: Option<String>,
+    /// Real-time processor time per period, in microseconds
+    #[arg(long, value_name = "US", allow_hyphen_values = true)]
+    pub cpu_rt_runtime: Option<String>,
+    /// Processors, as 0-2,7
+    #[arg(long, value_name = "LIST")]
+    pub cpuset_cpus: Option<String>,
+    /// Memory nodes, as 0-2,7
+    #[arg(long, value_name = "LIST")]
+    pub cpuset_mems: Option<String>,
+    /// Ignored: kernels have no such limit any more
+    #[arg(long, value_name = "BYTES", allow_hyphen_values = true, hide = true)]
+    pub kernel_memory: Option<String>,
+    /// Ignored: kernels have no such limit any more
+    #[arg(long, value_name = "BYTES", allow_hyphen_values = true, hide = true)]
+    pub kernel_memory_tcp: Option<String>,
+    /// Memory; -1 is unlimited
+    #[arg(long, value_name = "BYTES", allow_hyphen_values = true)]
+    pub memory: Option<String>,
+    /// 1 to run only when nobody else wants the processor
+    #[arg(long, value_name = "0|1", allow_hyphen_values = true)]
+    pub cpu_idle: Option<String>,
+    /// Memory that is protected from reclaim
+    #[arg(long, value_name = "BYTES", allow_hyphen_values = true)]
+    pub memory_reservation: Option<String>,
+    /// Memory and swap together; -1 is unlimited
+    #[arg(long, value_name = "BYTES", allow_hyphen_values = true)]
+    pub memory_swap: Option<String>,
+    /// Number of tasks; -1 is unlimited
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, allow_hyphen_values = true)]
+    pub pids_limit: i64,
+    /// Intel RDT/CAT L3 cache schema
+    #[arg(long, value_name = "SCHEMA", hide = true)]
+    pub l3_cache_schema: Option<String>,
+    /// Intel RDT/MBA memory bandwidth schema
+    #[arg(long, value_name = "SCHEMA", hide = true)]
+    pub mem_bw_schema: Option<String>,
+    /// The container's id
+    #[arg(value_name = "ID")]
+    pub id: String,
+}
+
+/// `events`.
+#[derive(Debug, Args)]
+pub struct EventsArgs {
+    /// How long from one line to the next, as 5s or 1m30s
+    #[arg(long, value_name = "DURATION", default_value = "5s", allow_hyphen_values = true)]
+    pub interval: String,
+    /// One line and no more
+    #[arg(long)]
+    pub stats: bool,
+    /// The container's id
+    #[arg(value_name = "ID")]
+    pub id: String,
+}
+
 /// `spec`.
 #[derive(Debug, Args)]
 pub struct SpecArgs {
@@ -261,7 +344,7 @@ pub const LATER_CREATE: &[LaterFlag] =
     &[LaterFlag { harmless: &["false"], ..switch("no-pivot", "Hull has no other way to change the root") }];
 
 /// Commands of runc that are refused.
-pub const LATER_COMMANDS: [&str; 4] = ["checkpoint", "events", "restore", "update"];
+pub const LATER_COMMANDS: [&str; 2] = ["checkpoint", "restore"];
 
 /// The refused flags of a command.
 pub fn later(command: &str) -> &'static [LaterFlag] {

@@ -6,6 +6,7 @@
 
 pub mod args;
 mod create;
+mod events;
 mod exec;
 mod foreground;
 mod inherited;
@@ -15,6 +16,7 @@ mod readiness;
 mod report;
 mod sockets;
 mod spec;
+mod update;
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -127,6 +129,8 @@ fn carry_out(matches: &ArgMatches, log: &Log) -> Result<u8, Failure> {
         OciCommand::Ps(ps) => ps::ps(&containers, ps)?,
         OciCommand::Pause(pause) => containers.pause(&pause.id)?,
         OciCommand::Resume(resume) => containers.resume(&resume.id)?,
+        OciCommand::Update(limits) => update::update(&containers, limits, log)?,
+        OciCommand::Events(events) => events::events(&containers, events, log)?,
         OciCommand::Spec(spec) => spec::write(&spec.bundle, spec.rootless)?,
         OciCommand::Features => features()?,
     }

@@ -38,6 +38,7 @@ mod joiner;
 mod layout;
 mod legacy;
 pub mod limits;
+mod oom;
 pub mod stats;
 mod tree;
 mod unified;
@@ -50,6 +51,7 @@ pub use error::CgroupError;
 pub use joiner::{JoinError, Joiner};
 pub use layout::{Hierarchy, Layout};
 pub use limits::{BlkioThrottle, BlkioWeightDevice, HugetlbLimit, Limits, RdmaLimit, ThrottleKind};
+pub use oom::OomWatch;
 pub use stats::Stats;
 
 use folder::Folder;

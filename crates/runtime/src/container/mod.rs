@@ -14,6 +14,7 @@ mod door;
 mod exec;
 mod readiness;
 mod record;
+mod resources;
 
 pub use exec::ExecRequest;
 
