@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use hull_kernel::cgroups::Layout;
-use hull_oci::runtime::{LinuxSeccomp, Process};
+use hull_oci::runtime::{Linux, LinuxSeccomp, OCI_VERSION, Process, State, Status};
 use hull_runtime::exec::{self, ExecOptions};
 use hull_runtime::plan::Streams;
 use hull_store::Roots;
@@ -107,8 +107,16 @@ fn launch(state: &Path, file: &Path, session: u32) -> Result<Launch, LaunchFaile
         Some((ours, theirs)) => (Some(ours), Some(theirs)),
         None => (None, None),
     };
-    let options = ExecOptions { pid, cgroup: Some(cgroup), streams: theirs, sibling: true, kept_fds: 0 };
-    let plan = exec::plan(&spec.process, spec.seccomp.as_ref(), options).map_err(|error| refused(chain(&error)))?;
+    let options = ExecOptions {
+        pid,
+        cgroup: Some(cgroup),
+        streams: theirs,
+        sibling: true,
+        kept_fds: 0,
+        state: container_state(state, pid),
+    };
+    let linux = Linux { seccomp: spec.seccomp, ..Linux::default() };
+    let plan = exec::plan(&spec.process, &linux, options).map_err(|error| refused(chain(&error)))?;
     let started = exec::create(plan).and_then(|created| created.start()).map_err(|error| {
         let (exit_code, message) = describe(&error);
         LaunchFailed { exit_code, message }
@@ -131,6 +139,18 @@ fn launch(state: &Path, file: &Path, session: u32) -> Result<Launch, LaunchFaile
 }
 
 /// Reads the request and removes its file.
+/// What the agent of the container's filter is told; `folder` is that of this run.
+fn container_state(folder: &Path, pid: i32) -> State {
+    State {
+        oci_version: OCI_VERSION.to_owned(),
+        id: folder.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        status: Status::Running,
+        pid: Some(pid),
+        bundle: folder.to_path_buf(),
+        annotations: Default::default(),
+    }
+}
+
 fn read_spec(path: &Path) -> Result<ExecSpec, EngineError> {
     let failed = |action| move |source| EngineError::Path { action, path: path.to_path_buf(), source };
     let text = fs::read(path).map_err(failed("read"))?;

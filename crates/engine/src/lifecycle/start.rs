@@ -435,5 +435,7 @@ fn built_in(start: StartPlan, streams: Option<Streams>) -> Result<InitPlan, Engi
         cgroup_path: Some(start.cgroup_path),
         sibling: true,
     };
-    Ok(hull_runtime::plan::plan(&start.spec, options)?)
+    let mut plan = hull_runtime::plan::plan(&start.spec, options)?;
+    plan.set_id(&start.state_dir.file_name().unwrap_or_default().to_string_lossy());
+    Ok(plan)
 }
