@@ -22,7 +22,6 @@ mod mounts;
 mod neighbours;
 mod refusals;
 mod runtime_commands;
-mod runtime_fields;
 mod shared;
 mod smoke;
 mod terminals;

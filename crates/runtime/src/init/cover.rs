@@ -47,12 +47,7 @@ fn present(root: &OwnedFd, path: &Path, step: Step) -> Result<Option<OwnedFd>, I
 }
 
 /// Hides `paths`.
-pub(super) fn mask(
-    root: &OwnedFd,
-    paths: &[PathBuf],
-    null: Option<OwnedFd>,
-    label: Option<&FilesystemOption>,
-) -> Result<(), InitFailure> {
+pub(super) fn mask(root: &OwnedFd, paths: &[PathBuf], null: Option<OwnedFd>) -> Result<(), InitFailure> {
     let mut null = null.map(Cover::new);
     let mut empty = None;
     for path in paths {
@@ -62,7 +57,7 @@ pub(super) fn mask(
         if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
             let empty: &mut Cover = match &mut empty {
                 Some(cover) => cover,
-                None => empty.insert(Cover::new(empty_directory(label)?)),
+                None => empty.insert(Cover::new(empty_directory()?)),
             };
             empty.put_on(&target, &subject)?;
         } else if let Some(null) = &mut null {
@@ -72,10 +67,9 @@ pub(super) fn mask(
     Ok(())
 }
 
-fn empty_directory(label: Option<&FilesystemOption>) -> Result<OwnedFd, InitFailure> {
+fn empty_directory() -> Result<OwnedFd, InitFailure> {
     let attributes = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
-    let mut options = vec![FilesystemOption::parse("nr_inodes=1"), FilesystemOption::parse("mode=755")];
-    options.extend(label.cloned());
+    let options = [FilesystemOption::parse("nr_inodes=1"), FilesystemOption::parse("mode=755")];
     mounts::new_filesystem("tmpfs", Some("tmpfs"), &options, attributes)
         .map_err(|error| InitFailure::mount(Step::Mask, &error))
 }
