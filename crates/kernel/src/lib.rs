@@ -6,8 +6,10 @@
 
 pub mod capabilities;
 pub mod cgroups;
+pub mod labels;
 pub mod loopback;
 pub mod mounts;
+pub mod resctrl;
 pub mod rlimits;
 pub mod seccomp;
 pub mod terminal;

@@ -14,6 +14,7 @@ use std::path::PathBuf;
 
 use hull_kernel::cgroups::{Cgroup, CgroupError, Joiner, Layout};
 use hull_kernel::mounts::MountError;
+use hull_kernel::resctrl::{self, ResctrlError};
 use hull_sys::process::{self as sys, Cloned};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -23,6 +24,7 @@ use crate::failure::InitFailure;
 use crate::go_between;
 use crate::hooks::{HookError, HookKind};
 use crate::init;
+use crate::listener::{Listener, ListenerError};
 use crate::plan::{IdMap, InitPlan, RootInUserNamespace, RootMount};
 use crate::sync::{Message, Sync};
 
@@ -44,6 +46,18 @@ pub enum CreateError {
     /// No process could be made.
     #[error("clone3")]
     Clone(#[source] std::io::Error),
+    /// The processors of `process.execCPUAffinity.initial` cannot be used.
+    #[error("setting process.execCPUAffinity.initial")]
+    Affinity(#[source] Errno),
+    /// The clocks of the time namespace could not be set.
+    #[error("linux.timeOffsets: writing {path}")]
+    TimeOffsets {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// The socket to the child failed.
     #[error("talking to the container's first process")]
     Conversation(#[source] Errno),
@@ -65,6 +79,12 @@ pub enum CreateError {
     /// A hook failed.
     #[error(transparent)]
     Hook(#[from] HookError),
+    /// The class of service.
+    #[error("linux.intelRdt")]
+    Resctrl(#[from] ResctrlError),
+    /// The agent of the filter.
+    #[error(transparent)]
+    Listener(#[from] ListenerError),
     /// The child failed and said how.
     #[error(transparent)]
     Init(#[from] InitFailure),
@@ -84,6 +104,9 @@ pub struct Created {
     pub terminal: Option<OwnedFd>,
     /// Its cgroup, when one was made.
     pub cgroup: Option<Cgroup>,
+    /// Groups of resctrl that were made for it, and whether others may have come into each.
+    pub classes: Vec<(PathBuf, bool)>,
+    listener: Option<Listener>,
     sync: Sync,
 }
 
@@ -100,6 +123,32 @@ struct PreparedCgroup {
 /// # Errors
 /// See [`CreateError`]; nothing is left behind.
 pub fn create(mut plan: InitPlan) -> Result<Created, CreateError> {
+    let classes = match plan.resctrl.take() {
+        Some(wanted) => {
+            let mut class = wanted.resctrl.enter(&wanted.class)?;
+            let made = std::mem::take(&mut class.made);
+            plan.class = Some(class);
+            made
+        }
+        None => Vec::new(),
+    };
+    match create_in_class(plan) {
+        Ok(created) => Ok(Created { classes, ..created }),
+        Err(error) => {
+            leave_classes(&classes);
+            Err(error)
+        }
+    }
+}
+
+/// Removes groups of resctrl that were made for a container.
+pub(crate) fn leave_classes(made: &[(PathBuf, bool)]) {
+    if let Err(error) = resctrl::remove(made) {
+        tracing::warn!(%error, "removing the class of service of a container");
+    }
+}
+
+fn create_in_class(mut plan: InitPlan) -> Result<Created, CreateError> {
     let prepared = prepare_cgroup(&mut plan)?;
     match launch(plan, prepared.as_ref().map(|prepared| &prepared.joiner)) {
         Ok(mut created) => {
@@ -160,7 +209,10 @@ fn launch(mut plan: InitPlan, joiner: Option<&Joiner>) -> Result<Created, (Creat
         _ => None,
     };
     match converse(&ours, pid, &plan, late_root) {
-        Ok(terminal) => Ok(Created { pid, pidfd, terminal, cgroup: None, sync: ours }),
+        Ok(terminal) => {
+            let listener = plan.process.listener.take();
+            Ok(Created { pid, pidfd, terminal, cgroup: None, classes: Vec::new(), listener, sync: ours })
+        }
         Err(error) => Err((error, Some(pidfd))),
     }
 }
@@ -196,6 +248,10 @@ fn converse(
                 let root = shift(pid, plan, late_root.take())?;
                 sync.send(&Message::Continue, root.as_ref().map(AsFd::as_fd)).map_err(CreateError::Conversation)?;
             }
+            Some((Message::NeedsTimeOffsets, _)) => {
+                write_time_offsets(pid, &plan.namespaces.time_offsets)?;
+                sync.send(&Message::Continue, None).map_err(CreateError::Conversation)?;
+            }
             Some((Message::Hooks, _)) => {
                 if let Some(hooks) = &plan.process.hooks {
                     hooks.run(HookKind::Prestart, Some(pid))?;
@@ -206,7 +262,7 @@ fn converse(
             Some((Message::Terminal, master)) => terminal = master,
             Some((Message::Ready, _)) => return Ok(terminal),
             Some((Message::Failed(failure), _)) => return Err(failure.into()),
-            Some((message @ (Message::Process(_) | Message::Continue | Message::Start), _)) => {
+            Some((message @ (Message::Process(_) | Message::Continue | Message::Start | Message::Listener(_)), _)) => {
                 tracing::debug!(?message, "unexpected message of the container's first process");
                 return Err(CreateError::Conversation(Errno::PROTO));
             }
@@ -221,6 +277,13 @@ fn write_id_map(pid: i32, file: &str, map: &[IdMap]) -> Result<(), CreateError> 
     fs::write(&path, lines).map_err(|source| CreateError::IdMap { path, source })
 }
 
+/// Sets the clocks of the time namespace that the child has made and is not in yet (time_namespaces(7)). The child
+/// cannot do it itself: what /proc has of a process that is not dumpable belongs to the host's root.
+fn write_time_offsets(pid: i32, offsets: &str) -> Result<(), CreateError> {
+    let path = PathBuf::from(format!("/proc/{pid}/timens_offsets"));
+    fs::write(&path, offsets).map_err(|source| CreateError::TimeOffsets { path, source })
+}
+
 /// Shifts owners through the new user namespace: of the mounts that ask for it, and of the root.
 fn shift(pid: i32, plan: &InitPlan, late_root: Option<RootInUserNamespace>) -> Result<Option<OwnedFd>, CreateError> {
     let path = PathBuf::from(format!("/proc/{pid}/ns/user"));
@@ -233,8 +296,14 @@ fn shift(pid: i32, plan: &InitPlan, late_root: Option<RootInUserNamespace>) -> R
 
 impl Created {
     /// A process added to a running container, whose cgroup is not its own.
-    pub(crate) fn of_exec(pid: i32, pidfd: OwnedFd, terminal: Option<OwnedFd>, sync: Sync) -> Created {
-        Created { pid, pidfd, terminal, cgroup: None, sync }
+    pub(crate) fn of_exec(
+        pid: i32,
+        pidfd: OwnedFd,
+        terminal: Option<OwnedFd>,
+        listener: Option<Listener>,
+        sync: Sync,
+    ) -> Created {
+        Created { pid, pidfd, terminal, cgroup: None, classes: Vec::new(), listener, sync }
     }
 
     /// Executes the program.
@@ -242,7 +311,11 @@ impl Created {
     /// # Errors
     /// What failed in the child; its process and cgroup are gone then.
     pub fn start(self) -> Result<Started, CreateError> {
-        match hear_start(&self.sync) {
+        let deliver = |number| match &self.listener {
+            Some(listener) => Ok(listener.deliver(self.pidfd.as_fd(), self.pid, number)?),
+            None => Err(ListenerError::Unwanted(self.pid).into()),
+        };
+        match hear_start(&self.sync, deliver) {
             Ok(()) => Ok(Started { pid: self.pid, pidfd: self.pidfd, terminal: self.terminal, cgroup: self.cgroup }),
             Err(error) => {
                 self.abandon();
@@ -254,6 +327,7 @@ impl Created {
     /// Ends the process and removes its cgroup.
     pub fn abandon(self) {
         end(self.pidfd.as_fd());
+        leave_classes(&self.classes);
         if let Some(cgroup) = self.cgroup {
             // Nothing is waiting for this result; a leftover cgroup is swept by the next command.
             if let Err(error) = cgroup.remove_with_parent() {
@@ -263,13 +337,20 @@ impl Created {
     }
 }
 
-/// Says Start and listens until the program runs or something has failed.
-pub(crate) fn hear_start(sync: &Sync) -> Result<(), CreateError> {
+/// Says Start and listens until the program runs or something has failed; `deliver` gives the descriptor of that number
+/// to the filter's agent.
+pub(crate) fn hear_start<E: From<CreateError>>(sync: &Sync, deliver: impl Fn(i32) -> Result<(), E>) -> Result<(), E> {
     sync.send(&Message::Start, None).map_err(CreateError::Conversation)?;
-    match sync.receive().map_err(CreateError::Conversation)? {
-        None => Ok(()),
-        Some((Message::Failed(failure), _)) => Err(failure.into()),
-        Some(_) => Err(CreateError::Conversation(Errno::PROTO)),
+    loop {
+        match sync.receive().map_err(CreateError::Conversation)? {
+            None => return Ok(()),
+            Some((Message::Listener(number), _)) => {
+                deliver(number)?;
+                sync.send(&Message::Continue, None).map_err(CreateError::Conversation)?;
+            }
+            Some((Message::Failed(failure), _)) => return Err(CreateError::from(failure).into()),
+            Some(_) => return Err(CreateError::Conversation(Errno::PROTO).into()),
+        }
     }
 }
 

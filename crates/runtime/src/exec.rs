@@ -10,22 +10,27 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 
 use hull_kernel::cgroups::{Cgroup, Joiner};
-use hull_oci::runtime::{LinuxSeccomp, Process};
+use hull_kernel::resctrl::Membership;
+use hull_oci::runtime::{Linux, LinuxNamespaceType, Process, State};
 use hull_sys::process::{self as sys, Cloned};
 use rustix::process::{PidfdFlags, pidfd_open, setsid};
+use rustix::thread::sched_setaffinity;
 
 use crate::create::{CreateError, Created, end};
 use crate::failure::{InitFailure, Step};
 use crate::init;
-use crate::plan::{PlanError, ProcessPlan, Streams, process as process_plan, unsupported};
+use crate::plan::{Affinity, PlanError, ProcessPlan, ResctrlPlan, Streams, process as process_plan};
 use crate::sync::{Message, Sync};
 
 /// The process to be added and the container it is added to.
 pub struct ExecPlan {
     target: OwnedFd,
     joins_user: bool,
+    joins_time: bool,
     cgroup: Option<Cgroup>,
     sibling: bool,
+    affinity: Option<Affinity>,
+    class: Option<Membership>,
     process: ProcessPlan,
 }
 
@@ -41,29 +46,38 @@ pub struct ExecOptions {
     pub sibling: bool,
     /// How many descriptors of the caller, from 3 on, stay open in the program.
     pub kept_fds: i32,
+    /// The container's state, for the agent of a filter that notifies.
+    pub state: State,
 }
 
-/// Plans an exec of `process` with the container's seccomp section.
+/// Plans an exec of `process`. Of the container's `linux` section the filter, the memory policy, the personality and
+/// whether there is a time namespace hold for it too.
 ///
 /// # Errors
 /// The field that is wrong, or the container's process that cannot be opened.
-pub fn plan(process: &Process, seccomp: Option<&LinuxSeccomp>, options: ExecOptions) -> Result<ExecPlan, PlanError> {
-    unsupported::refuse_process(process)?;
+pub fn plan(process: &Process, linux: &Linux, options: ExecOptions) -> Result<ExecPlan, PlanError> {
     let gone =
         |source| PlanError::Open { field: "pid".to_owned(), path: format!("/proc/{}", options.pid).into(), source };
     let pid = rustix::process::Pid::from_raw(options.pid)
         .ok_or_else(|| PlanError::invalid("pid", format!("{} is no process id", options.pid)))?;
     let target = pidfd_open(pid, PidfdFlags::empty()).map_err(|errno| gone(errno.into()))?;
+    let class = match ResctrlPlan::of_exec(linux, &options.state.id)? {
+        Some(plan) => Some(plan.resctrl.enter(&plan.class).map_err(|error| PlanError::Resctrl(Box::new(error)))?),
+        None => None,
+    };
     let user = |pid: &str| std::fs::metadata(format!("/proc/{pid}/ns/user")).map(|file| file.ino());
     let joins_user = user("self").map_err(gone)? != user(&options.pid.to_string()).map_err(gone)?;
     Ok(ExecPlan {
         target,
         joins_user,
+        joins_time: linux.namespaces.iter().any(|namespace| namespace.type_ == LinuxNamespaceType::Time),
         cgroup: options.cgroup,
         sibling: options.sibling,
+        class,
+        affinity: Affinity::plan(process.exec_cpu_affinity.as_ref())?,
         process: ProcessPlan {
             kept_fds: options.kept_fds,
-            ..process_plan::plan(process, seccomp, options.streams, false)?
+            ..process_plan::plan(process, linux, options.streams, false, || options.state)?
         },
     })
 }
@@ -74,7 +88,7 @@ pub fn plan(process: &Process, seccomp: Option<&LinuxSeccomp>, options: ExecOpti
 ///
 /// # Errors
 /// See [`CreateError`]; the process is gone then, the container untouched.
-pub fn create(plan: ExecPlan) -> Result<Created, CreateError> {
+pub fn create(mut plan: ExecPlan) -> Result<Created, CreateError> {
     let joiner = match &plan.cgroup {
         Some(cgroup) => {
             Some(cgroup.joiner().map_err(|source| CreateError::Cgroup { path: cgroup.path().to_owned(), source })?)
@@ -83,6 +97,9 @@ pub fn create(plan: ExecPlan) -> Result<Created, CreateError> {
     };
     let (ours, theirs) = Sync::pair().map_err(CreateError::Conversation)?;
     sys::setns(plan.target.as_fd(), sys::CLONE_NEWPID).map_err(CreateError::PidNamespace)?;
+    if let Some(initial) = plan.affinity.as_ref().and_then(|affinity| affinity.initial.as_ref()) {
+        sched_setaffinity(None, initial).map_err(CreateError::Affinity)?;
+    }
     let flags = if plan.sibling { sys::CLONE_PARENT as u64 } else { 0 };
     let into = joiner.as_ref().and_then(Joiner::clone_into);
     let (pid, pidfd) = match sys::clone3(flags, into).map_err(CreateError::Clone)? {
@@ -94,9 +111,10 @@ pub fn create(plan: ExecPlan) -> Result<Created, CreateError> {
         Cloned::Parent { pid, pidfd } => (pid, pidfd),
     };
     drop(theirs);
+    let listener = plan.process.listener.take();
     match wait_ready(&ours) {
         // The cgroup is the container's, not this process', so it is not handed on to be removed.
-        Ok(terminal) => Ok(Created::of_exec(pid, pidfd, terminal, ours)),
+        Ok(terminal) => Ok(Created::of_exec(pid, pidfd, terminal, listener, ours)),
         Err(error) => {
             end(pidfd.as_fd());
             Err(error)
@@ -118,20 +136,31 @@ fn wait_ready(sync: &Sync) -> Result<Option<OwnedFd>, CreateError> {
 }
 
 /// The child's half.
-fn join(plan: ExecPlan, sync: &Sync, joiner: Option<&Joiner>) -> Result<Infallible, InitFailure> {
+fn join(mut plan: ExecPlan, sync: &Sync, joiner: Option<&Joiner>) -> Result<Infallible, InitFailure> {
     init::begin(joiner)?;
+    if let Some(affinity) = &plan.affinity {
+        let refused = init::placement_refused("process.execCPUAffinity.final");
+        sched_setaffinity(None, &affinity.last).map_err(|errno| refused(errno.into()))?;
+    }
+    if let Some(class) = &plan.class {
+        init::join_class(class)?;
+    }
+    init::open_labels(&mut plan.process.labels)?;
     init::set_oom_score(plan.process.oom_score_adj)?;
     let mut namespaces =
         sys::CLONE_NEWNS | sys::CLONE_NEWUTS | sys::CLONE_NEWIPC | sys::CLONE_NEWNET | sys::CLONE_NEWCGROUP;
     if plan.joins_user {
         namespaces |= sys::CLONE_NEWUSER;
     }
+    if plan.joins_time {
+        namespaces |= sys::CLONE_NEWTIME;
+    }
     sys::setns(plan.target.as_fd(), namespaces).map_err(|error| InitFailure::because(Step::Namespace, "", error))?;
     if plan.joins_user {
         init::become_root().map_err(|errno| InitFailure::new(Step::UserNamespace, "", errno))?;
     }
     setsid().map_err(|errno| InitFailure::new(Step::Session, "", errno))?;
-    init::join_keyring()?;
+    init::join_keyring(&plan.process.labels)?;
     let terminal = match plan.process.terminal {
         Some(size) => Some(init::adopt_terminal(size, plan.process.uid, sync)?),
         None => None,

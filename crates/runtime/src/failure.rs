@@ -14,6 +14,8 @@ use serde::{Deserialize, Serialize};
 pub enum Step {
     /// Joining the cgroup.
     Cgroup,
+    /// Joining the class of service.
+    Resctrl,
     /// Joining or making a namespace.
     Namespace,
     /// Becoming root of a new user namespace.
@@ -46,6 +48,10 @@ pub enum Step {
     Rlimit,
     /// oom_score_adj.
     OomScore,
+    /// Scheduling, I/O priority, memory policy, execution domain.
+    Placement,
+    /// AppArmor profile or SELinux label.
+    Label,
     /// User, groups and umask.
     User,
     /// Capabilities.
@@ -66,6 +72,7 @@ impl Step {
     fn words(self) -> &'static str {
         match self {
             Step::Cgroup => "joining the cgroup",
+            Step::Resctrl => "joining linux.intelRdt's class of service",
             Step::Namespace => "entering a namespace",
             Step::UserNamespace => "becoming root of the user namespace",
             Step::Session => "starting a session",
@@ -82,6 +89,8 @@ impl Step {
             Step::Pivot => "changing the root",
             Step::Rlimit => "setting the resource limit",
             Step::OomScore => "setting oom_score_adj",
+            Step::Placement => "setting",
+            Step::Label => "labelling the process",
             Step::User => "changing to user",
             Step::Capabilities => "setting capabilities",
             Step::Seccomp => "loading the seccomp filter",

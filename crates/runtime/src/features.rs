@@ -5,23 +5,24 @@
 
 use hull_kernel::capabilities;
 use hull_oci::runtime::{
-    CgroupFeatures, EnabledFeature, Features, IntelRdtFeatures, LinuxFeatures, MountExtensions, OCI_VERSION,
-    SeccompFeatures,
+    CgroupFeatures, EnabledFeature, Features, IntelRdtFeatures, LinuxFeatures, MemoryPolicyFeatures, MountExtensions,
+    OCI_VERSION, SeccompFeatures,
 };
 
 use crate::hooks::HookKind;
-use crate::plan::option_words;
+use crate::plan::{MEMORY_FLAGS, MEMORY_MODES, option_words};
 use crate::seccomp::FOREIGN_ARCHITECTURES;
 
 const OLDEST_VERSION: &str = "1.0.0";
 const NAMESPACES: [&str; 8] = ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"];
-const ACTIONS: [&str; 8] = [
+const ACTIONS: [&str; 9] = [
     "SCMP_ACT_ALLOW",
     "SCMP_ACT_ERRNO",
     "SCMP_ACT_KILL",
     "SCMP_ACT_KILL_PROCESS",
     "SCMP_ACT_KILL_THREAD",
     "SCMP_ACT_LOG",
+    "SCMP_ACT_NOTIFY",
     "SCMP_ACT_TRACE",
     "SCMP_ACT_TRAP",
 ];
@@ -30,8 +31,13 @@ const OPERATORS: [&str; 7] =
 /// Architectures that filters are made for.
 const ARCHITECTURES: [&str; 5] =
     ["SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM", "SCMP_ARCH_X32", "SCMP_ARCH_X86", "SCMP_ARCH_X86_64"];
-/// Flags that every kernel since 4.17 takes.
-const FLAGS: [&str; 3] = ["SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW", "SECCOMP_FILTER_FLAG_TSYNC"];
+/// Flags that every kernel since 5.19 takes.
+const FLAGS: [&str; 4] = [
+    "SECCOMP_FILTER_FLAG_LOG",
+    "SECCOMP_FILTER_FLAG_SPEC_ALLOW",
+    "SECCOMP_FILTER_FLAG_TSYNC",
+    "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV",
+];
 
 fn words(words: &[&str]) -> Option<Vec<String>> {
     Some(words.iter().map(|word| (*word).to_owned()).collect())
@@ -52,6 +58,7 @@ pub fn features() -> Features {
 
 fn linux() -> LinuxFeatures {
     let absent = Some(EnabledFeature { enabled: Some(false) });
+    let present = Some(EnabledFeature { enabled: Some(true) });
     LinuxFeatures {
         namespaces: words(&NAMESPACES),
         capabilities: Some(capabilities::NAMES.iter().map(|name| format!("CAP_{name}")).collect()),
@@ -63,10 +70,13 @@ fn linux() -> LinuxFeatures {
             rdma: Some(true),
         }),
         seccomp: Some(seccomp()),
-        apparmor: absent,
-        selinux: absent,
-        intel_rdt: Some(IntelRdtFeatures { enabled: Some(false), schemata: Some(false), monitoring: Some(false) }),
-        memory_policy: None,
+        apparmor: present,
+        selinux: present,
+        intel_rdt: Some(IntelRdtFeatures { enabled: Some(true), schemata: Some(true), monitoring: Some(true) }),
+        memory_policy: Some(MemoryPolicyFeatures {
+            modes: words(&MEMORY_MODES.map(|(word, _)| word)),
+            flags: words(&MEMORY_FLAGS.map(|(word, _)| word)),
+        }),
         mount_extensions: Some(MountExtensions { idmap: absent }),
         net_devices: absent,
     }
@@ -109,6 +119,7 @@ mod tests {
             default_action: "SCMP_ACT_ALLOW".to_owned(),
             architectures: seccomp.archs.unwrap(),
             flags: seccomp.known_flags,
+            listener_path: Some("/run/agent".into()),
             syscalls,
             ..LinuxSeccomp::default()
         };

@@ -19,12 +19,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use hull_oci::runtime::{Hook, Hooks, OCI_VERSION, State, Status};
+use hull_oci::runtime::{Hook, Hooks, State, Status};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
+use crate::listener::planned_state;
 use crate::plan::PlanError;
 
 /// Bytes of a failed hook's output that are shown.
@@ -198,15 +199,7 @@ pub(crate) fn plan(
             any = true;
         }
     }
-    let state = State {
-        oci_version: OCI_VERSION.to_owned(),
-        id: String::new(),
-        status: Status::Creating,
-        pid: None,
-        bundle: std::path::absolute(bundle).unwrap_or_else(|_| bundle.to_path_buf()),
-        annotations: annotations.clone(),
-    };
-    Ok(any.then(|| HookPlan { hooks: hooks.clone(), state }))
+    Ok(any.then(|| HookPlan { hooks: hooks.clone(), state: planned_state(bundle, annotations) }))
 }
 
 fn check(field: &str, hook: &Hook) -> Result<(), PlanError> {

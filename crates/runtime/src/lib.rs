@@ -17,6 +17,7 @@ mod go_between;
 pub mod hooks;
 mod init;
 pub mod init_process;
+pub mod listener;
 pub mod plan;
 pub mod seccomp;
 mod sync;

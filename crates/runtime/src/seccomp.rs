@@ -81,9 +81,9 @@ pub fn filter(seccomp: &LinuxSeccomp) -> Result<Filter, SeccompSpecError> {
 }
 
 fn check_listener(seccomp: &LinuxSeccomp, notifies: bool) -> Result<(), SeccompSpecError> {
-    match &seccomp.listener_path {
+    match seccomp.listener_path.as_deref().filter(|path| !path.as_os_str().is_empty()) {
         None if notifies => Err(refused("listenerPath", "is needed by a rule with SCMP_ACT_NOTIFY, but is not set")),
-        None if seccomp.listener_metadata.is_some() => {
+        None if seccomp.listener_metadata.as_deref().is_some_and(|data| !data.is_empty()) => {
             Err(refused("listenerMetadata", "must not be set without listenerPath"))
         }
         _ => Ok(()),

@@ -6,11 +6,15 @@
 //! child
 //!   | --- NeedsIdMap -------------> |   only with a new user namespace; parent writes the maps
 //!   | <-- Continue [root mount] --- |   and sends the root mount when that needed the namespace
+//!   | --- NeedsTimeOffsets -------> |   only with linux.timeOffsets; parent writes timens_offsets
+//!   | <-- Continue ---------------- |
 //!   | --- Hooks ------------------> |   only with prestart or createRuntime hooks, which the parent runs
 //!   | <-- Continue ---------------- |
 //!   | --- Terminal [pty master] --> |   only with a terminal
 //!   | --- Ready ------------------> |   everything but the program is in place
 //!   | <-- Start ------------------- |
+//!   | --- Listener(number) -------> |   only with SCMP_ACT_NOTIFY, after Start
+//!   | <-- Continue ---------------- |
 //!   |   execve closes its end       |   end of file: the program runs
 //!   | --- Failed {..} ------------> |   at any point instead
 //! ```
@@ -18,9 +22,9 @@
 //! A container that is started by another command than the one that created it waits at a listening socket; from Start
 //! on, the connection accepted there takes the place of the pair. The socket is close-on-exec, so its end of file is the proof that execve succeeded.
 
-use std::io::{IoSlice, IoSliceMut};
+use std::io::{IoSlice, IoSliceMut, Write};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::net::{
@@ -38,6 +42,8 @@ pub(crate) enum Message {
     Process(i32),
     /// Child: write my id maps.
     NeedsIdMap,
+    /// Child: set the clocks of my time namespace.
+    NeedsTimeOffsets,
     /// Child: run the hooks that belong before pivot_root.
     Hooks,
     /// Parent: go on with the set-up.
@@ -48,6 +54,8 @@ pub(crate) enum Message {
     Ready,
     /// Parent: execute the program.
     Start,
+    /// Child: this descriptor of mine is the filter's listener; give it to the agent.
+    Listener(i32),
     /// Child: this failed; it exits.
     Failed(InitFailure),
 }
@@ -110,6 +118,23 @@ impl Sync {
     }
 }
 
+/// Says [`Message::Listener`] on the child's end and waits for the answer, with write(2) and read(2) and without an
+/// allocation: whatever other system call this made could be one that waits for the agent.
+pub(crate) fn hand_over_listener(socket: BorrowedFd<'_>, listener: BorrowedFd<'_>) -> Result<(), Errno> {
+    let mut bytes = [0_u8; 64];
+    let mut rest = &mut bytes[..];
+    write!(rest, "{{\"Listener\":{}}}", listener.as_raw_fd()).map_err(|_| Errno::NOBUFS)?;
+    let unused = rest.len();
+    let length = bytes.len() - unused;
+    rustix::io::retry_on_intr(|| rustix::io::write(socket, &bytes[..length]))?;
+    let mut answer = [0_u8; 64];
+    // Anything that is said is Continue; the end of the conversation is no.
+    match rustix::io::retry_on_intr(|| rustix::io::read(socket, &mut answer))? {
+        0 => Err(Errno::CANCELED),
+        _ => Ok(()),
+    }
+}
+
 impl AsFd for Sync {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
@@ -120,6 +145,18 @@ impl AsFd for Sync {
 mod tests {
     use super::*;
     use crate::failure::Step;
+
+    #[test]
+    fn a_listener_is_handed_over_in_the_words_of_the_conversation() {
+        let (one, other) = Sync::pair().unwrap();
+        let child = std::thread::spawn(move || hand_over_listener(other.as_fd(), other.as_fd()).map(|()| other));
+        let (message, fd) = one.receive().unwrap().unwrap();
+        assert!(matches!(message, Message::Listener(number) if number > 2) && fd.is_none());
+        one.send(&Message::Continue, None).unwrap();
+        let other = child.join().unwrap().unwrap();
+        drop(one);
+        assert_eq!(hand_over_listener(other.as_fd(), other.as_fd()), Err(Errno::PIPE));
+    }
 
     #[test]
     fn messages_and_descriptors_cross_and_the_end_is_seen() {

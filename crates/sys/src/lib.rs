@@ -10,6 +10,7 @@ pub mod mount;
 pub mod namespace;
 pub mod pidfd_info;
 pub mod process;
+pub mod scheduling;
 pub mod seccomp;
 pub mod signals;
 pub mod spawn;

@@ -288,6 +288,17 @@ pub fn is_open(number: RawFd) -> bool {
     unsafe { libc::fcntl(number, libc::F_GETFD) >= 0 }
 }
 
+/// Lends a descriptor that is known by its number alone, because its owner was given up before an exec.
+///
+/// # Panics
+/// For a negative number.
+pub fn with_inherited<T>(number: RawFd, borrower: impl FnOnce(BorrowedFd<'_>) -> T) -> T {
+    assert!(number >= 0, "a descriptor's number is not negative");
+    // SAFETY: the number is not -1, and the borrow ends with the call; a number that is not open is an error of the
+    // system calls it is used in and never memory that is not ours.
+    borrower(unsafe { BorrowedFd::borrow_raw(number) })
+}
+
 /// Sets every catchable signal to its default action and unblocks all of them (signal(7)), as a new program expects.
 pub fn default_signals() {
     for signal in 1..=libc::SIGRTMAX() {

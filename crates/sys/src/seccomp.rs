@@ -6,7 +6,7 @@
 
 use std::io;
 use std::mem::size_of;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 const SECCOMP_SET_MODE_FILTER: libc::c_uint = 1;
 const SECCOMP_GET_ACTION_AVAIL: libc::c_uint = 2;
@@ -130,6 +130,61 @@ pub fn notification_sizes() -> io::Result<NotificationSizes> {
     // repr(C) and valid for writes.
     let result = unsafe { libc::syscall(libc::SYS_seccomp, SECCOMP_GET_NOTIF_SIZES, 0, &raw mut sizes) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(sizes) }
+}
+
+/// A call that waits for its answer (`struct seccomp_notif`).
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Notification {
+    /// Names the call in its answer.
+    pub id: u64,
+    /// The caller, as this process numbers it.
+    pub pid: u32,
+    flags: u32,
+    /// Number of the call.
+    pub number: i32,
+    /// `AUDIT_ARCH_*`.
+    pub arch: u32,
+    instruction_pointer: u64,
+    /// Arguments.
+    pub arguments: [u64; 6],
+}
+
+/// `struct seccomp_notif_resp`.
+#[repr(C)]
+struct Answer {
+    id: u64,
+    value: i64,
+    error: i32,
+    flags: u32,
+}
+
+const _: () = assert!(size_of::<Notification>() == 80 && size_of::<Answer>() == 24);
+
+/// Takes the next call from a notification descriptor (seccomp_unotify(2), `SECCOMP_IOCTL_NOTIF_RECV`); waits for one.
+///
+/// # Errors
+/// `ENOENT` when the caller has been killed meanwhile.
+pub fn receive_notification(listener: BorrowedFd<'_>) -> io::Result<Notification> {
+    const NOTIF_RECV: u32 = 0xc050_2100;
+    let mut call = Notification::default();
+    // SAFETY: the kernel reads and writes a struct seccomp_notif of the 80 bytes that the request's number states, which
+    // `call` is, zeroed as the kernel wants it.
+    let result = unsafe { libc::ioctl(listener.as_raw_fd(), NOTIF_RECV as _, &raw mut call) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(call) }
+}
+
+/// Answers a call in the kernel's place (`SECCOMP_IOCTL_NOTIF_SEND`): with `value`, or with `errno` where that is not 0.
+///
+/// # Errors
+/// `ENOENT` when the caller does not wait any more.
+pub fn answer_notification(listener: BorrowedFd<'_>, id: u64, value: i64, errno: i32) -> io::Result<()> {
+    const NOTIF_SEND: u32 = 0xc018_2101;
+    let answer = Answer { id, value, error: -errno, flags: 0 };
+    // SAFETY: the kernel reads a struct seccomp_notif_resp of the 24 bytes that the request's number states, which
+    // `answer` is, live until the call returns.
+    let result = unsafe { libc::ioctl(listener.as_raw_fd(), NOTIF_SEND as _, &raw const answer) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 #[cfg(test)]

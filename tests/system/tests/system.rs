@@ -22,6 +22,7 @@ mod mounts;
 mod neighbours;
 mod refusals;
 mod runtime_commands;
+mod runtime_fields;
 mod shared;
 mod smoke;
 mod terminals;

@@ -8,7 +8,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
-use hull_sys::seccomp::{Instruction, PROGRAM_LENGTH_MAX, set_filter};
+use hull_sys::seccomp::{FLAG_NEW_LISTENER, Instruction, PROGRAM_LENGTH_MAX, set_filter};
 
 use super::graph::{AND, JUMP, JUMP_ANY_BIT, JUMP_EQUAL, JUMP_GREATER, JUMP_GREATER_OR_EQUAL, LOAD, RETURN};
 use super::{Action, SeccompError};
@@ -68,6 +68,11 @@ impl Program {
     /// `SECCOMP_FILTER_FLAG_*` bits that go with it.
     pub fn flags(&self) -> u32 {
         self.flags
+    }
+
+    /// Whether some call is handed to the holder of the notification descriptor.
+    pub fn notifies(&self) -> bool {
+        self.flags & FLAG_NEW_LISTENER != 0
     }
 
     /// Adds the filter to the calling thread, for good. Makes no allocation.

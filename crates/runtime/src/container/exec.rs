@@ -8,13 +8,14 @@ use std::fs;
 use std::path::Path;
 
 use hull_kernel::cgroups::{Cgroup, Layout};
-use hull_oci::runtime::{LinuxSeccomp, Process, Spec, Status};
+use hull_oci::runtime::{Linux, LinuxNamespaceType, Process, Spec, State, Status};
 use serde::{Deserialize, Serialize};
 
 use super::record::Record;
 use super::{ContainerError, Containers, status};
 use crate::create::Created;
 use crate::exec::{ExecOptions, create, plan};
+use crate::listener::Listener;
 use crate::plan::Streams;
 
 const TEMPLATE_FILE: &str = "exec.json";
@@ -23,7 +24,9 @@ const TEMPLATE_FILE: &str = "exec.json";
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Template {
     process: Process,
-    seccomp: Option<LinuxSeccomp>,
+    /// What of the section [`plan`] asks for.
+    #[serde(default)]
+    linux: Linux,
     /// Path of the container's cgroup.
     cgroup: Option<String>,
 }
@@ -44,7 +47,7 @@ impl Template {
     pub fn of(spec: &Spec, cgroup: Option<String>) -> Template {
         Template {
             process: spec.process.clone().unwrap_or_default(),
-            seccomp: spec.linux.as_ref().and_then(|linux| linux.seccomp.clone()),
+            linux: spec.linux.as_ref().map(for_later_processes).unwrap_or_default(),
             cgroup,
         }
     }
@@ -56,10 +59,29 @@ impl Template {
         fs::write(&path, text).map_err(ContainerError::file("write", &path))
     }
 
+    /// The agent of the container's filter.
+    pub fn listener(folder: &Path, state: State) -> Result<Option<Listener>, ContainerError> {
+        let template = Template::read(folder)?;
+        Ok(template.linux.seccomp.as_ref().and_then(|seccomp| Listener::of(seccomp, state)))
+    }
+
     fn read(folder: &Path) -> Result<Template, ContainerError> {
         let path = folder.join(TEMPLATE_FILE);
         let text = fs::read(&path).map_err(ContainerError::file("read", &path))?;
         serde_json::from_slice(&text).map_err(|source| ContainerError::Json { path, source })
+    }
+}
+
+/// The part of the section that holds for every process of the container.
+fn for_later_processes(linux: &Linux) -> Linux {
+    let time = linux.namespaces.iter().filter(|namespace| namespace.type_ == LinuxNamespaceType::Time);
+    Linux {
+        seccomp: linux.seccomp.clone(),
+        memory_policy: linux.memory_policy.clone(),
+        personality: linux.personality.clone(),
+        intel_rdt: linux.intel_rdt.clone(),
+        namespaces: time.cloned().collect(),
+        ..Linux::default()
     }
 }
 
@@ -100,7 +122,8 @@ impl Containers {
     pub fn exec(&self, request: ExecRequest<'_>) -> Result<Created, ContainerError> {
         let folder = self.folder(request.id)?;
         let record = Record::read(&folder)?;
-        match status(&folder, &record)? {
+        let status = status(&folder, &record)?;
+        match status {
             Status::Stopped => return Err(ContainerError::ExecStopped),
             Status::Paused if !request.ignore_paused => return Err(ContainerError::ExecPaused),
             _ => {}
@@ -116,7 +139,8 @@ impl Containers {
             streams: request.streams,
             sibling: false,
             kept_fds: request.kept_fds,
+            state: record.state(request.id, status),
         };
-        Ok(create(plan(request.process, template.seccomp.as_ref(), options)?)?)
+        Ok(create(plan(request.process, &template.linux, options)?)?)
     }
 }

@@ -32,8 +32,9 @@ use hull_sys::signals::send_to_pidfd;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 
-use crate::create::{CreateError, Created, create, end, hear_start};
+use crate::create::{CreateError, Created, create, end, hear_start, leave_classes};
 use crate::hooks::{HookError, HookKind};
+use crate::listener::ListenerError;
 use crate::plan::{InitPlan, PlanError, PlanOptions, RootSource, Streams, plan};
 use record::{Record, STATE_VERSION, start_time};
 
@@ -248,7 +249,15 @@ impl Containers {
             Status::Paused => return Err(ContainerError::NotCreated("a container in the paused state")),
             _ => return Err(ContainerError::NotCreated("an already running container")),
         }
-        hear_start(&door::enter(&folder)?)?;
+        let deliver = |number| {
+            let state = record.state(id, Status::Created);
+            let listener = exec::Template::listener(&folder, state)?;
+            let listener = listener.ok_or(ListenerError::Unwanted(record.pid)).map_err(CreateError::from)?;
+            let process = process(&record)?;
+            listener.deliver(process.as_fd(), record.pid, number).map_err(CreateError::from)?;
+            Ok::<(), ContainerError>(())
+        };
+        hear_start(&door::enter(&folder)?, deliver)?;
         run_poststart(id, &record)
     }
 
@@ -351,6 +360,7 @@ impl Containers {
             cgroup.kill_all()?;
             cgroup.remove_with_parent()?;
         }
+        leave_classes(&record.classes);
         self.remove_folder(id)?;
         Ok(record.hooks(id).run_each(HookKind::Poststop, None))
     }
@@ -411,9 +421,7 @@ fn create_in(folder: &Path, spec: &Spec, request: CreateRequest<'_>) -> Result<N
     if request.tells_readiness {
         plan.process.env.push(readiness::variable());
     }
-    if let Some(hooks) = &mut plan.process.hooks {
-        hooks.set_id(request.id);
-    }
+    plan.set_id(request.id);
     if request.wait_for_start {
         plan.start_socket = Some(door::open(folder)?);
     }
@@ -422,6 +430,7 @@ fn create_in(folder: &Path, spec: &Spec, request: CreateRequest<'_>) -> Result<N
     exec::Template::of(spec, record.cgroup.clone()).write(folder)?;
     let created = create(plan)?;
     record.pid = created.pid;
+    record.classes.clone_from(&created.classes);
     record.start_time = start_time(created.pid).unwrap_or_default();
     if let Err(error) = record.write(folder) {
         created.abandon();
@@ -437,6 +446,7 @@ fn create_in(folder: &Path, spec: &Spec, request: CreateRequest<'_>) -> Result<N
             // The hook is what the caller needs to hear of; a cgroup that stays is removed by the next of this id.
             let _ = cgroup.remove_with_parent();
         }
+        leave_classes(&record.classes);
         return Err(error);
     }
     Ok(New { pid: started.pid, pidfd: started.pidfd, terminal: started.terminal, readiness })
@@ -461,6 +471,7 @@ fn record(spec: &Spec, bundle: &Path, plan: &InitPlan) -> Record {
         rootfs: bundle.join(root),
         cgroup: plan.cgroup.as_ref().map(|cgroup| cgroup.path.clone()),
         own_pid_namespace: plan.namespaces.create as u64 & CLONE_NEWPID as u64 != 0,
+        classes: Vec::new(),
         annotations: spec.annotations.clone(),
         hooks: spec.hooks.as_ref().map(later).unwrap_or_default(),
     }

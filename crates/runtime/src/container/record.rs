@@ -33,6 +33,9 @@ pub(super) struct Record {
     pub cgroup: Option<String>,
     /// Whether it is process 1 of a pid namespace made for it.
     pub own_pid_namespace: bool,
+    /// Groups of resctrl that were made for it, and whether others may have come into each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub classes: Vec<(PathBuf, bool)>,
     pub annotations: BTreeMap<String, String>,
     /// The hooks that later commands run: poststart and poststop.
     pub hooks: Hooks,

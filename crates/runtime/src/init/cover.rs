@@ -47,7 +47,12 @@ fn present(root: &OwnedFd, path: &Path, step: Step) -> Result<Option<OwnedFd>, I
 }
 
 /// Hides `paths`.
-pub(super) fn mask(root: &OwnedFd, paths: &[PathBuf], null: Option<OwnedFd>) -> Result<(), InitFailure> {
+pub(super) fn mask(
+    root: &OwnedFd,
+    paths: &[PathBuf],
+    null: Option<OwnedFd>,
+    label: Option<&FilesystemOption>,
+) -> Result<(), InitFailure> {
     let mut null = null.map(Cover::new);
     let mut empty = None;
     for path in paths {
@@ -57,7 +62,7 @@ pub(super) fn mask(root: &OwnedFd, paths: &[PathBuf], null: Option<OwnedFd>) -> 
         if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
             let empty: &mut Cover = match &mut empty {
                 Some(cover) => cover,
-                None => empty.insert(Cover::new(empty_directory()?)),
+                None => empty.insert(Cover::new(empty_directory(label)?)),
             };
             empty.put_on(&target, &subject)?;
         } else if let Some(null) = &mut null {
@@ -67,9 +72,10 @@ pub(super) fn mask(root: &OwnedFd, paths: &[PathBuf], null: Option<OwnedFd>) -> 
     Ok(())
 }
 
-fn empty_directory() -> Result<OwnedFd, InitFailure> {
+fn empty_directory(label: Option<&FilesystemOption>) -> Result<OwnedFd, InitFailure> {
     let attributes = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
-    let options = [FilesystemOption::parse("nr_inodes=1"), FilesystemOption::parse("mode=755")];
+    let mut options = vec![FilesystemOption::parse("nr_inodes=1"), FilesystemOption::parse("mode=755")];
+    options.extend(label.cloned());
     mounts::new_filesystem("tmpfs", Some("tmpfs"), &options, attributes)
         .map_err(|error| InitFailure::mount(Step::Mask, &error))
 }

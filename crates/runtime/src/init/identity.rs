@@ -3,18 +3,23 @@
 //!
 //! The bounding set goes while CAP_SETPCAP is held; the user changes with the permitted set kept; the capability sets
 //! follow. The filter is last with no_new_privs, and before capabilities are dropped without it, because loading it
-//! then needs CAP_SYS_ADMIN (seccomp(2)).
+//! then needs CAP_SYS_ADMIN (seccomp(2)). From then on its agent, where it has one, may be asked about every call.
+
+use std::os::fd::{AsFd, RawFd};
 
 use hull_kernel::capabilities::{self, ProcessCapabilities};
 use hull_kernel::seccomp::Program;
+use hull_sys::process as sys;
 use rustix::io::Errno;
 use rustix::process::{Gid, Uid, umask};
 use rustix::thread::{
     set_keep_capabilities, set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
 };
 
+use super::program::Numbers;
 use crate::failure::{InitFailure, Step};
 use crate::plan::ProcessPlan;
+use crate::sync::hand_over_listener;
 
 /// What [`ProcessPlan`] says about identity, borrowed.
 pub(super) struct Credentials<'a> {
@@ -25,6 +30,7 @@ pub(super) struct Credentials<'a> {
     capabilities: Option<&'a ProcessCapabilities>,
     no_new_privileges: bool,
     seccomp: Option<&'a Program>,
+    sync_number: RawFd,
 }
 
 impl<'a> Credentials<'a> {
@@ -38,6 +44,7 @@ impl<'a> Credentials<'a> {
             capabilities: plan.capabilities.as_ref(),
             no_new_privileges: plan.no_new_privileges,
             seccomp: plan.seccomp.as_ref(),
+            sync_number: Numbers::of(plan).sync,
         }
     }
 
@@ -63,7 +70,12 @@ impl<'a> Credentials<'a> {
 
     fn load_filter(&self) -> Result<(), InitFailure> {
         let Some(program) = self.seccomp else { return Ok(()) };
-        program.load().map(drop).map_err(|error| InitFailure::because(Step::Seccomp, "", error))
+        let failed = |error: std::io::Error| InitFailure::because(Step::Seccomp, "", error);
+        let Some(listener) = program.load().map_err(failed)? else { return Ok(()) };
+        let handed_over = sys::with_inherited(self.sync_number, |socket| hand_over_listener(socket, listener.as_fd()));
+        // It is close-on-exec; closing it here might be a call that the agent is asked about.
+        std::mem::forget(listener);
+        handed_over.map_err(|errno| InitFailure::new(Step::Seccomp, "handing over its listener", errno))
     }
 
     fn change_user(&self) -> Result<(), InitFailure> {

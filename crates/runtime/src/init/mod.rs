@@ -14,6 +14,7 @@ mod cover;
 mod device;
 mod filesystem;
 mod identity;
+mod placement;
 mod program;
 mod terminal;
 
@@ -24,6 +25,7 @@ use std::path::Path;
 use hull_kernel::cgroups::Joiner;
 use hull_kernel::loopback;
 use hull_kernel::mounts::inside;
+use hull_kernel::resctrl::Membership;
 use hull_sys::process as sys;
 use rustix::fs::Mode;
 use rustix::io::Errno;
@@ -31,11 +33,12 @@ use rustix::process::{DumpableBehavior, getpid, set_dumpable_behavior, setsid};
 
 use crate::failure::{InitFailure, Step};
 use crate::hooks::{HookKind, HookPlan};
-use crate::plan::{InitPlan, NamespacePlan, RootMount};
+use crate::plan::{InitPlan, LabelPlan, NamespacePlan, RootMount};
 use crate::sync::{Message, Sync};
 
 use identity::Credentials;
 pub(crate) use identity::become_root;
+pub(crate) use placement::refused as placement_refused;
 pub(crate) use program::{execute, search_and_execute};
 pub(crate) use terminal::{Terminal, adopt_terminal};
 
@@ -55,10 +58,14 @@ pub(crate) fn fail(sync: &Sync, failure: InitFailure) -> ! {
 
 fn become_container(mut plan: InitPlan, sync: &Sync, joiner: Option<&Joiner>) -> Result<Infallible, InitFailure> {
     begin(joiner)?;
+    if let Some(class) = &plan.class {
+        join_class(class)?;
+    }
+    open_labels(&mut plan.process.labels)?;
     let sent_root = enter_namespaces(&plan.namespaces, sync)?;
     setsid().map_err(|errno| InitFailure::new(Step::Session, "", errno))?;
     if plan.new_keyring {
-        join_keyring()?;
+        join_keyring(&plan.process.labels)?;
     }
     set_names(&plan)?;
     if plan.namespaces.creates_network() {
@@ -78,7 +85,7 @@ fn become_container(mut plan: InitPlan, sync: &Sync, joiner: Option<&Joiner>) ->
         Some(size) => Some(terminal::make(&root, size, plan.process.uid, console)?),
         None => None,
     };
-    cover::mask(&root, &plan.masked_paths, plan.null_device.take())?;
+    cover::mask(&root, &plan.masked_paths, plan.null_device.take(), plan.mount_label.as_ref())?;
     cover::make_read_only(&root, &plan.read_only_paths)?;
     inside::make_directory(root.as_fd(), &plan.process.cwd, Mode::from_raw_mode(0o755))
         .map_err(|error| InitFailure::mount(Step::WorkingDirectory, &error))?;
@@ -147,11 +154,49 @@ fn enter_namespaces(plan: &NamespacePlan, sync: &Sync) -> Result<Option<OwnedFd>
     if plan.create_cgroup {
         sys::unshare(sys::CLONE_NEWCGROUP).map_err(io(Step::Namespace))?;
     }
+    if plan.create_time {
+        enter_new_time(&plan.time_offsets, sync)?;
+    }
     Ok(root)
 }
 
-/// A session keyring of its own, so that keys of the caller are not reachable; kernels without keys have nothing to hide.
-pub(crate) fn join_keyring() -> Result<(), InitFailure> {
+/// Makes a time namespace, has its clocks set, and enters it. A new one is for children at first (time_namespaces(7));
+/// setns(2) puts this process into it too, on kernels whose execve(2) does not as well.
+fn enter_new_time(offsets: &str, sync: &Sync) -> Result<(), InitFailure> {
+    let failed = |error: std::io::Error| InitFailure::because(Step::Namespace, "time", error);
+    sys::unshare(sys::CLONE_NEWTIME).map_err(failed)?;
+    if !offsets.is_empty() {
+        let lost = |errno| InitFailure::new(Step::Namespace, "time", errno);
+        sync.send(&Message::NeedsTimeOffsets, None).map_err(lost)?;
+        match sync.receive().map_err(lost)? {
+            Some((Message::Continue, _)) => {}
+            _ => return Err(lost(Errno::CANCELED)),
+        }
+    }
+    let namespace = std::fs::File::open("/proc/self/ns/time_for_children").map_err(failed)?;
+    sys::setns(namespace.as_fd(), sys::CLONE_NEWTIME).map_err(failed)
+}
+
+/// Enters a class of service (resctrl).
+pub(crate) fn join_class(class: &Membership) -> Result<(), InitFailure> {
+    class.join_self().map_err(|error| InitFailure::because(Step::Resctrl, "", error))
+}
+
+/// While the process sees the host's /proc.
+pub(crate) fn open_labels(labels: &mut LabelPlan) -> Result<(), InitFailure> {
+    labels.open().map_err(|error| InitFailure::because(Step::Label, "", error))
+}
+
+/// A session keyring of its own, so that keys of the caller are not reachable; kernels without keys have nothing to
+/// hide. It has the label of the program.
+pub(crate) fn join_keyring(labels: &LabelPlan) -> Result<(), InitFailure> {
+    let labelled = |error| InitFailure::because(Step::Label, "keyring", error);
+    labels.label_keys(true).map_err(labelled)?;
+    join_new_keyring()?;
+    labels.label_keys(false).map_err(labelled)
+}
+
+fn join_new_keyring() -> Result<(), InitFailure> {
     match sys::join_session_keyring(None) {
         Ok(()) => Ok(()),
         Err(error) if Errno::from_io_error(&error) == Some(Errno::NOSYS) => Ok(()),

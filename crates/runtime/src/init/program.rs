@@ -19,7 +19,7 @@ use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
 use rustix::process::{chdir, getcwd, getpid};
 
-use super::{Credentials, Terminal};
+use super::{Credentials, Terminal, placement};
 use crate::failure::{InitFailure, Step};
 use crate::hooks::HookKind;
 use crate::plan::ProcessPlan;
@@ -27,9 +27,9 @@ use crate::sync::{Message, Sync};
 
 /// The descriptors of the last steps have fixed numbers, above those that the process keeps.
 #[derive(Clone, Copy)]
-struct Numbers {
+pub(super) struct Numbers {
     /// The socket to the parent.
-    sync: RawFd,
+    pub(super) sync: RawFd,
     /// The program of Hull's init, or the socket at which a created container waits.
     init: RawFd,
     /// From here on numbers are in nobody's way.
@@ -37,7 +37,7 @@ struct Numbers {
 }
 
 impl Numbers {
-    fn of(plan: &ProcessPlan) -> Numbers {
+    pub(super) fn of(plan: &ProcessPlan) -> Numbers {
         let sync = 3 + plan.kept_fds;
         Numbers { sync, init: sync + 1, free: (sync + 2).max(10) }
     }
@@ -115,7 +115,8 @@ fn set_limits(plan: &ProcessPlan) -> Result<(), InitFailure> {
         rlimits::set(*resource, *soft, *hard)
             .map_err(|error| InitFailure::because(Step::Rlimit, name.as_str(), error))?;
     }
-    Ok(())
+    placement::settle(&plan.placement)?;
+    plan.labels.write().map_err(|error| InitFailure::because(Step::Label, "", error))
 }
 
 /// Identity, working directory, and the program; returns only with what failed.

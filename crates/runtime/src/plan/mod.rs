@@ -5,11 +5,14 @@
 //! in config.json, never skipped.
 
 mod devices;
+mod labels;
 mod limits;
 mod mounts;
 mod namespaces;
+mod placement;
 pub(crate) mod process;
-pub(crate) mod unsupported;
+mod resctrl;
+mod unsupported;
 
 use std::fmt;
 use std::io;
@@ -17,17 +20,23 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use hull_kernel::cgroups::{CgroupError, Limits};
-use hull_kernel::mounts::{MountError, Propagation};
+use hull_kernel::mounts::{FilesystemOption, MountError, Propagation};
+use hull_kernel::resctrl::{Membership, ResctrlError};
 use hull_oci::runtime::{Linux, Spec};
 
 use crate::hooks;
+use crate::listener::planned_state;
 
 pub use devices::DevicePlan;
+pub use labels::LabelPlan;
 pub use limits::limits as cgroup_limits;
 pub(crate) use mounts::option_words;
 pub use mounts::{CgroupHierarchies, MountAction, MountPlan};
 pub use namespaces::{IdMap, NamespacePlan};
+pub use placement::Placement;
+pub(crate) use placement::{Affinity, MEMORY_FLAGS, MEMORY_MODES};
 pub use process::ProcessPlan;
+pub use resctrl::ResctrlPlan;
 
 /// A spec that cannot be turned into a container.
 #[derive(Debug, thiserror::Error)]
@@ -77,6 +86,9 @@ pub enum PlanError {
         #[source]
         source: Box<CgroupError>,
     },
+    /// The container's class of service is not there for one more process.
+    #[error("linux.intelRdt")]
+    Resctrl(#[source] Box<ResctrlError>),
     /// The seccomp section cannot be compiled.
     #[error("config.json: linux.seccomp")]
     Seccomp(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -170,6 +182,10 @@ pub struct CgroupPlan {
 pub struct InitPlan {
     /// Cgroup to make and join; `None` stays in the caller's.
     pub cgroup: Option<CgroupPlan>,
+    /// Class of service to be in.
+    pub resctrl: Option<ResctrlPlan>,
+    /// That class, once the parent has made sure of it.
+    pub class: Option<Membership>,
     /// Namespaces to make and join.
     pub namespaces: NamespacePlan,
     /// Clone as a sibling of the caller.
@@ -178,6 +194,8 @@ pub struct InitPlan {
     pub root: RootPlan,
     /// Mounts, in order.
     pub mounts: Vec<MountPlan>,
+    /// Option that labels the covers of masked directories, as it does new file systems.
+    pub mount_label: Option<FilesystemOption>,
     /// Device nodes below /dev.
     pub devices: Vec<DevicePlan>,
     /// Paths hidden under an empty file or directory.
@@ -201,6 +219,21 @@ pub struct InitPlan {
     pub new_keyring: bool,
 }
 
+impl InitPlan {
+    /// Gives the container its id, which a spec does not know, for whoever is told of it.
+    pub fn set_id(&mut self, id: &str) {
+        if let Some(hooks) = &mut self.process.hooks {
+            hooks.set_id(id);
+        }
+        if let Some(listener) = &mut self.process.listener {
+            listener.set_id(id);
+        }
+        if let Some(resctrl) = &mut self.resctrl {
+            resctrl.set_id(id);
+        }
+    }
+}
+
 /// Makes the plan.
 ///
 /// # Errors
@@ -210,15 +243,26 @@ pub fn plan(spec: &Spec, options: PlanOptions<'_>) -> Result<InitPlan, PlanError
     let empty = Linux::default();
     let linux = spec.linux.as_ref().unwrap_or(&empty);
     let process = spec.process.as_ref().ok_or_else(|| PlanError::invalid("process", "is required to start"))?;
+    // For processes added later; what is wrong with it is said now.
+    Affinity::plan(process.exec_cpu_affinity.as_ref())?;
     let hooks = hooks::plan(spec.hooks.as_ref(), options.bundle, &spec.annotations)?;
+    let state = || planned_state(options.bundle, &spec.annotations);
     let namespaces = namespaces::plan(linux)?;
+    let mut mounts = mounts::plan(&spec.mounts, options.bundle, &namespaces)?;
+    let mount_label = labels::mount_option(linux)?;
+    if let Some(option) = &mount_label {
+        labels::label_mounts(&mut mounts, option);
+    }
     let masked_paths = absolute_paths("linux.maskedPaths", &linux.masked_paths)?;
     let null_device = if masked_paths.is_empty() { None } else { Some(devices::null_device()?) };
     Ok(InitPlan {
         cgroup: limits::plan(linux, options.cgroup_path)?,
+        resctrl: resctrl::plan(linux)?,
+        class: None,
         sibling: options.sibling,
         root: root(spec, linux, options.root, options.bundle)?,
-        mounts: mounts::plan(&spec.mounts, options.bundle, &namespaces)?,
+        mounts,
+        mount_label,
         devices: devices::plan(&linux.devices, &namespaces)?,
         masked_paths,
         read_only_paths: absolute_paths("linux.readonlyPaths", &linux.readonly_paths)?,
@@ -226,10 +270,7 @@ pub fn plan(spec: &Spec, options: PlanOptions<'_>) -> Result<InitPlan, PlanError
         sysctls: namespaces::sysctls(&linux.sysctl, &namespaces)?,
         hostname: in_own_uts("hostname", &spec.hostname, &namespaces)?,
         domainname: in_own_uts("domainname", &spec.domainname, &namespaces)?,
-        process: ProcessPlan {
-            hooks,
-            ..process::plan(process, linux.seccomp.as_ref(), options.streams, options.init)?
-        },
+        process: ProcessPlan { hooks, ..process::plan(process, linux, options.streams, options.init, state)? },
         namespaces,
         start_socket: None,
         new_keyring: true,

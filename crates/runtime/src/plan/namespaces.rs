@@ -3,14 +3,15 @@
 //! The pid namespace is joined by the parent, because it takes effect for children only; every other one by the
 //! child. Where a user namespace comes into it as well, a process in between joins all of them (see
 //! [`crate::go_between`]). The cgroup namespace is made by the child after it has joined its cgroup, so that the cgroup
-//! is its root.
+//! is its root. So is the time namespace, because clone3(2) would put the child into it at once, and then its clocks
+//! stand.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use hull_oci::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType};
+use hull_oci::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType, LinuxTimeOffset};
 use hull_sys::process as sys;
 
 use super::PlanError;
@@ -29,10 +30,14 @@ pub struct IdMap {
 /// Namespaces of the container.
 #[derive(Debug)]
 pub struct NamespacePlan {
-    /// `CLONE_NEW*` flags for clone3, without the cgroup namespace.
+    /// `CLONE_NEW*` flags for clone3, without the cgroup and the time namespace.
     pub create: i32,
     /// Make a cgroup namespace once the cgroup is joined.
     pub create_cgroup: bool,
+    /// Make a time namespace, whose clocks are set before the child is in it.
+    pub create_time: bool,
+    /// Lines for timens_offsets (time_namespaces(7)); empty leaves the clocks alone.
+    pub time_offsets: String,
     /// Namespaces to join, user first.
     pub join: Vec<(i32, OwnedFd)>,
     /// Pid namespace to join, which takes effect for children of whoever joins it.
@@ -124,8 +129,10 @@ pub(super) fn plan(linux: &Linux) -> Result<NamespacePlan, PlanError> {
     join.sort_by_key(|(kind, _)| *kind != sys::CLONE_NEWUSER);
     let has = |kind| seen.contains(&kind);
     let plan = NamespacePlan {
-        create: create & !sys::CLONE_NEWCGROUP,
+        create: create & !(sys::CLONE_NEWCGROUP | sys::CLONE_NEWTIME),
         create_cgroup: create & sys::CLONE_NEWCGROUP != 0,
+        create_time: create & sys::CLONE_NEWTIME != 0,
+        time_offsets: time_offsets(&linux.time_offsets, create & sys::CLONE_NEWTIME != 0)?,
         join,
         join_pid,
         uid_map: id_maps("linux.uidMappings", &linux.uid_mappings)?,
@@ -147,6 +154,26 @@ fn check_maps(plan: &NamespacePlan) -> Result<(), PlanError> {
         }
     }
     Ok(())
+}
+
+/// The lines that set the clocks of a new time namespace.
+fn time_offsets(offsets: &BTreeMap<String, LinuxTimeOffset>, has_own: bool) -> Result<String, PlanError> {
+    const NANOSECONDS: u32 = 1_000_000_000;
+    let mut lines = String::new();
+    for (clock, offset) in offsets {
+        let field = format!("linux.timeOffsets.{clock}");
+        if !matches!(clock.as_str(), "monotonic" | "boottime") {
+            return Err(PlanError::invalid(field, "is not a clock that a time namespace has"));
+        }
+        if !has_own {
+            return Err(PlanError::invalid(field, "needs a new time namespace"));
+        }
+        if offset.nanosecs >= NANOSECONDS {
+            return Err(PlanError::invalid(format!("{field}.nanosecs"), format!("is below {NANOSECONDS}")));
+        }
+        lines += &format!("{clock} {} {}\n", offset.secs, offset.nanosecs);
+    }
+    Ok(lines)
 }
 
 fn id_maps(field: &str, mappings: &[LinuxIdMapping]) -> Result<Vec<IdMap>, PlanError> {
@@ -237,6 +264,25 @@ mod tests {
         let mut mapped = linux(&[LinuxNamespaceType::Mount]);
         mapped.uid_mappings = vec![LinuxIdMapping { container_id: 0, host_id: 100_000, size: 1 }];
         assert!(plan(&mapped).is_err());
+    }
+
+    #[test]
+    fn clocks_are_set_in_a_new_time_namespace_only() {
+        let offset = |secs, nanosecs| LinuxTimeOffset { secs, nanosecs };
+        let mut linux = linux(&[LinuxNamespaceType::Mount, LinuxNamespaceType::Time]);
+        linux.time_offsets = [("boottime", offset(-3, 5)), ("monotonic", offset(7, 0))]
+            .map(|(clock, offset)| (clock.to_owned(), offset))
+            .into();
+        let planned = plan(&linux).unwrap();
+        assert_eq!((planned.create, planned.create_time), (sys::CLONE_NEWNS, true));
+        assert_eq!(planned.time_offsets, "boottime -3 5\nmonotonic 7 0\n");
+        linux.time_offsets.insert("boottime".to_owned(), offset(0, 1_000_000_000));
+        assert!(plan(&linux).unwrap_err().to_string().contains("linux.timeOffsets.boottime.nanosecs: is below"));
+        linux.time_offsets = [("realtime".to_owned(), offset(1, 0))].into();
+        assert!(plan(&linux).unwrap_err().to_string().contains("linux.timeOffsets.realtime: is not a clock"));
+        linux.time_offsets = [("monotonic".to_owned(), offset(1, 0))].into();
+        linux.namespaces[1].path = Some("/proc/self/ns/time".into());
+        assert!(plan(&linux).unwrap_err().to_string().contains("linux.timeOffsets.monotonic: needs a new"));
     }
 
     #[test]

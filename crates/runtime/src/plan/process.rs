@@ -7,13 +7,16 @@ use hull_kernel::capabilities::{Capabilities, ProcessCapabilities};
 use hull_kernel::mounts::{self, MOUNT_ATTR_RDONLY, MountAttributes, Propagation};
 use hull_kernel::rlimits;
 use hull_kernel::seccomp::Program;
-use hull_oci::runtime::{LinuxCapabilities, LinuxSeccomp, Process};
+use hull_oci::runtime::{Linux, LinuxCapabilities, LinuxSeccomp, Process, State};
 use rustix::fs::CWD;
 use rustix::process::Resource;
 use rustix::termios::Winsize;
 
+use super::labels::LabelPlan;
+use super::placement::{self, Placement};
 use super::{PlanError, Streams};
 use crate::hooks::HookPlan;
+use crate::listener::Listener;
 
 /// What is executed and with which rights.
 #[derive(Debug)]
@@ -40,8 +43,14 @@ pub struct ProcessPlan {
     pub no_new_privileges: bool,
     /// oom_score_adj(5).
     pub oom_score_adj: Option<i32>,
+    /// When and where it runs.
+    pub placement: Placement,
+    /// AppArmor profile and SELinux label.
+    pub labels: LabelPlan,
     /// Compiled filter.
     pub seccomp: Option<Program>,
+    /// The agent of a filter that notifies.
+    pub listener: Option<Listener>,
     /// Initial size of the terminal, when there is one.
     pub terminal: Option<Winsize>,
     /// Streams, when there is no terminal.
@@ -61,12 +70,13 @@ impl ProcessPlan {
     }
 }
 
-/// Reads `process` and compiles `linux.seccomp`.
+/// Reads `process` and what of `linux` holds for one process: its filter, memory policy and personality.
 pub(crate) fn plan(
     process: &Process,
-    seccomp: Option<&LinuxSeccomp>,
+    linux: &Linux,
     streams: Option<Streams>,
     init: bool,
+    state: impl FnOnce() -> State,
 ) -> Result<ProcessPlan, PlanError> {
     check(process, streams.is_some())?;
     let terminal = process.terminal.then(|| {
@@ -74,6 +84,9 @@ pub(crate) fn plan(
         let cells = |count: u64| u16::try_from(count).unwrap_or(u16::MAX);
         Winsize { ws_row: cells(size.height), ws_col: cells(size.width), ws_xpixel: 0, ws_ypixel: 0 }
     });
+    let seccomp = linux.seccomp.as_ref().map(compile).transpose()?;
+    let notifies = seccomp.as_ref().is_some_and(Program::notifies);
+    let listener = linux.seccomp.as_ref().filter(|_| notifies).and_then(|seccomp| Listener::of(seccomp, state()));
     Ok(ProcessPlan {
         args: process.args.clone(),
         env: process.env.clone(),
@@ -86,7 +99,10 @@ pub(crate) fn plan(
         rlimits: rlimits(process)?,
         no_new_privileges: process.no_new_privileges,
         oom_score_adj: process.oom_score_adj,
-        seccomp: seccomp.map(compile).transpose()?,
+        labels: LabelPlan::of(process)?,
+        placement: placement::plan(process, linux)?,
+        seccomp,
+        listener,
         terminal,
         streams,
         kept_fds: 0,
@@ -172,7 +188,6 @@ fn rlimits(process: &Process) -> Result<Vec<(Resource, u64, u64, String)>, PlanE
 }
 
 fn compile(seccomp: &LinuxSeccomp) -> Result<Program, PlanError> {
-    super::unsupported::refuse_notify(seccomp)?;
     let filter = crate::seccomp::filter(seccomp).map_err(|error| PlanError::Seccomp(Box::new(error)))?;
     hull_kernel::seccomp::compile(&filter).map_err(|error| PlanError::Seccomp(Box::new(error)))
 }

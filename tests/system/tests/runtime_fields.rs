@@ -1,0 +1,342 @@
+//! Fields of `process` and `linux` in config.json that few containers use: each one is seen in the running program, in
+//! the kernel's own words, or is refused by its name.
+
+use std::fs;
+use std::os::fd::AsFd;
+use std::process::Command;
+
+use serde_json::{Value, json};
+use system_tests::{Bundle, Run, is_vm};
+
+/// Prints nice value, real-time priority, policy, I/O priority, memory policy of some mapping, and machine.
+const PLACE: &str = "read -r line </proc/self/stat; set -- ${line##*)}; echo ${17} ${38} ${39}; ionice -p $$; \
+    grep -o -m1 'bind:0' /proc/self/numa_maps; uname -m";
+
+fn placed() -> impl FnOnce(&mut Value) {
+    |config| {
+        config["process"]["scheduler"] = json!({"policy": "SCHED_BATCH", "nice": 5});
+        config["process"]["ioPriority"] = json!({"class": "IOPRIO_CLASS_BE", "priority": 6});
+        config["linux"]["memoryPolicy"] = json!({"mode": "MPOL_BIND", "nodes": "0", "flags": ["MPOL_F_STATIC_NODES"]});
+        config["linux"]["personality"] = json!({"domain": "LINUX32"});
+    }
+}
+
+fn expect_place(run: &Run) {
+    let machine = if cfg!(target_arch = "x86_64") { "i686" } else { "armv8l" };
+    let lines: Vec<&str> = run.stdout.lines().collect();
+    assert_eq!(lines[..2], ["5 0 3", "best-effort: prio 6"], "{run:#?}");
+    assert!(lines[2].starts_with("bind"), "{run:#?}");
+    assert_eq!(lines[3], machine, "{run:#?}");
+}
+
+#[test]
+fn runtime_fields_scheduler_io_memory_and_personality_reach_the_program() {
+    let bundle = Bundle::script(&PLACE.replace("bind:0", "bind=static:0"), placed());
+    expect_place(&bundle.run_container("placed").expect(0));
+    bundle.configure(|config| config["process"]["args"] = json!(["sleep", "1000"]));
+    let id = bundle.id("placed-exec");
+    bundle.start_detached(&id);
+    expect_place(&bundle.run(&["exec", &id, "sh", "-c", &PLACE.replace("bind:0", "bind=static:0")]).expect(0));
+    bundle.delete(&id);
+}
+
+#[test]
+fn runtime_fields_real_time_and_deadline_policies_reach_the_program() {
+    let run = |scheduler: Value| {
+        let bundle = Bundle::new(|config| {
+            config["process"]["args"] = json!(["cat", "/proc/self/stat"]);
+            config["process"]["scheduler"] = scheduler;
+        });
+        bundle.run_container("real-time")
+    };
+    let field = |run: &Run, number: usize| run.text().split(' ').nth(number - 1).unwrap_or_default().to_owned();
+    let times = json!({"policy": "SCHED_DEADLINE", "runtime": 2_000_000, "deadline": 20_000_000, "period": 40_000_000});
+    assert_eq!(field(&run(times).expect(0), 41), "6");
+    let fifo = run(json!({"policy": "SCHED_FIFO", "priority": 7, "flags": ["SCHED_FLAG_RESET_ON_FORK"]}));
+    // Where cgroups share real-time time, the one that the tests run in may have none to give.
+    match fifo.code {
+        0 => assert_eq!((field(&fifo, 40), field(&fifo, 41)), ("7".to_owned(), "1".to_owned())),
+        _ => assert!(!is_vm() && fifo.stderr.contains("linux.resources.cpu.realtimeRuntime"), "{fifo:#?}"),
+    }
+}
+
+#[test]
+fn runtime_fields_a_node_that_is_not_there_is_refused_by_the_fields_name() {
+    let bundle =
+        Bundle::script("true", |config| config["linux"]["memoryPolicy"] = json!({"mode": "MPOL_BIND", "nodes": "900"}));
+    let run = bundle.run_container("nodes");
+    assert!(run.code != 0 && run.stderr.contains("setting linux.memoryPolicy: invalid argument"), "{run:#?}");
+}
+
+const CLOCKS: &str = "readlink /proc/self/ns/time; cut -d. -f1 /proc/uptime; cat /proc/self/timens_offsets";
+
+fn with_clocks(config: &mut Value) {
+    config["linux"]["namespaces"].as_array_mut().expect("namespaces").push(json!({"type": "time"}));
+    config["linux"]["timeOffsets"] =
+        json!({"monotonic": {"secs": 7881, "nanosecs": 2_718_281}, "boottime": {"secs": 50_000_000}});
+}
+
+/// The namespace that the program was in; its clocks are checked.
+fn expect_clocks(run: &Run) -> String {
+    let lines: Vec<&str> = run.stdout.lines().collect();
+    assert_ne!(lines[0], fs::read_link("/proc/self/ns/time").expect("a link").display().to_string());
+    assert!(lines[1].parse::<u64>().expect("seconds") >= 50_000_000, "{run:#?}");
+    let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(words(lines[2]), ["monotonic", "7881", "2718281"], "{run:#?}");
+    assert_eq!(words(lines[3]), ["boottime", "50000000", "0"], "{run:#?}");
+    lines[0].to_owned()
+}
+
+#[test]
+fn runtime_fields_a_time_namespace_has_its_clocks_for_the_program_and_for_exec_and_can_be_joined() {
+    let bundle = Bundle::script(CLOCKS, with_clocks);
+    expect_clocks(&bundle.run_container("clocks").expect(0));
+    bundle.configure(|config| config["process"]["args"] = json!(["sleep", "1000"]));
+    let id = bundle.id("clocks-exec");
+    let pid = bundle.start_detached(&id);
+    let own = fs::read_link(format!("/proc/{pid}/ns/time")).expect("a link").display().to_string();
+    assert_eq!(expect_clocks(&bundle.run(&["exec", &id, "sh", "-c", CLOCKS]).expect(0)), own);
+    bundle.configure(|config| {
+        config["process"]["args"] = json!(["sh", "-c", CLOCKS]);
+        config["linux"].as_object_mut().expect("linux").remove("timeOffsets");
+        let namespaces = config["linux"]["namespaces"].as_array_mut().expect("namespaces");
+        namespaces.last_mut().expect("time")["path"] = json!(format!("/proc/{pid}/ns/time"));
+    });
+    assert_eq!(expect_clocks(&bundle.run_container("clocks-joined").expect(0)), own);
+    bundle.delete(&id);
+}
+
+#[test]
+fn runtime_fields_a_time_namespace_belongs_to_the_containers_user_namespace() {
+    let bundle = Bundle::script(CLOCKS, |config| {
+        with_clocks(config);
+        config["linux"]["namespaces"].as_array_mut().expect("namespaces").push(json!({"type": "user"}));
+        let map = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
+        config["linux"]["uidMappings"] = map.clone();
+        config["linux"]["gidMappings"] = map;
+    });
+    let allowed = Command::new("chown").args(["-R", "100000:100000"]).arg(format!("{}/rootfs", bundle.folder)).status();
+    assert!(allowed.expect("chown").success());
+    for folder in bundle.hull.files().ancestors().take(3) {
+        use std::os::unix::fs::PermissionsExt;
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).expect("the test's own folders");
+    }
+    expect_clocks(&bundle.run_container("clocks-user").expect(0));
+}
+
+#[test]
+fn runtime_fields_an_added_process_has_its_own_processors() {
+    let bundle = Bundle::new(|config| config["process"]["args"] = json!(["sleep", "1000"]));
+    let id = bundle.id("affinity");
+    bundle.start_detached(&id);
+    let processors = |affinity: Value| {
+        let process = json!({
+            "cwd": "/", "args": ["grep", "Cpus_allowed_list", "/proc/self/status"],
+            "env": ["PATH=/bin"], "execCPUAffinity": affinity,
+        });
+        let file = bundle.hull.write("process.json", &process.to_string());
+        bundle.run(&["exec", "--process", &file, &id])
+    };
+    let plain = processors(json!({})).expect(0).stdout;
+    assert!(processors(json!({"initial": "0", "final": "0"})).expect(0).text().ends_with("\t0"));
+    assert_eq!(processors(json!({"initial": "0"})).expect(0).stdout, plain, "all that the container has");
+    let run = processors(json!({"final": "1000"}));
+    assert!(run.code != 0 && run.stderr.contains("process.execCPUAffinity.final: invalid argument"), "{run:#?}");
+    bundle.delete(&id);
+}
+
+#[test]
+fn runtime_fields_a_limit_above_the_hosts_names_itself_and_both_values() {
+    let wanted = 1_u64 << 40;
+    let bundle = Bundle::script("true", |config| {
+        config["process"]["rlimits"] = json!([{"type": "RLIMIT_NOFILE", "soft": 16, "hard": wanted}]);
+    });
+    let run = bundle.run_container("rlimit");
+    let own = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum.expect("a limit");
+    assert_ne!(run.code, 0);
+    for part in ["RLIMIT_NOFILE", &wanted.to_string(), &own.to_string()] {
+        assert!(run.stderr.contains(part), "no {part} in {run:#?}");
+    }
+}
+
+#[test]
+fn runtime_fields_what_the_machine_has_no_use_for_is_refused_by_its_name() {
+    let mounted = fs::read_to_string("/proc/self/mountinfo").expect("mountinfo").contains(" - resctrl ");
+    let apparmor = fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|answer| answer[0] == b'Y');
+    let selinux = fs::exists("/sys/fs/selinux/enforce").expect("looking");
+    let label = "system_u:system_r:container_t:s0:c1,c2";
+    let table = [
+        ("/process/apparmorProfile", json!("hull-test"), apparmor, "AppArmor is not enabled on this machine"),
+        ("/process/selinuxLabel", json!(label), selinux, "SELinux is not enabled on this machine"),
+        ("/linux/mountLabel", json!(label), selinux, "SELinux is not enabled on this machine"),
+        ("/linux/intelRdt", json!({"closID": "hull-test"}), mounted, "no resctrl file system is mounted"),
+    ];
+    let bundle = Bundle::script("true", |_| {});
+    for (field, value, has_it, reason) in table {
+        let (section, name) = field[1..].split_once('/').expect("a field of a section");
+        bundle.configure(|config| config[section][name] = value);
+        let run = bundle.run_container("refused");
+        let words = format!("config.json: {section}.{name} is not supported: {reason}");
+        assert!(has_it || run.code != 0 && run.stderr.contains(&words), "{run:#?}");
+        bundle.configure(|config| config[section][name] = if name == "intelRdt" { Value::Null } else { json!("") });
+        bundle.run_container("empty").expect(0);
+    }
+}
+
+/// A filter that asks the agent at `path` about mkdir, and says `errno` to chmod.
+fn asking(config: &mut Value, path: &str, no_new_privileges: bool) {
+    config["process"]["noNewPrivileges"] = json!(no_new_privileges);
+    config["linux"]["seccomp"] = json!({
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "listenerPath": path,
+        "listenerMetadata": "to whom it may concern",
+        "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_NOTIFY"}],
+    });
+}
+
+#[test]
+fn runtime_fields_an_agent_answers_a_notified_call_of_the_program_and_of_exec() {
+    for no_new_privileges in [true, false] {
+        let script = "mkdir /answered; echo $?; test -e /answered; echo $?";
+        let bundle = Bundle::script(script, |_| {});
+        let agent = agent::Agent::listen(&bundle.hull.file("agent.sock"));
+        bundle.configure(|config| asking(config, &agent.path, no_new_privileges));
+        let run = bundle.run_container("notified").expect(0);
+        assert_eq!(run.stdout, "0\n1\n", "the agent said that it was made, and nothing was: {run:#?}");
+        let told = agent.told();
+        assert_eq!(told["fds"], json!(["seccompFd"]));
+        assert_eq!(told["metadata"], "to whom it may concern");
+        assert_eq!(told["ociVersion"], told["state"]["ociVersion"]);
+        assert_eq!(told["state"]["bundle"].as_str(), Some(bundle.folder.as_str()));
+        assert!(told["state"]["id"].as_str().expect("an id").starts_with("hull-test-notified-"));
+        assert!(told["pid"].as_i64().expect("a pid") > 1 && told["pid"] == told["state"]["pid"]);
+
+        bundle.configure(|config| config["process"]["args"] = json!(["sleep", "1000"]));
+        let id = bundle.id("notified-exec");
+        let pid = bundle.create(&id);
+        bundle.run(&["start", &id]).expect(0);
+        assert_eq!(agent.told()["pid"], pid, "of a container that was created before");
+        let run = bundle.run(&["exec", &id, "sh", "-c", script]).expect(0);
+        assert_eq!(run.stdout, "0\n1\n", "{run:#?}");
+        let told = agent.told();
+        assert!(told["state"]["status"] == "running" && told["pid"] != told["state"]["pid"], "{told}");
+        bundle.delete(&id);
+    }
+}
+
+#[test]
+fn runtime_fields_without_an_agent_there_is_no_container() {
+    let bundle = Bundle::script("true", |config| asking(config, "/nowhere/agent.sock", true));
+    let run = bundle.run_container("no-agent");
+    assert!(run.code != 0 && run.stderr.contains("listenerPath: connecting to /nowhere/agent.sock"), "{run:#?}");
+    bundle.configure(|config| {
+        config["linux"]["seccomp"]["syscalls"][0]["names"] = json!(["write"]);
+    });
+    let run = bundle.run_container("no-agent");
+    assert!(run.code != 0 && run.stderr.contains("SCMP_ACT_NOTIFY cannot be used for the write syscall"), "{run:#?}");
+}
+
+#[test]
+fn runtime_fields_the_roots_propagation_is_what_was_asked_for() {
+    // Of the mount of the root: its optional fields (proc_pid_mountinfo(5)).
+    let script = "while read -r a b c d e f g h; do [ $e = / ] && echo \"$g $h\"; done </proc/self/mountinfo; true";
+    let bundle = Bundle::script(script, |_| {});
+    let rootfs = format!("{}/rootfs", bundle.folder);
+    let mount = |words: &[&str]| assert!(Command::new("mount").args(words).status().expect("mount").success());
+    mount(&["--bind", &rootfs, &rootfs]);
+    mount(&["--make-shared", &rootfs]);
+    let root = |word: &str| {
+        bundle.configure(|config| config["linux"]["rootfsPropagation"] = json!(word));
+        bundle.run_container("propagation").expect(0).text().split(" - ").next().unwrap_or_default().to_owned()
+    };
+    let found = ["private", "slave", "shared", "unbindable"].map(|word| (word, root(word)));
+    assert!(Command::new("umount").arg(&rootfs).status().expect("umount").success());
+    for (word, fields) in found {
+        let has = |tag: &str| fields.split(' ').any(|field| field.starts_with(tag));
+        let seen = (has("shared:"), has("master:"), has("unbindable"));
+        match word {
+            "private" => assert_eq!(seen, (false, false, false), "{fields}"),
+            "slave" => assert_eq!(seen, (false, true, false), "{fields}"),
+            "shared" => assert!(seen.0, "{fields}"),
+            _ => assert_eq!(seen, (false, false, true), "{fields}"),
+        }
+    }
+}
+
+/// An agent for one filter after the other, which says to every notified call that it succeeded (seccomp_unotify(2)).
+mod agent {
+    use super::*;
+    use std::io::IoSliceMut;
+    use std::mem::MaybeUninit;
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net::{UnixListener, UnixStream};
+    use std::sync::mpsc::{Receiver, channel};
+
+    use hull_sys::seccomp::{answer_notification, receive_notification};
+    use rustix::event::{PollFd, PollFlags, poll};
+    use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+
+    pub struct Agent {
+        pub path: String,
+        states: Receiver<Value>,
+    }
+
+    impl Agent {
+        pub fn listen(path: &str) -> Agent {
+            let socket = UnixListener::bind(path).expect("a socket");
+            let (sender, states) = channel();
+            std::thread::spawn(move || {
+                for connection in socket.incoming() {
+                    let (state, listener) = receive(&connection.expect("a connection"));
+                    std::thread::spawn(move || answer(&listener));
+                    if sender.send(state).is_err() {
+                        return;
+                    }
+                }
+            });
+            Agent { path: path.to_owned(), states }
+        }
+
+        /// What the next caller said.
+        pub fn told(&self) -> Value {
+            self.states.recv_timeout(system_tests::patience()).expect("somebody calls")
+        }
+    }
+
+    fn receive(connection: &UnixStream) -> (Value, OwnedFd) {
+        let (mut all, mut listener) = (Vec::new(), None);
+        loop {
+            let mut bytes = [0; 4096];
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+            let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+            let mut part = [IoSliceMut::new(&mut bytes)];
+            let count = recvmsg(connection, &mut part, &mut ancillary, RecvFlags::CMSG_CLOEXEC).expect("a part").bytes;
+            for message in ancillary.drain() {
+                if let RecvAncillaryMessage::ScmRights(mut fds) = message {
+                    listener = listener.or(fds.next());
+                }
+            }
+            if count == 0 {
+                break;
+            }
+            all.extend_from_slice(&bytes[..count]);
+        }
+        (serde_json::from_slice(&all).expect("JSON"), listener.expect("a descriptor"))
+    }
+
+    /// Until nobody is left under the filter.
+    fn answer(listener: &OwnedFd) {
+        let gone = |error: std::io::Error| assert_eq!(error.kind(), std::io::ErrorKind::NotFound, "a caller is gone");
+        loop {
+            let mut waiting = [PollFd::new(listener, PollFlags::IN)];
+            poll(&mut waiting, None).expect("poll");
+            if !waiting[0].revents().contains(PollFlags::IN) {
+                return;
+            }
+            match receive_notification(listener.as_fd()) {
+                Ok(call) => answer_notification(listener.as_fd(), call.id, 0, 0).unwrap_or_else(gone),
+                Err(error) => gone(error),
+            }
+        }
+    }
+}
