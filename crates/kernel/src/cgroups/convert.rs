@@ -1,4 +1,5 @@
-//! Every formula between docker's and OCI's numbers (those of cgroup v1) and the files of cgroup v2, in one place.
+//! Every formula between docker's and OCI's numbers (those of cgroup v1), the files of cgroup v2, and systemd's
+//! properties, in one place.
 //!
 //! Sources: `crun.1.md`, section "CGROUP v2", and github.com/opencontainers/cgroups `utils.go`, which agree with each
 //! other since crun 1.23 and runc 1.3.2; Documentation/admin-guide/cgroup-v2.rst for the ranges. All functions are
@@ -82,6 +83,43 @@ pub fn cpu_max(quota_us: Option<i64>, period_us: Option<u64>, current: Option<&s
     let quota = quota.map_or_else(|| old_quota.to_owned(), limit_or_max);
     let period = period.map_or_else(|| old_period.to_owned(), |period| period.to_string());
     Some(format!("{quota} {period}"))
+}
+
+/// A quota in each period as systemd's CPUQuotaPerSecUSec: microseconds of processor time in each second, in whole
+/// percents (10000), rounded up, since systemd computes in those.
+///
+/// opencontainers/cgroups `systemd/common.go` `addCPUQuota`; systemd.resource-control(5), "CPUQuota=".
+pub fn quota_per_second(quota_us: u64, period_us: u64) -> u64 {
+    let per_second = u128::from(quota_us) * 1_000_000 / u128::from(period_us.max(1));
+    u64::try_from(per_second.div_ceil(10_000) * 10_000).unwrap_or(u64::MAX)
+}
+
+/// The quota that systemd makes of this one, in each period: what the cgroup's own file then says as well.
+pub fn quota_in_whole_percents(quota_us: u64, period_us: u64) -> u64 {
+    let quota = u128::from(quota_per_second(quota_us, period_us)) * u128::from(period_us) / 1_000_000;
+    u64::try_from(quota).unwrap_or(u64::MAX)
+}
+
+/// A list of processors or memory nodes, `0-2,7`, as the bits that systemd's AllowedCPUs wants: number n is bit n % 8 of
+/// byte n / 8. `None` for what is no such list, or an empty one.
+///
+/// systemd `cpu_set_from_dbus`; opencontainers/cgroups `systemd/cpuset.go`.
+pub fn list_to_bits(list: &str) -> Option<Vec<u8>> {
+    /// More than any kernel has (`NR_CPUS` is at most 8192).
+    const HIGHEST: usize = 65_535;
+    let mut bits: Vec<u8> = Vec::new();
+    for range in list.split(',').map(str::trim).filter(|range| !range.is_empty()) {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        let (first, last): (usize, usize) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
+        if first > last || last > HIGHEST {
+            return None;
+        }
+        bits.resize(bits.len().max(last / 8 + 1), 0);
+        for number in first..=last {
+            bits[number / 8] |= 1 << (number % 8);
+        }
+    }
+    Some(bits).filter(|bits| !bits.is_empty())
 }
 
 /// The contents of pids.max. 0 becomes 1, see [`super::Limits::pids_max`].
@@ -176,6 +214,43 @@ mod tests {
         ];
         for (quota, period, current, expected) in table {
             assert_eq!(cpu_max(quota, period, current).as_deref(), expected, "{quota:?} {period:?} {current:?}");
+        }
+    }
+
+    #[test]
+    fn quotas_become_whole_percents_of_a_second() {
+        // (quota, period, per second, quota again)
+        let table = [
+            (50_000, 100_000, 500_000, 50_000),
+            (5000, 100_000, 50_000, 5000),
+            (5001, 100_000, 60_000, 6000),
+            (1000, 1_000_000, 10_000, 10_000),
+            (150_000, 50_000, 3_000_000, 150_000),
+            (1, 3, 340_000, 1),
+        ];
+        for (quota, period, per_second, again) in table {
+            assert_eq!(quota_per_second(quota, period), per_second, "{quota} in {period}");
+            assert_eq!(quota_in_whole_percents(quota, period), again, "{quota} in {period}");
+        }
+        assert_eq!(quota_per_second(u64::MAX, 1000), u64::MAX);
+    }
+
+    #[test]
+    fn lists_become_bits() {
+        let table = [
+            ("0", Some(vec![1])),
+            ("0-2,7", Some(vec![0b1000_0111])),
+            ("8", Some(vec![0, 1])),
+            (" 1 , 3-5,", Some(vec![0b0011_1010])),
+            ("15-17", Some(vec![0, 0b1000_0000, 0b11])),
+            ("", None),
+            (",", None),
+            ("3-1", None),
+            ("x", None),
+            ("0-99999999999", None),
+        ];
+        for (list, bits) in table {
+            assert_eq!(list_to_bits(list), bits, "{list:?}");
         }
     }
 

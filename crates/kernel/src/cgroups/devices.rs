@@ -125,6 +125,28 @@ pub(super) fn allows_everything(rules: &[DeviceRule]) -> bool {
     default && rest.iter().all(|rule| rule.allow)
 }
 
+/// Devices that an allow list names, and what is allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Allowed {
+    pub kind: DeviceKind,
+    pub major: Option<u32>,
+    pub minor: Option<u32>,
+    pub access: Access,
+}
+
+/// The rules as a list of what is allowed while everything else is refused; `None` where they refuse parts of what they
+/// allow, or allow what they do not name.
+pub(super) fn allow_list(rules: &[DeviceRule]) -> Option<Vec<Allowed>> {
+    let table = Table::from_rules(rules).ok().filter(|table| !table.default_allow)?;
+    let list = table.exceptions.into_iter().map(|(Key { kind, major, minor }, access)| Allowed {
+        kind,
+        major,
+        minor,
+        access: Access(access),
+    });
+    Some(list.collect())
+}
+
 /// What an exception of cgroup v1 is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Key {

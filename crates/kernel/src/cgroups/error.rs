@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use super::systemd::SystemdError;
+
 /// What went wrong with a cgroup.
 #[derive(Debug, thiserror::Error)]
 pub enum CgroupError {
@@ -192,6 +194,9 @@ pub enum CgroupError {
         /// Their ids.
         processes: Vec<i32>,
     },
+    /// What systemd was asked for.
+    #[error(transparent)]
+    Systemd(#[from] SystemdError),
     /// Several hierarchies failed; the work went on past each.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Several(Vec<CgroupError>),

@@ -8,8 +8,8 @@
 
 use std::collections::BTreeMap;
 
-use super::CgroupError;
 use super::devices::DeviceRule;
+use super::{CgroupError, convert};
 
 /// Limits for one cgroup. `Default` limits nothing.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -231,6 +231,18 @@ impl Limits {
             Some(weight) => Err(invalid("blkio_leaf_weight", weight, "no supported kernel has leaf weights")),
             None => Ok(()),
         }
+    }
+
+    /// Makes the quota what systemd will make of it, so that the cgroup's files say the same. `present` is the cgroup's
+    /// cpu.max, where the limits give no period.
+    pub(super) fn round_quota(&mut self, present: Option<&str>) {
+        let Some(quota) = self.cpu_quota_us.and_then(|quota| u64::try_from(quota).ok()).filter(|quota| *quota != 0)
+        else {
+            return;
+        };
+        let present = present.and_then(|line| line.split_ascii_whitespace().nth(1)?.parse().ok());
+        let period = self.cpu_period_us.filter(|period| *period != 0).or(present).unwrap_or(100_000);
+        self.cpu_quota_us = i64::try_from(convert::quota_in_whole_percents(quota, period)).ok();
     }
 
     pub(super) fn wants_memory(&self) -> bool {

@@ -11,6 +11,9 @@
 //!      .remove_with_parent()      and the instance's parent with the last one
 //! ```
 //!
+//! On a host with systemd the cgroup may be a unit's instead ([`systemd`]): it is then made, changed and ended through
+//! systemd, and everything else is the same.
+//!
 //! Where both versions are mounted, v1 carries the controllers it has, and the cgroup also exists in v2, for the
 //! controllers bound there, `CLONE_INTO_CGROUP`, cgroup.kill and cgroup.events. Callers never know which it is: limits
 //! have one meaning ([`Limits`]), every formula is in [`convert`], and what a version cannot do is refused by name.
@@ -40,6 +43,7 @@ mod legacy;
 pub mod limits;
 mod oom;
 pub mod stats;
+pub mod systemd;
 mod tree;
 mod unified;
 
@@ -61,6 +65,8 @@ use folder::Folder;
 pub struct Cgroup {
     legacy: Vec<Place>,
     unified: Option<Place>,
+    /// The unit that systemd made it for.
+    unit: Option<systemd::Unit>,
 }
 
 /// The cgroup in one hierarchy.
@@ -87,7 +93,7 @@ enum Home<'a> {
 
 impl Cgroup {
     fn new(legacy: Vec<(Hierarchy, String)>, unified: Option<(Hierarchy, String)>) -> Cgroup {
-        Cgroup { legacy: legacy.into_iter().map(Place::new).collect(), unified: unified.map(Place::new) }
+        Cgroup { legacy: legacy.into_iter().map(Place::new).collect(), unified: unified.map(Place::new), unit: None }
     }
 
     fn places(&self) -> impl Iterator<Item = &Place> {
@@ -123,7 +129,7 @@ impl Cgroup {
             Some(place) => Some(above(place)?),
             None => None,
         };
-        Some(Cgroup { legacy, unified })
+        Some(Cgroup { legacy, unified, unit: None })
     }
 
     /// The cgroup of that name below this one.
@@ -135,7 +141,8 @@ impl Cgroup {
             return Err(CgroupError::BadPath { path: name.to_owned(), reason: "it is not one plain name" });
         }
         let below = |place: &Place| Place::new((place.hierarchy.clone(), format!("{}/{name}", place.path)));
-        Ok(Cgroup { legacy: self.legacy.iter().map(below).collect(), unified: self.unified.as_ref().map(below) })
+        let unified = self.unified.as_ref().map(below);
+        Ok(Cgroup { legacy: self.legacy.iter().map(below).collect(), unified, unit: None })
     }
 
     /// The cgroup at `path` below this one: in the hierarchy of one controller, elsewhere this one, or in every
@@ -221,7 +228,11 @@ impl Cgroup {
     /// As [`Cgroup::apply`]; [`CgroupError::LimitBelowUsage`] where memory in use cannot be reclaimed (v1 always, v2
     /// with `memory_check_before_update`, since v2 would kill).
     pub fn update(&self, limits: &Limits) -> Result<(), CgroupError> {
-        self.write_limits(limits, false)
+        let Some(unit) = &self.unit else { return self.write_limits(limits, false) };
+        limits.validate()?;
+        self.check_memory_in_use(limits)?;
+        let limits = self.update_unit(unit, limits)?;
+        self.write_limits(&limits, false)
     }
 
     fn write_limits(&self, limits: &Limits, fresh: bool) -> Result<(), CgroupError> {
@@ -463,6 +474,13 @@ impl Cgroup {
     /// # Errors
     /// [`CgroupError::Remove`], with `EBUSY` when processes are left; [`CgroupError::Several`].
     pub fn remove(&self) -> Result<(), CgroupError> {
+        match &self.unit {
+            Some(unit) => self.remove_unit(unit),
+            None => self.remove_folders(),
+        }
+    }
+
+    fn remove_folders(&self) -> Result<(), CgroupError> {
         let deadline = Instant::now() + tree::REMOVAL_PATIENCE;
         let mut errors: Vec<_> =
             self.places().filter_map(|place| tree::remove(&place.folder, deadline).err()).collect();
@@ -487,15 +505,15 @@ impl Cgroup {
     }
 
     /// [`Cgroup::remove`], and then the parent if this was the last cgroup in it. For cgroups under an instance's own
-    /// parent, never for one under a parent that the user made.
+    /// parent, never for one under a parent that the user made. What is above a unit's cgroup is systemd's.
     ///
     /// # Errors
     /// As [`Cgroup::remove`].
     pub fn remove_with_parent(&self) -> Result<(), CgroupError> {
         self.remove()?;
         match self.parent() {
-            Some(parent) => parent.remove_if_unused().map(drop),
-            None => Ok(()),
+            Some(parent) if self.unit.is_none() => parent.remove_if_unused().map(drop),
+            _ => Ok(()),
         }
     }
 }

@@ -119,12 +119,7 @@ pub(super) fn memory(folder: &Folder, limits: &Limits, fresh: bool) -> Result<()
         return Err(only_v1("oom_kill_disable"));
     }
     let limit = limits.memory_max_bytes.filter(|value| *value != 0);
-    if let Some(limit) = limit.filter(|limit| *limit > 0 && limits.memory_check_before_update) {
-        let usage = folder.number("memory.current")?;
-        if limit as u64 <= usage {
-            return Err(CgroupError::LimitBelowUsage { limit, usage });
-        }
-    }
+    check_in_use(folder, limits)?;
     let beside = match (limit, limits.memory_swap_total) {
         (None, Some(total)) if total > 0 && !fresh => match folder.number("memory.max")? {
             u64::MAX => None,
@@ -144,6 +139,16 @@ pub(super) fn memory(folder: &Folder, limits: &Limits, fresh: bool) -> Result<()
         folder.write("memory.low", &convert::limit_or_max(reservation))?;
     }
     Ok(())
+}
+
+/// Refuses a limit below what is used, where that was asked for: the kernel would kill instead.
+pub(super) fn check_in_use(folder: &Folder, limits: &Limits) -> Result<(), CgroupError> {
+    let limit = limits.memory_max_bytes.filter(|limit| *limit > 0 && limits.memory_check_before_update);
+    let Some(limit) = limit else { return Ok(()) };
+    match folder.number("memory.current")? {
+        usage if limit as u64 <= usage => Err(CgroupError::LimitBelowUsage { limit, usage }),
+        _ => Ok(()),
+    }
 }
 
 /// A kernel without swap lets nobody swap, which is what "none" and "unlimited" ask for there; only a number needs
