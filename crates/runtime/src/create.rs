@@ -5,6 +5,8 @@
 //! start:  Start -> end of file (running) or Failed
 //! ```
 //!
+//! A cgroup that systemd makes comes after the clone3, around the child, which waits for it before anything else.
+//!
 //! Whatever fails, the cgroup made here is removed again after its process has died, and nothing else exists outside
 //! the child's own namespaces. The caller waits for the child, or its parent does when the plan says `sibling`.
 
@@ -12,6 +14,7 @@ use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
+use hull_kernel::cgroups::systemd::UnitStart;
 use hull_kernel::cgroups::{Cgroup, CgroupError, Joiner, Layout};
 use hull_kernel::mounts::MountError;
 use hull_kernel::resctrl::{self, ResctrlError};
@@ -113,7 +116,36 @@ pub struct Created {
 /// The cgroup of a create in progress: removed on the way out unless the create succeeds.
 struct PreparedCgroup {
     cgroup: Cgroup,
-    joiner: Joiner,
+    entry: CgroupEntry,
+}
+
+/// How the child gets into its cgroup.
+enum CgroupEntry {
+    /// By itself, first of all.
+    Joiner(Joiner),
+    /// It waits until systemd has put it into the cgroup of its unit; nothing is left once that has been asked for.
+    Unit(Option<Box<UnitStart>>),
+}
+
+impl PreparedCgroup {
+    fn joiner(&self) -> Option<&Joiner> {
+        match &self.entry {
+            CgroupEntry::Joiner(joiner) => Some(joiner),
+            CgroupEntry::Unit(_) => None,
+        }
+    }
+
+    /// Has systemd make the unit around the child that waits.
+    fn start_unit(&mut self, pid: i32) -> Result<(), CreateError> {
+        let failed = |source| CreateError::Cgroup { path: self.cgroup.path().to_owned(), source };
+        match &mut self.entry {
+            CgroupEntry::Unit(start) => match start.take() {
+                Some(start) => start.start(&self.cgroup, pid).map_err(failed),
+                None => Err(CreateError::Conversation(Errno::PROTO)),
+            },
+            CgroupEntry::Joiner(_) => Err(CreateError::Conversation(Errno::PROTO)),
+        }
+    }
 }
 
 /// Makes the container's first process and stops before its program.
@@ -149,8 +181,8 @@ pub(crate) fn leave_classes(made: &[(PathBuf, bool)]) {
 }
 
 fn create_in_class(mut plan: InitPlan) -> Result<Created, CreateError> {
-    let prepared = prepare_cgroup(&mut plan)?;
-    match launch(plan, prepared.as_ref().map(|prepared| &prepared.joiner)) {
+    let mut prepared = prepare_cgroup(&mut plan)?;
+    match launch(plan, prepared.as_mut()) {
         Ok(mut created) => {
             created.cgroup = prepared.map(|prepared| prepared.cgroup);
             Ok(created)
@@ -177,10 +209,16 @@ fn prepare_cgroup(plan: &mut InitPlan) -> Result<Option<PreparedCgroup>, CreateE
     let Some(wanted) = plan.cgroup.take() else { return Ok(None) };
     let failed = |source| CreateError::Cgroup { path: wanted.path.clone(), source };
     let layout = Layout::detect().map_err(failed)?;
+    if let Some(unit) = wanted.unit {
+        let (start, cgroup) =
+            UnitStart::prepare(&layout, unit.place, unit.properties, wanted.limits).map_err(failed)?;
+        plan.waits_for_cgroup = true;
+        return Ok(Some(PreparedCgroup { cgroup, entry: CgroupEntry::Unit(Some(Box::new(start))) }));
+    }
     let cgroup = layout.cgroup(&wanted.path).map_err(failed)?;
     cgroup.create().map_err(failed)?;
     match cgroup.apply(&wanted.limits).and_then(|()| cgroup.joiner()) {
-        Ok(joiner) => Ok(Some(PreparedCgroup { cgroup, joiner })),
+        Ok(joiner) => Ok(Some(PreparedCgroup { cgroup, entry: CgroupEntry::Joiner(joiner) })),
         Err(error) => {
             let _ = cgroup.remove_with_parent();
             Err(failed(error))
@@ -193,8 +231,12 @@ fn ran_out_of_memory(cgroup: &Cgroup) -> bool {
 }
 
 /// Clones and converses until Ready. An error comes with the pidfd of the child that may still live.
-fn launch(mut plan: InitPlan, joiner: Option<&Joiner>) -> Result<Created, (CreateError, Option<OwnedFd>)> {
+fn launch(
+    mut plan: InitPlan,
+    prepared: Option<&mut PreparedCgroup>,
+) -> Result<Created, (CreateError, Option<OwnedFd>)> {
     let early = |error| (error, None);
+    let joiner = prepared.as_ref().and_then(|prepared| prepared.joiner());
     let (ours, theirs) = Sync::pair().map_err(|errno| early(CreateError::Conversation(errno)))?;
     let (pid, pidfd) = match clone(&plan, joiner).map_err(early)? {
         Cloned::Child => {
@@ -208,7 +250,7 @@ fn launch(mut plan: InitPlan, joiner: Option<&Joiner>) -> Result<Created, (Creat
         Some(RootMount::InUserNamespace(make)) => Some(make),
         _ => None,
     };
-    match converse(&ours, pid, &plan, late_root) {
+    match converse(&ours, pid, &plan, late_root, prepared) {
         Ok(terminal) => {
             let listener = plan.process.listener.take();
             Ok(Created { pid, pidfd, terminal, cgroup: None, classes: Vec::new(), listener, sync: ours })
@@ -238,10 +280,16 @@ fn converse(
     pid: i32,
     plan: &InitPlan,
     mut late_root: Option<RootInUserNamespace>,
+    mut cgroup: Option<&mut PreparedCgroup>,
 ) -> Result<Option<OwnedFd>, CreateError> {
     let mut terminal = None;
     loop {
         match sync.receive().map_err(CreateError::Conversation)? {
+            Some((Message::NeedsCgroup, _)) => {
+                let cgroup = cgroup.as_mut().ok_or(CreateError::Conversation(Errno::PROTO))?;
+                cgroup.start_unit(pid)?;
+                sync.send(&Message::Continue, None).map_err(CreateError::Conversation)?;
+            }
             Some((Message::NeedsIdMap, _)) => {
                 write_id_map(pid, "uid_map", &plan.namespaces.uid_map)?;
                 write_id_map(pid, "gid_map", &plan.namespaces.gid_map)?;

@@ -10,7 +10,7 @@ use hull_oci::runtime::{
 };
 
 use crate::hooks::HookKind;
-use crate::plan::{MEMORY_FLAGS, MEMORY_MODES, option_words};
+use crate::plan::{MEMORY_FLAGS, MEMORY_MODES, PROPERTY_ANNOTATION, option_words};
 use crate::seccomp::FOREIGN_ARCHITECTURES;
 
 const OLDEST_VERSION: &str = "1.0.0";
@@ -51,7 +51,7 @@ pub fn features() -> Features {
         hooks: words(&HookKind::ALL.map(HookKind::name)),
         mount_options: Some(option_words()),
         annotations: Default::default(),
-        potentially_unsafe_config_annotations: Some(Vec::new()),
+        potentially_unsafe_config_annotations: words(&[PROPERTY_ANNOTATION]),
         linux: Some(linux()),
     }
 }
@@ -65,8 +65,8 @@ fn linux() -> LinuxFeatures {
         cgroup: Some(CgroupFeatures {
             v1: Some(true),
             v2: Some(true),
-            systemd: Some(false),
-            systemd_user: Some(false),
+            systemd: Some(true),
+            systemd_user: Some(true),
             rdma: Some(true),
         }),
         seccomp: Some(seccomp()),
@@ -131,7 +131,7 @@ mod tests {
         let document = serde_json::to_value(features()).unwrap();
         assert_eq!(document["ociVersionMax"], "1.3.0");
         assert_eq!(document["hooks"].as_array().unwrap().len(), 6);
-        assert_eq!(document["linux"]["cgroup"]["systemd"], false);
+        assert_eq!(document["linux"]["cgroup"]["systemd"], true);
         assert_eq!(document["linux"]["mountExtensions"]["idmap"]["enabled"], false);
         let options = document["mountOptions"].as_array().unwrap();
         assert!(options.iter().any(|option| option == "rro") && options.iter().any(|option| option == "tmpcopyup"));

@@ -4,6 +4,8 @@
 //! go-between                     parent
 //!   | --- Process [pidfd] --------> |   only with a process in between, over a pair of its own
 //! child
+//!   | --- NeedsCgroup ------------> |   only when systemd makes the cgroup, around the child
+//!   | <-- Continue ---------------- |
 //!   | --- NeedsIdMap -------------> |   only with a new user namespace; parent writes the maps
 //!   | <-- Continue [root mount] --- |   and sends the root mount when that needed the namespace
 //!   | --- NeedsTimeOffsets -------> |   only with linux.timeOffsets; parent writes timens_offsets
@@ -40,6 +42,8 @@ use crate::failure::InitFailure;
 pub(crate) enum Message {
     /// Go-between: this is the child, by its id in the parent's pid namespace and its pidfd.
     Process(i32),
+    /// Child: have systemd put me into my cgroup.
+    NeedsCgroup,
     /// Child: write my id maps.
     NeedsIdMap,
     /// Child: set the clocks of my time namespace.

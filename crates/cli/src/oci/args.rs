@@ -30,6 +30,10 @@ pub struct OciArgs {
     /// Ignored: criu is looked for in PATH
     #[arg(long, value_name = "FILE", hide = true)]
     pub criu: Option<String>,
+    /// Have systemd make the cgroups of new containers
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true",
+        value_name = "BOOL", hide_default_value = true)]
+    pub systemd_cgroup: bool,
     /// Command
     #[command(subcommand)]
     pub command: OciCommand,
@@ -331,13 +335,8 @@ pub struct SpecArgs {
 }
 
 /// Flags before the command that are refused.
-pub const LATER: &[LaterFlag] = &[
-    LaterFlag {
-        harmless: &["false"],
-        ..switch("systemd-cgroup", "the systemd cgroup driver comes with a later release")
-    },
-    LaterFlag { harmless: &["auto", "false", ""], ..value("rootless", "rootless comes with a later release") },
-];
+pub const LATER: &[LaterFlag] =
+    &[LaterFlag { harmless: &["auto", "false", ""], ..value("rootless", "rootless comes with a later release") }];
 
 /// Flags of `create` and `run` that are refused.
 pub const LATER_CREATE: &[LaterFlag] =

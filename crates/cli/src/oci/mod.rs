@@ -116,7 +116,7 @@ fn carry_out(matches: &ArgMatches, log: &Log) -> Result<u8, Failure> {
     if arguments.criu.is_some() {
         eprintln!("WARNING: --criu ignored (criu binary from $PATH is used); do not use");
     }
-    let containers = Containers::new(&arguments.root);
+    let containers = Containers::new(&arguments.root).with_systemd(arguments.systemd_cgroup);
     match &arguments.command {
         OciCommand::Create(bundle) => create::create(&containers, bundle)?,
         OciCommand::Run(run) => return create::run(&containers, run, log),

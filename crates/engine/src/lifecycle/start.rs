@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use hull_kernel::cgroups::{Cgroup, Layout};
 use hull_oci::runtime::{LinuxNamespace, LinuxNamespaceType, Spec};
 use hull_runtime::create::CreateError;
-use hull_runtime::plan::{InitPlan, PlanOptions, RootSource, Streams};
+use hull_runtime::plan::{CgroupDriver, InitPlan, PlanOptions, RootSource, Streams};
 use hull_supervisor::client::Client;
 use hull_supervisor::launch::{Launch, LaunchFailed, LaunchSender, LaunchStdio};
 use hull_supervisor::log::LogOptions;
@@ -432,6 +432,7 @@ fn built_in(start: StartPlan, streams: Option<Streams>) -> Result<InitPlan, Engi
         bundle: &start.state_dir,
         streams,
         init: start.init,
+        cgroup_driver: CgroupDriver::Files,
         cgroup_path: Some(start.cgroup_path),
         sibling: true,
     };

@@ -432,6 +432,14 @@ impl Cgroup {
     /// # Errors
     /// [`CgroupError::StillPopulated`] when some did not end within ten seconds.
     pub fn kill_all(&self) -> Result<(), CgroupError> {
+        match self.kill_members() {
+            // systemd removes the cgroup of a unit as soon as its last process has ended.
+            Err(error) if self.unit.is_some() && tree::is_gone(&error) => Ok(()),
+            other => other,
+        }
+    }
+
+    fn kill_members(&self) -> Result<(), CgroupError> {
         if let Some(folder) = self.unified_folder().filter(|folder| folder.exists()) {
             if self.legacy.is_empty() {
                 return control::kill_unified(folder);

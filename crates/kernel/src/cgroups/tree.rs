@@ -60,7 +60,7 @@ pub(super) fn make(
 }
 
 /// Whether an error says that the cgroup was removed meanwhile.
-fn is_gone(error: &CgroupError) -> bool {
+pub(super) fn is_gone(error: &CgroupError) -> bool {
     matches!(error.errno(), Some(errno) if errno == Errno::NOENT.raw_os_error() || errno == Errno::NODEV.raw_os_error())
 }
 

@@ -11,7 +11,7 @@ use hull_kernel::cgroups::{Cgroup, Layout};
 use hull_oci::runtime::{Linux, LinuxNamespaceType, Process, Spec, State, Status};
 use serde::{Deserialize, Serialize};
 
-use super::record::Record;
+use super::record::{Record, RecordedUnit, in_unit};
 use super::{ContainerError, Containers, status};
 use crate::create::Created;
 use crate::exec::{ExecOptions, create, plan};
@@ -29,6 +29,9 @@ pub(super) struct Template {
     linux: Linux,
     /// Path of the container's cgroup.
     cgroup: Option<String>,
+    /// The unit that systemd makes the cgroup for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    unit: Option<RecordedUnit>,
 }
 
 /// The cgroup of a container that may have nothing but its exec.json; `None` when it does not even have that.
@@ -36,19 +39,21 @@ pub(super) fn unfinished_cgroup(folder: &Path) -> Result<Option<Cgroup>, Contain
     if !folder.join(TEMPLATE_FILE).exists() {
         return Ok(None);
     }
-    match Template::read(folder)?.cgroup {
-        Some(path) => Ok(Some(Layout::detect()?.cgroup(&path)?)),
+    let template = Template::read(folder)?;
+    match template.cgroup {
+        Some(path) => Ok(Some(in_unit(Layout::detect()?.cgroup(&path)?, template.unit.as_ref()))),
         None => Ok(None),
     }
 }
 
 impl Template {
     /// Of the container that is being created.
-    pub fn of(spec: &Spec, cgroup: Option<String>) -> Template {
+    pub fn of(spec: &Spec, record: &Record) -> Template {
         Template {
             process: spec.process.clone().unwrap_or_default(),
             linux: spec.linux.as_ref().map(for_later_processes).unwrap_or_default(),
-            cgroup,
+            cgroup: record.cgroup.clone(),
+            unit: record.unit.clone(),
         }
     }
 

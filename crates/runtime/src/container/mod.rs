@@ -25,7 +25,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use hull_kernel::cgroups::CgroupError;
+use hull_kernel::cgroups::{Cgroup, CgroupError};
 use hull_oci::runtime::{Hooks, Spec, State, Status};
 use hull_sys::process::CLONE_NEWPID;
 use hull_sys::signals::send_to_pidfd;
@@ -35,8 +35,8 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 use crate::create::{CreateError, Created, create, end, hear_start, leave_classes};
 use crate::hooks::{HookError, HookKind};
 use crate::listener::ListenerError;
-use crate::plan::{InitPlan, PlanError, PlanOptions, RootSource, Streams, plan};
-use record::{Record, STATE_VERSION, start_time};
+use crate::plan::{CgroupDriver, InitPlan, PlanError, PlanOptions, RootSource, Streams, plan};
+use record::{Record, RecordedUnit, STATE_VERSION, start_time};
 
 /// A command on a container that failed.
 #[derive(Debug, thiserror::Error)]
@@ -121,6 +121,7 @@ impl ContainerError {
 #[derive(Debug, Clone)]
 pub struct Containers {
     root: PathBuf,
+    systemd_cgroup: bool,
 }
 
 /// What `create` and `run` are told.
@@ -173,7 +174,14 @@ pub struct New {
 impl Containers {
     /// Containers below `root`.
     pub fn new(root: impl Into<PathBuf>) -> Containers {
-        Containers { root: root.into() }
+        Containers { root: root.into(), systemd_cgroup: false }
+    }
+
+    /// The same, with systemd to make the cgroups of new containers when `systemd_cgroup` says so. Each container keeps
+    /// the way in which it was made.
+    #[must_use]
+    pub fn with_systemd(self, systemd_cgroup: bool) -> Containers {
+        Containers { systemd_cgroup, ..self }
     }
 
     fn folder(&self, id: &str) -> Result<PathBuf, ContainerError> {
@@ -207,7 +215,8 @@ impl Containers {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(ContainerError::Exists),
             other => other.map_err(ContainerError::file("make", &folder))?,
         }
-        let result = create_in(&folder, spec, request);
+        let driver = if self.systemd_cgroup { CgroupDriver::Systemd(request.id) } else { CgroupDriver::Files };
+        let result = create_in(&folder, spec, request, driver);
         if result.is_err() {
             // The failure is what the caller needs; a folder that stays is seen and removed by delete --force.
             let _ = fs::remove_dir_all(&folder);
@@ -354,11 +363,8 @@ impl Containers {
             }
             _ => stop(&record)?,
         }
-        if let Some(cgroup) = record.cgroup()?
-            && cgroup.exists()
-        {
-            cgroup.kill_all()?;
-            cgroup.remove_with_parent()?;
+        if let Some(cgroup) = record.cgroup()? {
+            end_cgroup(&cgroup)?;
         }
         leave_classes(&record.classes);
         self.remove_folder(id)?;
@@ -367,11 +373,8 @@ impl Containers {
 
     /// Removes what is left of a create that was cut off: its process waits in the cgroup that was written down first.
     fn remove_unfinished(&self, id: &str, folder: &Path) -> Result<(), ContainerError> {
-        if let Some(cgroup) = exec::unfinished_cgroup(folder)?
-            && cgroup.exists()
-        {
-            cgroup.kill_all()?;
-            cgroup.remove_with_parent()?;
+        if let Some(cgroup) = exec::unfinished_cgroup(folder)? {
+            end_cgroup(&cgroup)?;
         }
         self.remove_folder(id)
     }
@@ -399,7 +402,12 @@ impl Containers {
     }
 }
 
-fn create_in(folder: &Path, spec: &Spec, request: CreateRequest<'_>) -> Result<New, ContainerError> {
+fn create_in(
+    folder: &Path,
+    spec: &Spec,
+    request: CreateRequest<'_>,
+    cgroup_driver: CgroupDriver<'_>,
+) -> Result<New, ContainerError> {
     let bundle = std::path::absolute(request.bundle).map_err(ContainerError::file("find", request.bundle))?;
     let telling = if request.tells_readiness { Some(readiness::prepare(folder, spec)?) } else { None };
     let readiness = match request.tells_readiness && !request.wait_for_start {
@@ -412,6 +420,7 @@ fn create_in(folder: &Path, spec: &Spec, request: CreateRequest<'_>) -> Result<N
         streams: request.streams,
         init: false,
         cgroup_path: default_cgroup(spec, request.id),
+        cgroup_driver,
         sibling: false,
     };
     let mut plan = plan(telling.as_ref().unwrap_or(spec), options)?;
@@ -427,11 +436,15 @@ fn create_in(folder: &Path, spec: &Spec, request: CreateRequest<'_>) -> Result<N
     }
     let mut record = record(spec, &bundle, &plan);
     // First, because the cgroup is in it: what is left when this process is killed can be found by that.
-    exec::Template::of(spec, record.cgroup.clone()).write(folder)?;
+    exec::Template::of(spec, &record).write(folder)?;
     let created = create(plan)?;
     record.pid = created.pid;
     record.classes.clone_from(&created.classes);
     record.start_time = start_time(created.pid).unwrap_or_default();
+    if let Some(cgroup) = created.cgroup.as_ref().filter(|cgroup| cgroup.unit().is_some()) {
+        // Where a user's units are, only that user's systemd knew.
+        record.cgroup = Some(cgroup.path().to_owned());
+    }
     if let Err(error) = record.write(folder) {
         created.abandon();
         return Err(error);
@@ -450,6 +463,18 @@ fn create_in(folder: &Path, spec: &Spec, request: CreateRequest<'_>) -> Result<N
         return Err(error);
     }
     Ok(New { pid: started.pid, pidfd: started.pidfd, terminal: started.terminal, readiness })
+}
+
+/// Ends what is left in a container's cgroup, and the cgroup. A unit that has failed stays known to systemd without one.
+fn end_cgroup(cgroup: &Cgroup) -> Result<(), ContainerError> {
+    let exists = cgroup.exists();
+    if exists {
+        cgroup.kill_all()?;
+    }
+    if exists || cgroup.unit().is_some() {
+        cgroup.remove_with_parent()?;
+    }
+    Ok(())
 }
 
 /// What is recorded of a container whose process does not exist yet.
@@ -472,6 +497,7 @@ fn record(spec: &Spec, bundle: &Path, plan: &InitPlan) -> Record {
         cgroup: plan.cgroup.as_ref().map(|cgroup| cgroup.path.clone()),
         own_pid_namespace: plan.namespaces.create as u64 & CLONE_NEWPID as u64 != 0,
         classes: Vec::new(),
+        unit: plan.cgroup.as_ref().and_then(|cgroup| Some(RecordedUnit::of(&cgroup.unit.as_ref()?.place.unit))),
         annotations: spec.annotations.clone(),
         hooks: spec.hooks.as_ref().map(later).unwrap_or_default(),
     }

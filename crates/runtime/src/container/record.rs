@@ -8,6 +8,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use hull_kernel::cgroups::systemd::{Bus, Unit};
 use hull_kernel::cgroups::{Cgroup, Layout};
 use hull_oci::runtime::{Hooks, OCI_VERSION, State, Status};
 use serde::{Deserialize, Serialize};
@@ -36,9 +37,37 @@ pub(super) struct Record {
     /// Groups of resctrl that were made for it, and whether others may have come into each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub classes: Vec<(PathBuf, bool)>,
+    /// The unit that systemd made the cgroup for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<RecordedUnit>,
     pub annotations: BTreeMap<String, String>,
     /// The hooks that later commands run: poststart and poststop.
     pub hooks: Hooks,
+}
+
+/// A unit as it is recorded.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct RecordedUnit {
+    pub name: String,
+    /// A user's own systemd has it.
+    pub user: bool,
+}
+
+/// The cgroup as that of the unit, where there is one.
+pub(super) fn in_unit(cgroup: Cgroup, unit: Option<&RecordedUnit>) -> Cgroup {
+    match unit {
+        Some(RecordedUnit { name, user }) => {
+            let bus = if *user { Bus::User } else { Bus::System };
+            cgroup.in_unit(Unit { name: name.clone(), bus })
+        }
+        None => cgroup,
+    }
+}
+
+impl RecordedUnit {
+    pub fn of(unit: &Unit) -> RecordedUnit {
+        RecordedUnit { name: unit.name.clone(), user: unit.bus == Bus::User }
+    }
 }
 
 impl Record {
@@ -69,7 +98,7 @@ impl Record {
     /// The cgroup, when the container has one.
     pub fn cgroup(&self) -> Result<Option<Cgroup>, ContainerError> {
         match &self.cgroup {
-            Some(path) => Ok(Some(Layout::detect()?.cgroup(path)?)),
+            Some(path) => Ok(Some(in_unit(Layout::detect()?.cgroup(path)?, self.unit.as_ref()))),
             None => Ok(None),
         }
     }

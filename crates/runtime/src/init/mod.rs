@@ -58,6 +58,9 @@ pub(crate) fn fail(sync: &Sync, failure: InitFailure) -> ! {
 
 fn become_container(mut plan: InitPlan, sync: &Sync, joiner: Option<&Joiner>) -> Result<Infallible, InitFailure> {
     begin(joiner)?;
+    if plan.waits_for_cgroup {
+        wait_for_cgroup(sync)?;
+    }
     if let Some(class) = &plan.class {
         join_class(class)?;
     }
@@ -185,6 +188,16 @@ pub(crate) fn join_class(class: &Membership) -> Result<(), InitFailure> {
 /// While the process sees the host's /proc.
 pub(crate) fn open_labels(labels: &mut LabelPlan) -> Result<(), InitFailure> {
     labels.open().map_err(|error| InitFailure::because(Step::Label, "", error))
+}
+
+/// Nothing is done, and no namespace of cgroups made, before the process is where it is counted and limited.
+fn wait_for_cgroup(sync: &Sync) -> Result<(), InitFailure> {
+    let lost = |errno| InitFailure::new(Step::Cgroup, "", errno);
+    sync.send(&Message::NeedsCgroup, None).map_err(lost)?;
+    match sync.receive().map_err(lost)? {
+        Some((Message::Continue, _)) => Ok(()),
+        _ => Err(lost(Errno::CANCELED)),
+    }
 }
 
 /// A session keyring of its own, so that keys of the caller are not reachable; kernels without keys have nothing to

@@ -21,9 +21,15 @@ pub(super) fn plan(linux: &Linux, path: Option<String>) -> Result<Option<CgroupP
         (None, _) if linux.resources.is_none() => return Ok(None),
         (None, _) => return Err(PlanError::invalid("linux.cgroupsPath", "linux.resources needs it")),
     };
+    let limits = checked_limits(linux)?;
+    Ok(Some(CgroupPlan { path, limits, unit: None }))
+}
+
+/// The limits of a container that may have none, checked.
+pub(super) fn checked_limits(linux: &Linux) -> Result<Limits, PlanError> {
     let limits = linux.resources.as_ref().map(limits).transpose()?.unwrap_or_default();
     limits.validate().map_err(|error| PlanError::invalid("linux.resources", error.to_string()))?;
-    Ok(Some(CgroupPlan { path, limits }))
+    Ok(limits)
 }
 
 /// `linux.resources` as [`Limits`].

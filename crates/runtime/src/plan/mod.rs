@@ -12,6 +12,7 @@ mod namespaces;
 mod placement;
 pub(crate) mod process;
 mod resctrl;
+mod unit;
 mod unsupported;
 
 use std::fmt;
@@ -19,6 +20,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use hull_kernel::cgroups::systemd::{Property, UnitPlace};
 use hull_kernel::cgroups::{CgroupError, Limits};
 use hull_kernel::mounts::{FilesystemOption, MountError, Propagation};
 use hull_kernel::resctrl::{Membership, ResctrlError};
@@ -37,6 +39,7 @@ pub use placement::Placement;
 pub(crate) use placement::{Affinity, MEMORY_FLAGS, MEMORY_MODES};
 pub use process::ProcessPlan;
 pub use resctrl::ResctrlPlan;
+pub(crate) use unit::PROPERTY_ANNOTATION;
 
 /// A spec that cannot be turned into a container.
 #[derive(Debug, thiserror::Error)]
@@ -148,6 +151,8 @@ pub struct PlanOptions<'a> {
     pub init: bool,
     /// Cgroup path in every hierarchy, such as `/hull/<id>`; overrides `linux.cgroupsPath`.
     pub cgroup_path: Option<String>,
+    /// Who makes the cgroup; systemd takes no notice of `cgroup_path`.
+    pub cgroup_driver: CgroupDriver<'a>,
     /// Clone the container's process as a sibling (`CLONE_PARENT`), so that the caller's parent waits for it.
     pub sibling: bool,
 }
@@ -176,6 +181,25 @@ pub struct CgroupPlan {
     pub path: String,
     /// Limits to apply before the process joins.
     pub limits: Limits,
+    /// The unit that systemd makes for it; without one its directories are made here.
+    pub unit: Option<UnitPlan>,
+}
+
+/// The unit of a container, decided.
+pub struct UnitPlan {
+    /// Its name and slice.
+    pub place: UnitPlace,
+    /// Properties that the container's annotations set.
+    pub properties: Vec<Property>,
+}
+
+/// Who makes the container's cgroup.
+#[derive(Debug, Clone, Copy)]
+pub enum CgroupDriver<'a> {
+    /// The runtime itself, at a path.
+    Files,
+    /// systemd, as a unit that is named `slice:prefix:name` by `linux.cgroupsPath`, or after this id.
+    Systemd(&'a str),
 }
 
 /// Everything that will be done, in the order of the fields.
@@ -186,6 +210,8 @@ pub struct InitPlan {
     pub resctrl: Option<ResctrlPlan>,
     /// That class, once the parent has made sure of it.
     pub class: Option<Membership>,
+    /// The process is put into its cgroup by systemd and waits for it; said by who makes the cgroup.
+    pub waits_for_cgroup: bool,
     /// Namespaces to make and join.
     pub namespaces: NamespacePlan,
     /// Clone as a sibling of the caller.
@@ -256,9 +282,13 @@ pub fn plan(spec: &Spec, options: PlanOptions<'_>) -> Result<InitPlan, PlanError
     let masked_paths = absolute_paths("linux.maskedPaths", &linux.masked_paths)?;
     let null_device = if masked_paths.is_empty() { None } else { Some(devices::null_device()?) };
     Ok(InitPlan {
-        cgroup: limits::plan(linux, options.cgroup_path)?,
         resctrl: resctrl::plan(linux)?,
         class: None,
+        cgroup: match options.cgroup_driver {
+            CgroupDriver::Files => limits::plan(linux, options.cgroup_path)?,
+            CgroupDriver::Systemd(id) => Some(unit::plan(spec, linux, id)?),
+        },
+        waits_for_cgroup: false,
         sibling: options.sibling,
         root: root(spec, linux, options.root, options.bundle)?,
         mounts,

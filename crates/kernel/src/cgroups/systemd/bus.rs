@@ -42,6 +42,17 @@ pub enum Bus {
     User,
 }
 
+impl Bus {
+    /// The host's for its root, a user's own for everybody else, root of a user namespace among them.
+    pub fn of_caller() -> Bus {
+        let whole = |map: &str| map.split_ascii_whitespace().eq(["0", "0", "4294967295"]);
+        let is_root = rustix::process::geteuid().is_root();
+        // Without /proc nobody can say, and nothing else will work either.
+        let in_own_namespace = || std::fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| !whole(&map));
+        if is_root && !in_own_namespace() { Bus::System } else { Bus::User }
+    }
+}
+
 /// A method and whom to ask.
 pub(super) struct Method {
     pub destination: &'static str,
