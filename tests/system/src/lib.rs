@@ -12,6 +12,7 @@
 //! leftovers   that proof: processes, mounts, cgroups, files
 //! archive     images made for one test
 //! registry    a registry on loopback that answers what a test tells it to
+//! systemd     a stand-in for systemd that records what it is asked for
 //! terminal    a program on a terminal of its own
 //! place       namespaces for other container tools and their daemons
 //! patience    waiting for a fact, with a deadline and never for a time
@@ -26,6 +27,7 @@ pub mod leftovers;
 pub mod patience;
 pub mod place;
 pub mod registry;
+pub mod systemd;
 pub mod terminal;
 
 use std::path::{Path, PathBuf};

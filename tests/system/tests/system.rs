@@ -25,5 +25,6 @@ mod runtime_commands;
 mod runtime_fields;
 mod shared;
 mod smoke;
+mod systemd;
 mod terminals;
 mod visits;

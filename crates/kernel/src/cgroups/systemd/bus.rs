@@ -445,11 +445,9 @@ mod tests {
         #[test]
         fn foreign_bytes_never_panic(mut bytes in proptest::collection::vec(proptest::num::u8::ANY, 16..96), swap: bool) {
             bytes[0] = if swap { b'B' } else { b'l' };
-            if let Some((header, body)) = lengths(&bytes) && header + body <= bytes.len() {
-                if let Ok(message) = decode(&bytes[..header + body], header) {
-                    let _either = message.body::<(u32, String)>();
-                }
-            }
+            let header = lengths(&bytes).filter(|(header, body)| header + body <= bytes.len());
+            let message = header.and_then(|(header, body)| decode(&bytes[..header + body], header).ok());
+            let _either = message.map(|message| message.body::<(u32, String)>());
         }
     }
 }
