@@ -6,7 +6,6 @@
 //! a set of exceptions, each with a wildcard at most (Documentation/admin-guide/cgroup-v1/devices.rst); `Table` brings
 //! the list into that form and says so where it cannot be: v1 silently ignores an exception to an exception.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
 use super::CgroupError;
@@ -138,7 +137,7 @@ pub(super) struct Allowed {
 /// allow, or allow what they do not name.
 pub(super) fn allow_list(rules: &[DeviceRule]) -> Option<Vec<Allowed>> {
     let table = Table::from_rules(rules).ok().filter(|table| !table.default_allow)?;
-    let list = table.exceptions.into_iter().map(|(Key { kind, major, minor }, access)| Allowed {
+    let list = table.exceptions.0.into_iter().map(|(Key { kind, major, minor }, access)| Allowed {
         kind,
         major,
         minor,
@@ -192,14 +191,31 @@ impl fmt::Display for Key {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Table {
     default_allow: bool,
-    exceptions: BTreeMap<Key, u8>,
+    exceptions: Exceptions,
+}
+
+/// Access by key, in the order in which the keys came: devices.list then shows the rules in the order of the spec.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Exceptions(Vec<(Key, u8)>);
+
+impl Exceptions {
+    fn get(&self, key: &Key) -> u8 {
+        self.0.iter().find(|(known, _)| known == key).map_or(0, |(_, access)| *access)
+    }
+
+    fn add(&mut self, key: Key, access: u8) {
+        match self.0.iter_mut().find(|(known, _)| *known == key) {
+            Some((_, known)) => *known |= access,
+            None => self.0.push((key, access)),
+        }
+    }
 }
 
 impl Table {
     /// Brings a rule list into v1's form.
     pub(super) fn from_rules(rules: &[DeviceRule]) -> Result<Table, CgroupError> {
         let (default_allow, rules) = effective(rules);
-        let mut table = Table { default_allow, exceptions: BTreeMap::new() };
+        let mut table = Table { default_allow, exceptions: Exceptions::default() };
         for rule in rules {
             let kinds: &[DeviceKind] = match rule.kind {
                 DeviceKind::All => &[DeviceKind::Block, DeviceKind::Char],
@@ -211,7 +227,7 @@ impl Table {
                 if rule.allow == default_allow {
                     table.take_back(key, rule)?;
                 } else {
-                    *table.exceptions.entry(key).or_default() |= rule.access.0;
+                    table.exceptions.add(key, rule.access.0);
                 }
             }
         }
@@ -222,7 +238,7 @@ impl Table {
     /// A later rule that agrees with the default again: exceptions within it lose that access; one that reaches beyond
     /// it would have to be split, which v1 cannot do.
     fn take_back(&mut self, key: Key, rule: &DeviceRule) -> Result<(), CgroupError> {
-        for (exception, access) in &mut self.exceptions {
+        for (exception, access) in &mut self.exceptions.0 {
             if *access & rule.access.0 == 0 || !exception.overlaps(&key) {
                 continue;
             }
@@ -234,25 +250,26 @@ impl Table {
             }
             *access &= !rule.access.0;
         }
-        self.exceptions.retain(|_, access| *access != 0);
+        self.exceptions.0.retain(|(_, access)| *access != 0);
         Ok(())
     }
 
     /// v1 wants all the access that is asked for at once in one exception of an allow list, so one that lies within
-    /// a wider one gets that one's access too.
+    /// a wider one gets that one's access too. Making a node is never asked for together with opening one.
     fn join_overlapping(&mut self) {
         if self.default_allow {
             return;
         }
         let known = self.exceptions.clone();
-        for (key, access) in &mut self.exceptions {
-            *access |= known.iter().filter(|(other, _)| other.covers(key)).fold(0, |all, (_, more)| all | more);
+        for (key, access) in &mut self.exceptions.0 {
+            let wider = known.0.iter().filter(|(other, _)| other.covers(key)).fold(0, |all, (_, more)| all | more);
+            *access |= wider & (Access::READ.0 | Access::WRITE.0);
         }
     }
 
     /// Reads devices.list, which shows the exceptions of an allow list; a deny list shows only that it is one.
     fn parse(list: &str) -> Option<Table> {
-        let mut table = Table { default_allow: false, exceptions: BTreeMap::new() };
+        let mut table = Table { default_allow: false, exceptions: Exceptions::default() };
         for line in list.lines() {
             let mut words = line.split_ascii_whitespace();
             let (kind, numbers, access) = (words.next()?, words.next()?, words.next()?);
@@ -268,7 +285,7 @@ impl Table {
             let (major, minor) = numbers.split_once(':')?;
             let number = |word: &str| if word == "*" { Some(None) } else { word.parse().ok().map(Some) };
             let key = Key { kind, major: number(major)?, minor: number(minor)? };
-            *table.exceptions.entry(key).or_default() |= Access::parse(access)?.0;
+            table.exceptions.add(key, Access::parse(access)?.0);
         }
         Some(table)
     }
@@ -277,20 +294,20 @@ impl Table {
     /// is refused in between that both would allow.
     fn transition(&self, current: &Table) -> Vec<(bool, String)> {
         let mut lines = Vec::new();
-        let nothing = BTreeMap::new();
+        let nothing = Exceptions::default();
         let starts_over = current.default_allow || self.default_allow;
         let before = if starts_over { &nothing } else { &current.exceptions };
         if starts_over {
             lines.push((self.default_allow, "a".to_owned()));
         }
-        for (key, access) in &self.exceptions {
-            let more = access & !before.get(key).copied().unwrap_or(0);
+        for (key, access) in &self.exceptions.0 {
+            let more = access & !before.get(key);
             if more != 0 {
                 lines.push((!self.default_allow, format!("{key} {}", Access(more))));
             }
         }
-        for (key, access) in before {
-            let less = access & !self.exceptions.get(key).copied().unwrap_or(0);
+        for (key, access) in &before.0 {
+            let less = access & !self.exceptions.get(key);
             if less != 0 {
                 lines.push((self.default_allow, format!("{key} {}", Access(less))));
             }
@@ -304,7 +321,7 @@ impl Table {
 pub(super) fn write_legacy(folder: &Folder, rules: &[DeviceRule], fresh: bool) -> Result<(), CgroupError> {
     let target = Table::from_rules(rules)?;
     let current = if fresh {
-        Table { default_allow: true, exceptions: BTreeMap::new() }
+        Table { default_allow: true, exceptions: Exceptions::default() }
     } else {
         let list = folder.read("devices.list")?;
         Table::parse(&list)
@@ -350,7 +367,7 @@ mod tests {
 
     fn lines(rules: &[&str]) -> Vec<String> {
         let rules: Vec<_> = rules.iter().map(|text| rule(text)).collect();
-        let start = Table { default_allow: true, exceptions: BTreeMap::new() };
+        let start = Table { default_allow: true, exceptions: Exceptions::default() };
         let lines = Table::from_rules(&rules).unwrap().transition(&start);
         lines.into_iter().map(|(allow, line)| format!("{}{line}", if allow { '+' } else { '-' })).collect()
     }
@@ -365,13 +382,14 @@ mod tests {
 
     #[test]
     fn a_list_becomes_a_default_and_exceptions() {
-        assert_eq!(lines(&["-a *:* rwm", "+c 1:3 rwm", "+c *:* m"]), ["-a", "+c *:* m", "+c 1:3 rwm"]);
+        assert_eq!(lines(&["-a *:* rwm", "+c 1:3 rwm", "+c *:* m"]), ["-a", "+c 1:3 rwm", "+c *:* m"]);
         assert_eq!(lines(&["+c 1:3 rwm", "-a *:* rwm"]), ["-a"], "what comes before everything never decides");
         assert_eq!(lines(&["+c 1:3 rwm", "-c 1:3 w"]), ["-a", "+c 1:3 rm"]);
         assert_eq!(lines(&["+c 1:3 rwm", "-c 1:* w"]), ["-a", "+c 1:3 rm"], "a wider refusal is spread out");
         assert_eq!(lines(&["+a *:* rwm", "-b 8:0 w"]), ["+a", "-b 8:0 w"]);
         assert_eq!(lines(&["+a *:* m"]), ["-a", "+b *:* m", "+c *:* m"], "part of everything is both kinds");
         assert_eq!(lines(&["+c *:* r", "+c 1:3 w"]), ["-a", "+c *:* r", "+c 1:3 rw"]);
+        assert_eq!(lines(&["+b 8:20 rw", "+b *:* m"]), ["-a", "+b 8:20 rw", "+b *:* m"], "in the order of the list");
     }
 
     #[test]
