@@ -2,7 +2,8 @@
 //!
 //! | kind                      | run by                        | namespaces | status    | when                      |
 //! |---------------------------|-------------------------------|------------|-----------|---------------------------|
-//! | prestart, createRuntime   | parent of the create          | runtime's  | creating  | mounts made, before pivot |
+//! | prestart                  | parent of the create          | runtime's  | created   | mounts made, before pivot |
+//! | createRuntime             | the same                      | runtime's  | creating  | the same                  |
 //! | createContainer           | child                         | container's| creating  | then, path still the host's |
 //! | startContainer            | child, as the container's user| container's| created   | before the program        |
 //! | poststart                 | start                         | runtime's  | running   | after the program started |
@@ -73,8 +74,9 @@ impl HookKind {
 
     fn status(self) -> Status {
         match self {
-            HookKind::Prestart | HookKind::CreateRuntime | HookKind::CreateContainer => Status::Creating,
-            HookKind::StartContainer => Status::Created,
+            HookKind::CreateRuntime | HookKind::CreateContainer => Status::Creating,
+            // config.md counts the deprecated kind to what follows creation.
+            HookKind::Prestart | HookKind::StartContainer => Status::Created,
             HookKind::Poststart => Status::Running,
             HookKind::Poststop => Status::Stopped,
         }
