@@ -247,7 +247,8 @@ fn tree(
     let Some(source) = &mount.source else {
         return Err(PlanError::invalid(format!("{field}.source"), "a bind mount needs it"));
     };
-    if let Some(option) = options.filesystem.first() {
+    // Words for the file system have no effect on one that is mounted already, as in mount(2); other words are mistakes.
+    if let Some(option) = options.filesystem.iter().find(|option| option.value.is_none()) {
         return Err(PlanError::invalid(format!("{field}.options"), format!("unknown bind option {:?}", option.key)));
     }
     let recursive = options.bind.unwrap_or(true);
