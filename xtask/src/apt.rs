@@ -52,6 +52,14 @@ impl Apt {
         Apt::with_sources(suite, &[line])
     }
 
+    /// The source packages of one suite, on the machine's own mirror.
+    pub fn sources(suite: &str) -> Result<Apt> {
+        let sources = machine_sources()?;
+        let main = sources.first().context("no package source")?;
+        let line = source_line(&Source { uri: main.uri.clone(), suite: suite.into(), component: "main".into() });
+        Apt::with_sources(&format!("{suite}-sources"), &[line.replacen("deb ", "deb-src ", 1)])
+    }
+
     /// The release that the machine runs and the mirror it comes from.
     pub fn main_source(&self) -> Result<(String, String)> {
         let source = machine_sources()?.into_iter().next().context("no package source")?;
@@ -128,6 +136,24 @@ impl Apt {
         }
         fs::remove_dir_all(&archives)?;
         Ok(fs::write(stamp, wanted)?)
+    }
+
+    /// Fetches the upstream archive of a source package, or finds it in `folder`, where it is alone. apt checks it
+    /// against the digest in the suite's signed list.
+    pub fn upstream(&self, package: &str, folder: &Path) -> Result<PathBuf> {
+        let found = || -> Result<Option<PathBuf>> {
+            let mut entries = fs::read_dir(folder)?.filter_map(|entry| Some(entry.ok()?.path()));
+            Ok(entries.find(|path| path.to_string_lossy().contains(".orig.tar.")))
+        };
+        fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+        if let Some(archive) = found()? {
+            return Ok(archive);
+        }
+        self.refresh()?;
+        let mut command = self.command("apt-get");
+        command.args(["source", "--download-only", "--tar-only", package]).current_dir(folder);
+        program::quiet(&mut command)?;
+        found()?.with_context(|| format!("apt fetched no archive of {package}"))
     }
 
     fn download(&self, packages: &[&str], closure: bool, archives: &Path) -> Result<()> {

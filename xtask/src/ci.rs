@@ -16,7 +16,7 @@ use clap::ValueEnum;
 use crate::contained::{self, Request};
 use crate::count::Count;
 use crate::peers::Peers;
-use crate::{images, layers, program, vm, workspace};
+use crate::{conformance, images, layers, program, vm, workspace};
 
 /// The longest a step may take.
 const STEP_LIMIT: Duration = Duration::from_secs(20 * 60);
@@ -38,6 +38,8 @@ pub enum Step {
     Unit,
     /// The privileged end-to-end tests on this machine, in namespaces and cgroups of their own.
     System,
+    /// The OCI runtime validation suite on this machine, each of its programs in a place of its own.
+    Conformance,
     /// The privileged tests on cgroup v2, in virtual machines.
     Vm,
 }
@@ -104,6 +106,7 @@ impl Step {
             Step::Layers => layers::check(),
             Step::Unit => unit(log, filter),
             Step::System => system(log, filter),
+            Step::Conformance => conformance::lane(log, filter),
             Step::Vm => vm::lane(log, filter),
         }
     }

@@ -9,6 +9,7 @@ mod apt;
 mod bench;
 mod cgroups;
 mod ci;
+mod conformance;
 mod contained;
 mod count;
 mod images;
@@ -71,6 +72,8 @@ enum Task {
     },
     /// Boots a kernel with cgroup v2 only and runs the privileged tests in it.
     Vm(vm::Args),
+    /// Runs the OCI runtime validation suite against Hull, or against another runtime.
+    Conformance(conformance::Args),
     /// Builds hull with musl, as releases are, and says where it is.
     Musl,
     /// Measures Hull beside its peers.
@@ -110,6 +113,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Peer { words } => peers::run(&words).map(ExitCode::from),
         Task::Contained { words } => ci::by_hand(&words).map(fine),
         Task::Vm(args) => vm::run(&args).map(fine),
+        Task::Conformance(args) => conformance::run(&args).map(fine),
         Task::Musl => musl::hull().map(|path| {
             println!("{}", path.display());
             ExitCode::SUCCESS

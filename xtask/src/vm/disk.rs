@@ -1,6 +1,7 @@
-//! The test images as a disk of the virtual machine: an ext4 file system made from the images folder, without root.
+//! Folders as disks of the virtual machine: ext4 file systems made from the test images and from the validation suite,
+//! without root.
 //!
-//! The guest mounts it read-only on /images. It is made again when an image is newer than it.
+//! The guest mounts them read-only. A disk is made again when a file of its folder is newer than it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,11 +16,10 @@ use crate::{program, workspace};
 /// Room for the file system itself, in mebibytes.
 const OVERHEAD_MB: u64 = 32;
 
-/// The disk, made when it is missing or old.
-pub fn ready() -> Result<PathBuf> {
-    let images = super::image_files()?;
-    let disk = workspace::folder("vm")?.join("images.ext4");
-    let (bytes, newest) = measure(&images)?;
+/// The disk with the files of `folder`, made when it is missing or old.
+pub fn of(folder: &Path, name: &str) -> Result<PathBuf> {
+    let disk = workspace::folder("vm")?.join(format!("{name}.ext4"));
+    let (bytes, newest) = measure(folder)?;
     if fs::metadata(&disk).and_then(|meta| meta.modified()).is_ok_and(|made| made > newest) {
         return Ok(disk);
     }
@@ -29,8 +29,8 @@ pub fn ready() -> Result<PathBuf> {
     }
     let size = format!("{}M", bytes / (1024 * 1024) * 21 / 20 + OVERHEAD_MB);
     let mut command = Command::new(mke2fs()?);
-    command.args(["-q", "-t", "ext4", "-O", "^has_journal", "-L", "images", "-d"]).arg(&images);
-    program::quiet(command.arg(&partial).arg(size)).context("making the disk of test images")?;
+    command.args(["-q", "-t", "ext4", "-O", "^has_journal", "-L", name, "-d"]).arg(folder);
+    program::quiet(command.arg(&partial).arg(size)).with_context(|| format!("making the disk {name}"))?;
     fs::rename(partial, &disk)?;
     Ok(disk)
 }

@@ -1,4 +1,4 @@
-//! qemu: a machine with two processors, no network, a serial console in a file, and one read-only disk.
+//! qemu: a machine with two processors, no network, a serial console in a file, and read-only disks.
 //!
 //! It runs in software (tcg): hardware help is not there on most machines that run tests, and a lane should be the same
 //! everywhere. The emulator is ended by its own pid when it takes too long; the guest powers itself off otherwise.
@@ -23,13 +23,15 @@ const COMMAND_LINE: &str =
     "console=ttyS0 quiet loglevel=1 panic=-1 mitigations=off random.trust_cpu=on no_timer_check nokaslr rdinit=/init";
 
 /// Boots `kernel` with `initramfs` and waits until the machine is off. The console goes to the file `console`.
-pub fn run(kernel: &Path, initramfs: &Path, disk: &Path, console: &Path, limit: Duration) -> Result<()> {
+pub fn run(kernel: &Path, initramfs: &Path, disks: &[PathBuf], console: &Path, limit: Duration) -> Result<()> {
     let mut command = qemu()?;
     command.args(["-machine", "pc,usb=off", "-cpu", PROCESSOR, "-accel", "tcg,thread=multi", "-smp", "2"]);
     command.args(["-m", &MEMORY_MB.to_string(), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
     command.arg("-serial").arg(format!("file:{}", console.display()));
-    let drive = format!("file={},if=virtio,format=raw,readonly=on", disk.display());
-    command.args(["-drive", &drive, "-append", COMMAND_LINE]);
+    for disk in disks {
+        command.arg("-drive").arg(format!("file={},if=virtio,format=raw,readonly=on", disk.display()));
+    }
+    command.args(["-append", COMMAND_LINE]);
     command.arg("-kernel").arg(kernel).arg("-initrd").arg(initramfs);
     fs::write(console, "")?;
     let words = console.with_extension("qemu");

@@ -16,9 +16,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::cgroups;
 use crate::contained::{Place, Traces};
 use crate::runner::{self, Tests};
+use crate::{cgroups, conformance};
 
 /// A test program and the names of the tests it is to run.
 #[derive(Serialize, Deserialize)]
@@ -55,6 +55,8 @@ pub struct Work {
     pub env: BTreeMap<String, String>,
     /// Where tests make their files; empty afterwards.
     pub files: PathBuf,
+    /// The validation suite, after them.
+    pub conformance: Option<conformance::guest::Work>,
 }
 
 /// `xtask inside guest FILE`: does the work and prints the result between its marks.
@@ -84,6 +86,10 @@ fn perform(work: &Work) -> Result<bool> {
     for left in Traces::settled(&place, &before)? {
         println!("left behind: {left}");
         good = false;
+    }
+    if let Some(work) = &work.conformance {
+        println!("-- conformance");
+        good &= conformance::guest::run(work)?;
     }
     Ok(good)
 }

@@ -46,7 +46,7 @@ done < /modules/order
 mount -t tmpfs -o mode=755,size=80% root /root.new
 cp -a /bin /etc /tests /usr /root.new/
 cd /root.new
-mkdir -p proc sys dev run tmp var/lib var/tmp images root home
+mkdir -p proc sys dev run tmp var/lib var/tmp images suite root home
 ln -s usr/bin/env bin/env 2>/dev/null
 mount -o move /proc proc
 mount -o move /sys sys
@@ -68,6 +68,8 @@ for controller in $(cat /sys/fs/cgroup/cgroup.controllers); do
     echo +$controller > /sys/fs/cgroup/cgroup.subtree_control
 done
 mount -t ext4 -o ro /dev/vda /images
+[ ! -b /dev/vdb ] || mount -t ext4 -o ro /dev/vdb /suite
+ln -s hull /usr/bin/hull-runc
 ip link set lo up
 hostname hull-vm
 /bin/xtask inside guest /etc/work.json

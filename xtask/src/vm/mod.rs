@@ -5,7 +5,7 @@
 //! modules     which modules, in which order, decompressed
 //! cpio        the archive format of an initramfs
 //! initramfs   busybox, modules, hull, the test programs, and what they are to do
-//! disk        the test images as a read-only disk
+//! disk        the test images and the validation suite as read-only disks
 //! emulator    qemu without hardware help, its console, its time limit
 //! guest       what runs inside: the tests, and what they left
 //! ```
@@ -23,12 +23,12 @@ mod modules;
 
 use std::fs::File;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::{ci, images, workspace};
+use crate::{ci, conformance, images, workspace};
 use guest::{Program, Work};
 use initramfs::Payload;
 use kernel::Release;
@@ -37,6 +37,8 @@ use kernel::Release;
 const GUEST_HULL: &str = "/usr/bin/hull";
 const GUEST_FILES: &str = "/var/lib/hull-tests";
 const GUEST_IMAGES: &str = "/images";
+const GUEST_SUITE: &str = "/suite";
+const GUEST_RUNTIME: &str = "/usr/bin/hull-runc";
 /// Crates whose unit tests run in the machine as well: those that ask the kernel for something.
 const UNIT_CRATES: [&str; 3] = ["hull-sys", "hull-kernel", "hull-snapshot"];
 /// Unit tests that only compute, for minutes in an emulator, and ask the kernel nothing.
@@ -82,7 +84,8 @@ fn boots(kernel: Option<Release>, filter: &[String], log: &Path) -> Result<()> {
     let tests = workspace::system_tests()?;
     let hull = workspace::hull()?;
     let units = if filter.is_empty() { unit_tests()? } else { Vec::new() };
-    let disk = disk::ready()?;
+    let images = disk::of(&image_files()?, "images")?;
+    let suite = if filter.is_empty() { Some(suite_disk()?) } else { None };
     let mut failed = Vec::new();
     for release in [Release::Current, Release::Oldest] {
         if kernel.is_some_and(|kernel| kernel != release) {
@@ -100,7 +103,13 @@ fn boots(kernel: Option<Release>, filter: &[String], log: &Path) -> Result<()> {
                 files.push((path.clone(), place));
             }
         }
-        let ended = boot(release, Payload { files, work: work(programs) }, &disk, log);
+        let mut work = work(programs);
+        let mut disks = vec![images.clone()];
+        if let Some(suite) = suite.as_ref().filter(|_| is_whole) {
+            work.conformance = Some(conformance_work(&[]));
+            disks.push(suite.clone());
+        }
+        let ended = boot(release, Payload { files, work }, &disks, log);
         note(log, &format!("kernel {release}: {:.1} s", began.elapsed().as_secs_f64()))?;
         failed.extend(ended.err().map(|error| format!("kernel {release}: {error:#}")));
     }
@@ -108,6 +117,23 @@ fn boots(kernel: Option<Release>, filter: &[String], log: &Path) -> Result<()> {
         bail!("{}", failed.join("\n"));
     }
     Ok(())
+}
+
+/// The validation suite alone.
+pub fn conformance(log: &Path, filter: &[String]) -> Result<()> {
+    let files = vec![(workspace::hull()?, GUEST_HULL.to_string())];
+    let disks = [disk::of(&image_files()?, "images")?, suite_disk()?];
+    let mut work = work(Vec::new());
+    work.conformance = Some(conformance_work(filter));
+    boot(Release::Current, Payload { files, work }, &disks, log)
+}
+
+fn suite_disk() -> Result<PathBuf> {
+    disk::of(&conformance::Suite::ready()?.folder, "suite")
+}
+
+fn conformance_work(filter: &[String]) -> conformance::guest::Work {
+    conformance::guest::Work { suite: GUEST_SUITE.into(), runtime: GUEST_RUNTIME.into(), filter: filter.to_vec() }
 }
 
 fn chosen(release: Release, filter: &[String]) -> Vec<String> {
@@ -121,16 +147,16 @@ fn work(programs: Vec<Program>) -> Work {
     let path = Path::new;
     let mut env = ci::test_environment(path(GUEST_HULL), path(GUEST_FILES), path(GUEST_IMAGES), "vm");
     env.insert("RUST_BACKTRACE".into(), "0".into());
-    Work { programs, env, files: GUEST_FILES.into() }
+    Work { programs, env, files: GUEST_FILES.into(), conformance: None }
 }
 
-fn boot(release: Release, payload: Payload, disk: &Path, log: &Path) -> Result<()> {
+fn boot(release: Release, payload: Payload, disks: &[PathBuf], log: &Path) -> Result<()> {
     let kernel = kernel::ready(release)?;
     note(log, &format!("kernel {}", kernel.version))?;
     let nonce = format!("{release}-{}", std::process::id());
     let initramfs = initramfs::write(&kernel, &payload, &nonce)?;
     let console = workspace::folder("vm")?.join(format!("console-{release}.log"));
-    emulator::run(&kernel.image, &initramfs, disk, &console, BOOT_LIMIT)?;
+    emulator::run(&kernel.image, &initramfs, disks, &console, BOOT_LIMIT)?;
     let printed = crate::program::text(&console)?.replace('\r', "");
     let report = guest::Report::read(&printed, &nonce)
         .with_context(|| format!("the machine gave no result, see {}", console.display()))?;
@@ -142,7 +168,7 @@ fn boot(release: Release, payload: Payload, disk: &Path, log: &Path) -> Result<(
 }
 
 /// The unit test programs of the crates that talk to the kernel.
-fn unit_tests() -> Result<Vec<(String, std::path::PathBuf)>> {
+fn unit_tests() -> Result<Vec<(String, PathBuf)>> {
     let mut arguments = vec!["test", "--no-run", "--lib"];
     for name in UNIT_CRATES {
         arguments.extend(["--package", name]);
@@ -158,7 +184,7 @@ fn note(log: &Path, text: &str) -> Result<()> {
 }
 
 /// The images that tests load, as a folder to put on the disk.
-fn image_files() -> Result<std::path::PathBuf> {
+fn image_files() -> Result<PathBuf> {
     images::debian()?;
     images::folder()
 }
