@@ -320,7 +320,6 @@ impl EngineError {
             EngineError::Reference(_) | EngineError::Platform(_) => ErrorKind::Invalid,
             EngineError::Snapshot(SnapshotError::File { source, .. }) => kind_of(source),
             EngineError::Snapshot(SnapshotError::Store(error)) => store_kind(error),
-            EngineError::External(ExternalError::Terminal) => ErrorKind::NotImplemented,
             EngineError::External(_) => ErrorKind::Internal,
             EngineError::Archive(error) => disk_full_or(error, ErrorKind::Invalid),
             EngineError::Layer(error) => disk_full_or(error, ErrorKind::Invalid),

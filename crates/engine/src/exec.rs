@@ -16,6 +16,8 @@ use crate::engine::Engine;
 use crate::error::EngineError;
 use crate::id::ContainerId;
 use crate::identity;
+use crate::lifecycle::external;
+use crate::lifecycle::prepare::as_view;
 use crate::lifecycle::start::CONFIG_FILE;
 use crate::lifecycle::state::{Action, ContainerState};
 use crate::worker::{ExecSpec, exec_file};
@@ -93,22 +95,43 @@ impl Engine {
         process.cwd = request.workdir.as_ref().map_or(process.cwd, PathBuf::from);
         set_env(&mut process, request);
         if let Some(user) = &request.user {
-            self.set_user(&mut process, state, user)?;
+            self.set_user(&mut process, id, state, user)?;
         }
+        let runtime = self.runtime_of(id)?;
         let mut seccomp = spec.linux.and_then(|linux| linux.seccomp);
         if request.privileged {
             process.capabilities = Some(all_capabilities());
             seccomp = None;
         }
-        Ok(ExecSpec { process, seccomp, interactive: request.interactive, cgroup_path: self.cgroup_path(id) })
+        Ok(ExecSpec { process, seccomp, interactive: request.interactive, cgroup_path: self.cgroup_path(id), runtime })
     }
 
-    /// Looks the user up in the container's own files, through its first process' root.
-    fn set_user(&self, process: &mut Process, state: &ContainerState, user: &str) -> Result<(), EngineError> {
-        let root = PathBuf::from(format!("/proc/{}/root", state.pid().unwrap_or_default()));
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root_fd = rustix::fs::open(&root, flags, Mode::empty())
-            .map_err(|errno| EngineError::path("open", &root)(errno.into()))?;
+    /// The other OCI runtime that made the container, when one did.
+    fn runtime_of(&self, id: &ContainerId) -> Result<Option<PathBuf>, EngineError> {
+        match external::was_used(&self.roots().runtime_state(id.as_str())) {
+            true => Ok(self.record(id)?.request.runtime.map(PathBuf::from)),
+            false => Ok(None),
+        }
+    }
+
+    /// Looks the user up in the container's own files, through its first process' root. Another runtime's process may be
+    /// a virtual machine: then in the files as they are on the host.
+    fn set_user(
+        &self,
+        process: &mut Process,
+        id: &ContainerId,
+        state: &ContainerState,
+        user: &str,
+    ) -> Result<(), EngineError> {
+        let root_fd = match self.runtime_of(id)? {
+            Some(_) => as_view(&self.container_rootfs(&self.record(id)?)?).mount_detached()?,
+            None => {
+                let root = PathBuf::from(format!("/proc/{}/root", state.pid().unwrap_or_default()));
+                let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+                rustix::fs::open(&root, flags, Mode::empty())
+                    .map_err(|errno| EngineError::path("open", &root)(errno.into()))?
+            }
+        };
         let identity = identity::look_up(std::os::fd::AsFd::as_fd(&root_fd), user, &[])?;
         process.user =
             User { uid: identity.uid, gid: identity.gid, additional_gids: identity.additional_gids, ..User::default() };

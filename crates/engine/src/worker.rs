@@ -6,7 +6,8 @@
 //! ```
 //!
 //! The exec worker clones the process with CLONE_PARENT, so that it becomes the supervisor's child, and hands it over
-//! on the channel as the start of a container does. It opens no database.
+//! on the channel as the start of a container does; a container of another runtime gets its process from that. It opens
+//! no database.
 
 use std::ffi::OsString;
 use std::fs;
@@ -27,6 +28,7 @@ use serde::{Deserialize, Serialize};
 use crate::engine::Engine;
 use crate::error::EngineError;
 use crate::id::ContainerId;
+use crate::lifecycle::external::{self, ExternalExec};
 use crate::lifecycle::start::describe;
 
 /// Number of the launch channel.
@@ -43,6 +45,15 @@ pub(crate) struct ExecSpec {
     pub interactive: bool,
     /// The container's cgroup.
     pub cgroup_path: String,
+    /// The OCI runtime that made the container, when it was not the built-in one: it adds the process.
+    pub runtime: Option<PathBuf>,
+}
+
+/// The process, whoever made it.
+struct Added {
+    pid: i32,
+    pidfd: OwnedFd,
+    terminal: Option<OwnedFd>,
 }
 
 /// Runs a worker; `args` is what follows argv\[0\].
@@ -100,36 +111,25 @@ fn launch(state: &Path, file: &Path, session: u32) -> Result<Launch, LaunchFaile
         Ok(_) => return Err(refused("the container is not running".to_owned())),
         Err(error) => return Err(refused(chain(&error))),
     };
-    let cgroup = Layout::detect().and_then(|layout| layout.cgroup(&spec.cgroup_path));
-    let cgroup = cgroup.map_err(|error| refused(chain(&error)))?;
     let ends = streams(&spec).map_err(|error| refused(format!("making the streams: {error}")))?;
     let (ours, theirs) = match ends {
         Some((ours, theirs)) => (Some(ours), Some(theirs)),
         None => (None, None),
     };
-    let options = ExecOptions {
-        pid,
-        cgroup: Some(cgroup),
-        streams: theirs,
-        sibling: true,
-        kept_fds: 0,
-        state: container_state(state, pid),
-    };
-    let linux = Linux { seccomp: spec.seccomp, ..Linux::default() };
-    let plan = exec::plan(&spec.process, &linux, options).map_err(|error| refused(chain(&error)))?;
-    let started = exec::create(plan).and_then(|created| created.start()).map_err(|error| {
-        let (exit_code, message) = describe(&error);
-        LaunchFailed { exit_code, message }
-    })?;
-    let stdio = match (ours, started.terminal) {
+    let added = match &spec.runtime {
+        None => add(&spec, pid, state, theirs),
+        Some(program) => add_by_runtime(&spec, program, state, session, theirs),
+    }
+    .map_err(|(exit_code, message)| LaunchFailed { exit_code, message })?;
+    let stdio = match (ours, added.terminal) {
         (Some(ours), _) => ours,
         (None, Some(master)) => LaunchStdio::Terminal { master, stdin: spec.interactive },
         (None, None) => return Err(refused("the process sent no terminal".to_owned())),
     };
     Ok(Launch {
         session,
-        pid: started.pid,
-        pidfd: started.pidfd,
+        pid: added.pid,
+        pidfd: added.pidfd,
         stdio,
         stdin_once: spec.interactive,
         auto_remove: false,
@@ -138,7 +138,38 @@ fn launch(state: &Path, file: &Path, session: u32) -> Result<Launch, LaunchFaile
     })
 }
 
-/// Reads the request and removes its file.
+/// Adds the process; a failure comes as exit code and text.
+fn add(spec: &ExecSpec, pid: i32, folder: &Path, streams: Option<Streams>) -> Result<Added, (i32, String)> {
+    let cgroup = Layout::detect().and_then(|layout| layout.cgroup(&spec.cgroup_path));
+    let cgroup = cgroup.map_err(|error| (125, chain(&error)))?;
+    let options = ExecOptions {
+        pid,
+        cgroup: Some(cgroup),
+        streams,
+        sibling: true,
+        kept_fds: 0,
+        state: container_state(folder, pid),
+    };
+    let linux = Linux { seccomp: spec.seccomp.clone(), ..Linux::default() };
+    let plan = exec::plan(&spec.process, &linux, options).map_err(|error| (125, chain(&error)))?;
+    let started = exec::create(plan).and_then(|created| created.start()).map_err(|error| describe(&error))?;
+    Ok(Added { pid: started.pid, pidfd: started.pidfd, terminal: started.terminal })
+}
+
+/// Has the process added by the runtime that knows where the container is, which may be a virtual machine.
+fn add_by_runtime(
+    spec: &ExecSpec,
+    program: &Path,
+    folder: &Path,
+    session: u32,
+    streams: Option<Streams>,
+) -> Result<Added, (i32, String)> {
+    let request = ExternalExec { program, folder, session, process: &spec.process, streams };
+    let command = spec.process.args.first().map_or("", String::as_str);
+    let process = external::exec(&request).map_err(|error| external::describe(&error, command))?;
+    Ok(Added { pid: process.pid, pidfd: process.pidfd, terminal: process.terminal })
+}
+
 /// What the agent of the container's filter is told; `folder` is that of this run.
 fn container_state(folder: &Path, pid: i32) -> State {
     State {
@@ -151,6 +182,7 @@ fn container_state(folder: &Path, pid: i32) -> State {
     }
 }
 
+/// Reads the request and removes its file.
 fn read_spec(path: &Path) -> Result<ExecSpec, EngineError> {
     let failed = |action| move |source| EngineError::Path { action, path: path.to_path_buf(), source };
     let text = fs::read(path).map_err(failed("read"))?;

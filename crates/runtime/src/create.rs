@@ -418,6 +418,11 @@ pub struct Started {
 /// Kills a process and waits until it has ended; its parent reaps it.
 pub fn end(pidfd: BorrowedFd<'_>) {
     let _ = pidfd_send_signal(pidfd, Signal::KILL);
+    await_end(pidfd);
+}
+
+/// Waits until a process has ended.
+pub(crate) fn await_end(pidfd: BorrowedFd<'_>) {
     let mut ended = [PollFd::new(&pidfd, PollFlags::IN)];
     while poll(&mut ended, None) == Err(Errno::INTR) {}
 }

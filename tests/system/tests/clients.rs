@@ -200,6 +200,13 @@ fn docker_changes_what_runs(docker: &Tool<'_>) {
     assert_eq!(docker.ok(&["inspect", "-f", "{{.State.Status}}", "box"]), "paused");
     docker.ok(&["unpause", "box"]);
     assert!(!is_frozen(&cgroup));
+    docker.ok(&["update", "-m", "64m", "--memory-swap", "96m", "--cpus", "0.5", "--pids-limit", "40", "box"]);
+    let now = |file: &str| cgroup_value(&cgroup, file);
+    assert_eq!(now("memory.limit_in_bytes"), (64 << 20).to_string());
+    assert_eq!(now("memory.memsw.limit_in_bytes"), (96 << 20).to_string());
+    assert_eq!((now("cpu.cfs_quota_us"), now("pids.max")), ("50000".to_owned(), "40".to_owned()));
+    docker.ok(&["update", "-m", "128m", "--memory-swap", "256m", "--cpu-shares", "256", "box"]);
+    assert_eq!((now("memory.limit_in_bytes"), now("cpu.shares")), ((128 << 20).to_string(), "256".to_owned()));
     docker.ok(&["rm", "-f", "box"]);
 }
 
@@ -378,6 +385,9 @@ fn podman_keeps(podman: &Tool<'_>, runtime: &str) {
     assert!(is_frozen(&cgroup));
     podman.ok(&["unpause", "box"]);
     assert!(!is_frozen(&cgroup));
+    podman.ok(&["update", "-m", "64m", "--cpus", "0.5", "box"]);
+    assert_eq!(cgroup_value(&cgroup, "memory.limit_in_bytes"), (64 << 20).to_string());
+    assert_eq!(cgroup_value(&cgroup, "cpu.cfs_quota_us"), "50000");
     podman.ok(&["kill", "-s", "USR1", "box"]);
     podman.says("heard", &["logs", "box"]);
     podman.ok(&["stop", "box"]);

@@ -68,6 +68,10 @@ pub enum OciCommand {
     Update(Box<UpdateArgs>),
     /// Print what a container uses, and when it runs out of memory
     Events(EventsArgs),
+    /// Write the processes of a container into files, with criu
+    Checkpoint(Box<CheckpointArgs>),
+    /// Make a container from such files
+    Restore(Box<RestoreArgs>),
     /// Write a config.json to start from
     Spec(SpecArgs),
     /// Print what this runtime can do, as JSON
@@ -323,6 +327,102 @@ pub struct EventsArgs {
     pub id: String,
 }
 
+/// What `checkpoint` and `restore` both have.
+#[derive(Debug, Args)]
+pub struct CriuArgs {
+    /// Folder of the image files; ./checkpoint when not given
+    #[arg(long, value_name = "DIR")]
+    pub image_path: Option<PathBuf>,
+    /// Folder for logs; the image files' when not given
+    #[arg(long, value_name = "DIR")]
+    pub work_path: Option<PathBuf>,
+    /// Allow established TCP connections
+    #[arg(long)]
+    pub tcp_established: bool,
+    /// Allow Unix sockets whose other end is outside
+    #[arg(long)]
+    pub ext_unix_sk: bool,
+    /// Allow a session that is led from outside
+    #[arg(long)]
+    pub shell_job: bool,
+    /// Keep file locks
+    #[arg(long)]
+    pub file_locks: bool,
+    /// Move pages of memory when they are touched
+    #[arg(long)]
+    pub lazy_pages: bool,
+    /// Drop pages from older images that are in newer ones
+    #[arg(long)]
+    pub auto_dedup: bool,
+    /// soft, full, strict or ignore
+    #[arg(long, value_name = "MODE", value_parser = ["", "soft", "full", "strict", "ignore"], hide_possible_values = true)]
+    pub manage_cgroups_mode: Option<String>,
+    /// Leave the properties of a namespace out; only network, which is left out anyway
+    #[arg(long, value_name = "NAMESPACE", value_parser = ["network"], hide_possible_values = true)]
+    pub empty_ns: Vec<String>,
+}
+
+/// `checkpoint`.
+#[derive(Debug, Args)]
+pub struct CheckpointArgs {
+    /// What `restore` has as well.
+    #[command(flatten)]
+    pub criu: CriuArgs,
+    /// Images of an earlier pre-dump, relative to the image files' folder
+    #[arg(long, value_name = "DIR")]
+    pub parent_path: Option<PathBuf>,
+    /// Let the container go on afterwards
+    #[arg(long)]
+    pub leave_running: bool,
+    /// Ignore TCP connections that are being made
+    #[arg(long)]
+    pub tcp_skip_in_flight: bool,
+    /// Allow files that were removed while open
+    #[arg(long)]
+    pub link_remap: bool,
+    /// Descriptor that gets a zero byte when lazy pages can be asked for
+    #[arg(long, value_name = "FD", default_value_t = -1, hide_default_value = true, allow_hyphen_values = true)]
+    pub status_fd: i32,
+    /// Server for the pages
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub page_server: Option<String>,
+    /// Write memory only, and let the container go on
+    #[arg(long)]
+    pub pre_dump: bool,
+    /// The container's id
+    #[arg(value_name = "ID")]
+    pub id: String,
+}
+
+/// `restore`.
+#[derive(Debug, Args)]
+pub struct RestoreArgs {
+    /// What `checkpoint` has as well.
+    #[command(flatten)]
+    pub criu: CriuArgs,
+    /// Folder with config.json
+    #[arg(short, long, value_name = "DIR", default_value = ".", hide_default_value = true)]
+    pub bundle: PathBuf,
+    /// Do not wait for the end
+    #[arg(short, long)]
+    pub detach: bool,
+    /// Write the process id to this file
+    #[arg(long, value_name = "FILE")]
+    pub pid_file: Option<PathBuf>,
+    /// Do not become the parent of the container's orphans
+    #[arg(long)]
+    pub no_subreaper: bool,
+    /// Another label than the one checkpointed, as apparmor:NAME or selinux:LABEL
+    #[arg(long, value_name = "TYPE:NAME")]
+    pub lsm_profile: Option<String>,
+    /// Another context for mounts that have one
+    #[arg(long, value_name = "CONTEXT")]
+    pub lsm_mount_context: Option<String>,
+    /// The container's id
+    #[arg(value_name = "ID")]
+    pub id: String,
+}
+
 /// `spec`.
 #[derive(Debug, Args)]
 pub struct SpecArgs {
@@ -342,13 +442,17 @@ pub const LATER: &[LaterFlag] =
 pub const LATER_CREATE: &[LaterFlag] =
     &[LaterFlag { harmless: &["false"], ..switch("no-pivot", "Hull has no other way to change the root") }];
 
-/// Commands of runc that are refused.
-pub const LATER_COMMANDS: [&str; 2] = ["checkpoint", "restore"];
+/// Flags of `restore` that are refused.
+pub const LATER_RESTORE: &[LaterFlag] = &[
+    LaterFlag { harmless: &["false"], ..switch("no-pivot", "criu changes the root in its own way") },
+    LaterFlag { harmless: &[""], ..value("console-socket", "criu hands a terminal back over its RPC only") },
+];
 
 /// The refused flags of a command.
 pub fn later(command: &str) -> &'static [LaterFlag] {
     match command {
         "create" | "run" => LATER_CREATE,
+        "restore" => LATER_RESTORE,
         _ => &[],
     }
 }
@@ -379,11 +483,7 @@ pub fn flagged(command: Command) -> Command {
         let flags = later(inner.get_name());
         crate::args::later::recognise(inner, flags).args_override_self(true)
     });
-    let refused = LATER_COMMANDS.map(|name| {
-        let anything = Arg::new("anything").num_args(0..).allow_hyphen_values(true).trailing_var_arg(true);
-        Command::new(name).hide(true).disable_help_flag(true).arg(anything)
-    });
-    command.subcommands(refused).args_override_self(true).about(about.unwrap_or_default())
+    command.args_override_self(true).about(about.unwrap_or_default())
 }
 
 fn switchable(argument: Arg) -> Arg {

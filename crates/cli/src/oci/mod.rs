@@ -5,6 +5,7 @@
 //! stderr and, with `--log`, into the caller's file in the form that container engines read; the exit code is then 1.
 
 pub mod args;
+mod checkpoint;
 mod create;
 mod events;
 mod exec;
@@ -27,7 +28,7 @@ use clap::{ArgMatches, FromArgMatches};
 use hull_engine::Signal;
 use hull_runtime::container::Containers;
 
-use self::args::{KillArgs, LATER_COMMANDS, OciArgs, OciCommand};
+use self::args::{KillArgs, OciArgs, OciCommand};
 use self::report::{Gravity, Log};
 use crate::args::system::LogFormat;
 use crate::args::{Verb, later};
@@ -102,9 +103,6 @@ fn carry_out_and_tell(matches: &ArgMatches, program: &str) -> u8 {
 fn refuse_later(matches: &ArgMatches) -> Result<(), Failure> {
     later::refuse(matches, args::LATER)?;
     if let Some((name, inner)) = matches.subcommand() {
-        if LATER_COMMANDS.contains(&name) {
-            return Err(Failure::Arguments(format!("{name} is not supported yet (it comes with the runtime release)")));
-        }
         later::refuse(inner, args::later(name))?;
     }
     Ok(())
@@ -131,6 +129,8 @@ fn carry_out(matches: &ArgMatches, log: &Log) -> Result<u8, Failure> {
         OciCommand::Resume(resume) => containers.resume(&resume.id)?,
         OciCommand::Update(limits) => update::update(&containers, limits, log)?,
         OciCommand::Events(events) => events::events(&containers, events, log)?,
+        OciCommand::Checkpoint(checkpoint) => checkpoint::checkpoint(&containers, checkpoint, log)?,
+        OciCommand::Restore(restore) => return checkpoint::restore(&containers, restore, log),
         OciCommand::Spec(spec) => spec::write(&spec.bundle, spec.rootless)?,
         OciCommand::Features => features()?,
     }

@@ -35,7 +35,7 @@ use serde::{Deserialize, Serialize};
 use crate::engine::Engine;
 use crate::error::EngineError;
 use crate::id::ContainerId;
-use crate::lifecycle::external::{self, ExternalError, ExternalPlan};
+use crate::lifecycle::external::{self, ExternalPlan};
 use crate::lifecycle::prepare::StartPlan;
 use crate::worker::chain;
 
@@ -145,9 +145,10 @@ impl Engine {
         start: StartPlan,
         streams: Option<Streams>,
     ) -> Result<ExternalPlan, EngineError> {
-        let streams = streams.ok_or(ExternalError::Terminal)?;
+        let process = start.spec.process.as_ref();
+        let command = process.and_then(|process| process.args.first().cloned()).unwrap_or_default();
         write_config(&start.state_dir, &external::adapt(start.spec, &start.state_dir))?;
-        Ok(ExternalPlan { program, id: id.to_string(), folder: start.state_dir, root: start.root, streams })
+        Ok(ExternalPlan { program, id: id.to_string(), folder: start.state_dir, root: start.root, streams, command })
     }
 
     /// Makes X and W, waits for W's report.
@@ -264,10 +265,10 @@ fn run_container(way: Way) -> Result<Running, (i32, String)> {
             Ok(Running { pid: started.pid, pidfd: started.pidfd, terminal: started.terminal, oom_events })
         }
         Way::External(plan) => {
-            let process = external::run(&plan).map_err(|error| (125, chain(&error)))?;
+            let process = external::run(&plan).map_err(|error| external::describe(&error, &plan.command))?;
             let cgroup = Pid::from_raw(process.pid).and_then(|pid| Layout::detect().ok()?.cgroup_of(pid).ok());
             let oom_events = cgroup.as_ref().and_then(oom_events);
-            Ok(Running { pid: process.pid, pidfd: process.pidfd, terminal: None, oom_events })
+            Ok(Running { pid: process.pid, pidfd: process.pidfd, terminal: process.terminal, oom_events })
         }
     }
 }

@@ -117,6 +117,16 @@ impl Cgroup {
         self.unified.as_ref().map(|place| place.folder.as_path())
     }
 
+    /// The path for each controller of v1, and for v2 under the empty name.
+    pub fn paths_by_controller(&self) -> Vec<(String, String)> {
+        let named = |place: &Place| {
+            let path = place.path.clone();
+            place.hierarchy.controllers.clone().into_iter().map(move |name| (name, path.clone())).collect::<Vec<_>>()
+        };
+        let unified = self.unified.iter().map(|place| (String::new(), place.path.clone()));
+        self.legacy.iter().flat_map(named).chain(unified).collect()
+    }
+
     /// The cgroup above; `None` for one just below the root.
     pub fn parent(&self) -> Option<Cgroup> {
         let above = |place: &Place| {

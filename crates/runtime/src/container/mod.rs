@@ -10,13 +10,19 @@
 //! The state is derived, never stored: a process with the recorded start time lives or does not, the socket is there or
 //! not, the freezer says paused. Nothing supervises; the caller of create (or its reaper) waits for the process.
 
+mod checkpoint;
+mod criu;
 mod door;
 mod exec;
 mod readiness;
 mod record;
 mod resources;
+mod restore;
 
+pub use checkpoint::CheckpointRequest;
+pub use criu::{CriuError, CriuOptions};
 pub use exec::ExecRequest;
+pub use restore::RestoreRequest;
 
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -26,8 +32,7 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use hull_kernel::cgroups::{Cgroup, CgroupError};
-use hull_oci::runtime::{Hooks, Spec, State, Status};
-use hull_sys::process::CLONE_NEWPID;
+use hull_oci::runtime::{Hooks, LinuxNamespace, LinuxNamespaceType, Spec, State, Status};
 use hull_sys::signals::send_to_pidfd;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
@@ -35,7 +40,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 use crate::create::{CreateError, Created, create, end, hear_start, leave_classes};
 use crate::hooks::{HookError, HookKind};
 use crate::listener::ListenerError;
-use crate::plan::{CgroupDriver, InitPlan, PlanError, PlanOptions, RootSource, Streams, plan};
+use crate::plan::{CgroupDriver, CgroupPlan, PlanError, PlanOptions, RootSource, Streams, plan};
 use record::{Record, RecordedUnit, STATE_VERSION, start_time};
 
 /// A command on a container that failed.
@@ -76,6 +81,12 @@ pub enum ContainerError {
         /// Its status.
         status: Status,
     },
+    /// checkpoint of what does not run.
+    #[error("Container cannot be checkpointed in {0} state")]
+    CannotCheckpoint(Status),
+    /// criu failed, or has no way to do what was asked.
+    #[error(transparent)]
+    Criu(Box<CriuError>),
     /// A file of Hull's or the caller's.
     #[error("{action} {path}")]
     File {
@@ -207,14 +218,7 @@ impl Containers {
     /// # Errors
     /// See [`ContainerError`]; nothing is left behind.
     pub fn create(&self, spec: &Spec, request: CreateRequest<'_>) -> Result<New, ContainerError> {
-        let folder = self.folder(request.id)?;
-        let mut private = DirBuilder::new();
-        private.mode(0o700);
-        private.recursive(true).create(&self.root).map_err(ContainerError::file("make", &self.root))?;
-        match private.recursive(false).create(&folder) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(ContainerError::Exists),
-            other => other.map_err(ContainerError::file("make", &folder))?,
-        }
+        let folder = self.make_folder(request.id)?;
         let driver = if self.systemd_cgroup { CgroupDriver::Systemd(request.id) } else { CgroupDriver::Files };
         let result = create_in(&folder, spec, request, driver);
         if result.is_err() {
@@ -222,6 +226,18 @@ impl Containers {
             let _ = fs::remove_dir_all(&folder);
         }
         result
+    }
+
+    /// Makes the folder of a new container, by which its id is taken.
+    fn make_folder(&self, id: &str) -> Result<PathBuf, ContainerError> {
+        let folder = self.folder(id)?;
+        let mut private = DirBuilder::new();
+        private.mode(0o700);
+        private.recursive(true).create(&self.root).map_err(ContainerError::file("make", &self.root))?;
+        match private.recursive(false).create(&folder) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(ContainerError::Exists),
+            other => other.map(|()| folder.clone()).map_err(ContainerError::file("make", &folder)),
+        }
     }
 
     /// What the specification calls the container's state.
@@ -434,7 +450,7 @@ fn create_in(
     if request.wait_for_start {
         plan.start_socket = Some(door::open(folder)?);
     }
-    let mut record = record(spec, &bundle, &plan);
+    let mut record = record(spec, &bundle, plan.cgroup.as_ref());
     // First, because the cgroup is in it: what is left when this process is killed can be found by that.
     exec::Template::of(spec, &record).write(folder)?;
     let created = create(plan)?;
@@ -478,13 +494,15 @@ fn end_cgroup(cgroup: &Cgroup) -> Result<(), ContainerError> {
 }
 
 /// What is recorded of a container whose process does not exist yet.
-fn record(spec: &Spec, bundle: &Path, plan: &InitPlan) -> Record {
+fn record(spec: &Spec, bundle: &Path, cgroup: Option<&CgroupPlan>) -> Record {
     let root = spec.root.as_ref().map_or(Path::new("rootfs"), |root| root.path.as_path());
     let later = |hooks: &Hooks| Hooks {
         poststart: hooks.poststart.clone(),
         poststop: hooks.poststop.clone(),
         ..Hooks::default()
     };
+    let is_own_pid =
+        |namespace: &LinuxNamespace| namespace.type_ == LinuxNamespaceType::Pid && namespace.path.is_none();
     Record {
         version: STATE_VERSION,
         pid: 0,
@@ -494,10 +512,10 @@ fn record(spec: &Spec, bundle: &Path, plan: &InitPlan) -> Record {
             .map_or(0, |elapsed| u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX)),
         bundle: bundle.to_path_buf(),
         rootfs: bundle.join(root),
-        cgroup: plan.cgroup.as_ref().map(|cgroup| cgroup.path.clone()),
-        own_pid_namespace: plan.namespaces.create as u64 & CLONE_NEWPID as u64 != 0,
+        cgroup: cgroup.map(|cgroup| cgroup.path.clone()),
+        own_pid_namespace: spec.linux.iter().flat_map(|linux| &linux.namespaces).any(is_own_pid),
         classes: Vec::new(),
-        unit: plan.cgroup.as_ref().and_then(|cgroup| Some(RecordedUnit::of(&cgroup.unit.as_ref()?.place.unit))),
+        unit: cgroup.and_then(|cgroup| Some(RecordedUnit::of(&cgroup.unit.as_ref()?.place.unit))),
         annotations: spec.annotations.clone(),
         hooks: spec.hooks.as_ref().map(later).unwrap_or_default(),
     }

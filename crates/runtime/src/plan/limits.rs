@@ -13,7 +13,7 @@ use hull_oci::runtime::{
 use super::{CgroupPlan, PlanError};
 
 /// The cgroup and its limits; `path` overrides the spec's. Without any path the container stays in its caller's.
-pub(super) fn plan(linux: &Linux, path: Option<String>) -> Result<Option<CgroupPlan>, PlanError> {
+pub(crate) fn plan(linux: &Linux, path: Option<String>) -> Result<Option<CgroupPlan>, PlanError> {
     let path = match (path, linux.cgroups_path.as_deref()) {
         (Some(path), _) => path,
         (None, Some(path)) if path.starts_with('/') => path.to_owned(),

@@ -32,6 +32,7 @@ use crate::listener::planned_state;
 pub use devices::DevicePlan;
 pub use labels::LabelPlan;
 pub use limits::limits as cgroup_limits;
+pub(crate) use limits::plan as plan_cgroup;
 pub(crate) use mounts::option_words;
 pub use mounts::{CgroupHierarchies, MountAction, MountPlan};
 pub use namespaces::{IdMap, NamespacePlan};
