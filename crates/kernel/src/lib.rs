@@ -7,6 +7,7 @@
 pub mod capabilities;
 pub mod cgroups;
 pub mod labels;
+pub mod links;
 pub mod loopback;
 pub mod mounts;
 pub mod resctrl;

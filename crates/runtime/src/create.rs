@@ -16,6 +16,7 @@ use std::path::PathBuf;
 
 use hull_kernel::cgroups::systemd::UnitStart;
 use hull_kernel::cgroups::{Cgroup, CgroupError, Joiner, Layout};
+use hull_kernel::links::{self, LinkError};
 use hull_kernel::mounts::MountError;
 use hull_kernel::resctrl::{self, ResctrlError};
 use hull_sys::process::{self as sys, Cloned};
@@ -28,7 +29,7 @@ use crate::go_between;
 use crate::hooks::{HookError, HookKind};
 use crate::init;
 use crate::listener::{Listener, ListenerError};
-use crate::plan::{IdMap, InitPlan, RootInUserNamespace, RootMount};
+use crate::plan::{IdMap, InitPlan, NetDevicePlan, RootInUserNamespace, RootMount};
 use crate::sync::{Message, Sync};
 
 /// A create or start that failed.
@@ -82,6 +83,24 @@ pub enum CreateError {
     /// A hook failed.
     #[error(transparent)]
     Hook(#[from] HookError),
+    /// The network namespace of the container could not be opened.
+    #[error("linux.netDevices: open {path}")]
+    NetNamespace {
+        /// Its file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A network interface could not be moved.
+    #[error("linux.netDevices.{name}")]
+    NetDevice {
+        /// Its name.
+        name: String,
+        /// Why.
+        #[source]
+        source: LinkError,
+    },
     /// The class of service.
     #[error("linux.intelRdt")]
     Resctrl(#[from] ResctrlError),
@@ -108,7 +127,7 @@ pub struct Created {
     /// Its cgroup, when one was made.
     pub cgroup: Option<Cgroup>,
     /// Groups of resctrl that were made for it, and whether others may have come into each.
-    pub classes: Vec<(PathBuf, bool)>,
+    classes: Vec<(PathBuf, bool)>,
     listener: Option<Listener>,
     sync: Sync,
 }
@@ -174,9 +193,16 @@ pub fn create(mut plan: InitPlan) -> Result<Created, CreateError> {
 }
 
 /// Removes groups of resctrl that were made for a container.
-pub(crate) fn leave_classes(made: &[(PathBuf, bool)]) {
+fn leave_classes(made: &[(PathBuf, bool)]) {
     if let Err(error) = resctrl::remove(made) {
         tracing::warn!(%error, "removing the class of service of a container");
+    }
+}
+
+/// As [`leave_classes`], for groups that nobody else may be in.
+pub(crate) fn leave_own_classes(made: &[PathBuf]) {
+    if !made.is_empty() {
+        leave_classes(&made.iter().map(|path| (path.clone(), false)).collect::<Vec<_>>());
     }
 }
 
@@ -300,6 +326,10 @@ fn converse(
                 write_time_offsets(pid, &plan.namespaces.time_offsets)?;
                 sync.send(&Message::Continue, None).map_err(CreateError::Conversation)?;
             }
+            Some((Message::NeedsNetDevices, _)) => {
+                move_net_devices(pid, &plan.net_devices)?;
+                sync.send(&Message::Continue, None).map_err(CreateError::Conversation)?;
+            }
             Some((Message::Hooks, _)) => {
                 if let Some(hooks) = &plan.process.hooks {
                     hooks.run(HookKind::Prestart, Some(pid))?;
@@ -332,6 +362,17 @@ fn write_time_offsets(pid: i32, offsets: &str) -> Result<(), CreateError> {
     fs::write(&path, offsets).map_err(|source| CreateError::TimeOffsets { path, source })
 }
 
+/// Moves interfaces of this process' network into the child's.
+fn move_net_devices(pid: i32, devices: &[NetDevicePlan]) -> Result<(), CreateError> {
+    let path = PathBuf::from(format!("/proc/{pid}/ns/net"));
+    let namespace = fs::File::open(&path).map_err(|source| CreateError::NetNamespace { path, source })?;
+    for NetDevicePlan { name, new_name } in devices {
+        links::move_into(namespace.as_fd(), name, new_name)
+            .map_err(|source| CreateError::NetDevice { name: name.clone(), source })?;
+    }
+    Ok(())
+}
+
 /// Shifts owners through the new user namespace: of the mounts that ask for it, and of the root.
 fn shift(pid: i32, plan: &InitPlan, late_root: Option<RootInUserNamespace>) -> Result<Option<OwnedFd>, CreateError> {
     let path = PathBuf::from(format!("/proc/{pid}/ns/user"));
@@ -343,6 +384,11 @@ fn shift(pid: i32, plan: &InitPlan, late_root: Option<RootInUserNamespace>) -> R
 }
 
 impl Created {
+    /// Groups of resctrl that end with the container: those that nobody else may be in.
+    pub(crate) fn own_classes(&self) -> Vec<PathBuf> {
+        self.classes.iter().filter(|(_, shared)| !shared).map(|(path, _)| path.clone()).collect()
+    }
+
     /// A process added to a running container, whose cgroup is not its own.
     pub(crate) fn of_exec(
         pid: i32,

@@ -22,6 +22,8 @@ pub enum Step {
     UserNamespace,
     /// The session, its keyring, its terminal.
     Session,
+    /// Network interfaces of the host.
+    NetDevices,
     /// Host and domain name.
     Hostname,
     /// The loopback interface.
@@ -76,6 +78,7 @@ impl Step {
             Step::Namespace => "entering a namespace",
             Step::UserNamespace => "becoming root of the user namespace",
             Step::Session => "starting a session",
+            Step::NetDevices => "waiting for network interfaces",
             Step::Hostname => "setting the name",
             Step::Loopback => "bringing up the loopback interface",
             Step::Root => "mounting the root file system",

@@ -78,7 +78,7 @@ fn linux() -> LinuxFeatures {
             flags: words(&MEMORY_FLAGS.map(|(word, _)| word)),
         }),
         mount_extensions: Some(MountExtensions { idmap: absent }),
-        net_devices: absent,
+        net_devices: present,
     }
 }
 

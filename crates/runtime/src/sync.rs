@@ -10,6 +10,8 @@
 //!   | <-- Continue [root mount] --- |   and sends the root mount when that needed the namespace
 //!   | --- NeedsTimeOffsets -------> |   only with linux.timeOffsets; parent writes timens_offsets
 //!   | <-- Continue ---------------- |
+//!   | --- NeedsNetDevices --------> |   only with linux.netDevices; parent moves them
+//!   | <-- Continue ---------------- |
 //!   | --- Hooks ------------------> |   only with prestart or createRuntime hooks, which the parent runs
 //!   | <-- Continue ---------------- |
 //!   | --- Terminal [pty master] --> |   only with a terminal
@@ -48,6 +50,8 @@ pub(crate) enum Message {
     NeedsIdMap,
     /// Child: set the clocks of my time namespace.
     NeedsTimeOffsets,
+    /// Child: move the network interfaces into my namespace.
+    NeedsNetDevices,
     /// Child: run the hooks that belong before pivot_root.
     Hooks,
     /// Parent: go on with the set-up.

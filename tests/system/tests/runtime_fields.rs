@@ -3,10 +3,10 @@
 
 use std::fs;
 use std::os::fd::AsFd;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
-use system_tests::{Bundle, Run, is_vm};
+use system_tests::{Bundle, Run, is_vm, wait_for};
 
 /// Prints nice value, real-time priority, policy, I/O priority, memory policy of some mapping, and machine.
 const PLACE: &str = "read -r line </proc/self/stat; set -- ${line##*)}; echo ${17} ${38} ${39}; ionice -p $$; \
@@ -160,13 +160,82 @@ fn runtime_fields_a_limit_above_the_hosts_names_itself_and_both_values() {
 }
 
 #[test]
+fn runtime_fields_interfaces_of_the_host_come_with_their_addresses() {
+    let script = "ip -o link show in0 | grep -c '[<,]UP[,>]'; ip -o addr show dev in0 | grep -o '10.77.1.3/24'; \
+        ip -o link | grep -c in1";
+    let bundle = Bundle::script(script, |_| {});
+    let busybox = format!("{}/rootfs/bin/busybox", bundle.folder);
+    let ip = |words: &[&str]| Command::new(&busybox).arg("ip").args(words).output().expect("busybox");
+    let made = ip(&["link", "add", "hulltest0", "type", "veth"]);
+    assert!(made.status.success(), "{made:?}");
+    assert!(ip(&["addr", "add", "10.77.1.3/24", "dev", "hulltest0"]).status.success());
+    let count = || ip(&["-o", "link"]).stdout.iter().filter(|byte| **byte == b'\n').count();
+    let before = count();
+
+    bundle.configure(|config| config["linux"]["netDevices"] = json!({"hulltest0": {"name": "lo"}}));
+    let run = bundle.run_container("device-taken");
+    let words = "linux.netDevices.hulltest0: there is a network interface";
+    assert!(run.code != 0 && run.stderr.contains(words), "{run:#?}");
+    assert!(ip(&["link", "show", "hulltest0"]).status.success(), "it is still here");
+
+    bundle.configure(|config| config["linux"]["netDevices"] = json!({"hulltest0": {"name": "in%d"}}));
+    let run = bundle.run_container("device");
+    assert_eq!(run.stdout, "1\n10.77.1.3/24\n0\n", "{run:#?}");
+    // With the namespace of the container the pair has ended.
+    wait_for("the end of both", || (count() + 2 == before).then_some(()));
+}
+
+/// Where AppArmor is: in a policy namespace made for this, whose one profile confines nothing and has a name of its own.
+#[test]
+fn runtime_fields_a_program_runs_under_its_apparmor_profile() {
+    const NAMESPACES: &str = "/sys/kernel/security/apparmor/policy/namespaces";
+    if !has_apparmor() {
+        return;
+    }
+    let mounts = !fs::exists(NAMESPACES).expect("looking");
+    if mounts {
+        let words = ["-t", "securityfs", "securityfs", "/sys/kernel/security"];
+        assert!(Command::new("mount").args(words).status().expect("mount").success());
+    }
+    let name = format!("hulltest{}", std::process::id());
+    let namespace = format!("{NAMESPACES}/{name}");
+    fs::create_dir(&namespace).expect("a policy namespace");
+    let bundle = Bundle::new(|config| {
+        config["process"]["args"] = json!(["sleep", "1000"]);
+        config["process"]["apparmorProfile"] = json!(format!(":{name}:unconfined"));
+    });
+    let current = |pid: i32| fs::read_to_string(format!("/proc/{pid}/attr/apparmor/current")).expect("a profile");
+    let id = bundle.id("apparmor");
+    let pid = bundle.start_detached(&id);
+    let pid_file = bundle.hull.file("exec.pid");
+    let mut exec = bundle.command(&["exec", "--detach", "--pid-file", &pid_file, &id, "sleep", "1000"]);
+    assert!(exec.stdout(Stdio::null()).stderr(Stdio::null()).status().expect("runc").success());
+    let added = fs::read_to_string(pid_file).expect("a pid").parse().expect("a number");
+    let found = [current(pid), current(added)];
+    bundle.delete(&id);
+    bundle.configure(|config| config["process"]["apparmorProfile"] = json!("hull-no-such-profile"));
+    let run = bundle.run_container("apparmor-missing");
+    fs::remove_dir(&namespace).expect("the policy namespace");
+    if mounts {
+        assert!(Command::new("umount").arg("/sys/kernel/security").status().expect("umount").success());
+    }
+    assert!(found.iter().all(|profile| profile.contains(&name)), "{found:?}");
+    for words in ["labelling the process: write", "hull-no-such-profile", "/proc/self/attr/apparmor/exec"] {
+        assert!(run.code != 0 && run.stderr.contains(words), "{run:#?}");
+    }
+}
+
+fn has_apparmor() -> bool {
+    fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|answer| answer.starts_with(b"Y"))
+}
+
+#[test]
 fn runtime_fields_what_the_machine_has_no_use_for_is_refused_by_its_name() {
     let mounted = fs::read_to_string("/proc/self/mountinfo").expect("mountinfo").contains(" - resctrl ");
-    let apparmor = fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|answer| answer[0] == b'Y');
     let selinux = fs::exists("/sys/fs/selinux/enforce").expect("looking");
     let label = "system_u:system_r:container_t:s0:c1,c2";
     let table = [
-        ("/process/apparmorProfile", json!("hull-test"), apparmor, "AppArmor is not enabled on this machine"),
+        ("/process/apparmorProfile", json!("hull-test"), has_apparmor(), "AppArmor is not enabled on this machine"),
         ("/process/selinuxLabel", json!(label), selinux, "SELinux is not enabled on this machine"),
         ("/linux/mountLabel", json!(label), selinux, "SELinux is not enabled on this machine"),
         ("/linux/intelRdt", json!({"closID": "hull-test"}), mounted, "no resctrl file system is mounted"),

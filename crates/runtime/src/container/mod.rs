@@ -37,7 +37,7 @@ use hull_sys::signals::send_to_pidfd;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 
-use crate::create::{CreateError, Created, create, end, hear_start, leave_classes};
+use crate::create::{CreateError, Created, create, end, hear_start, leave_own_classes};
 use crate::hooks::{HookError, HookKind};
 use crate::listener::ListenerError;
 use crate::plan::{CgroupDriver, CgroupPlan, PlanError, PlanOptions, RootSource, Streams, plan};
@@ -382,7 +382,7 @@ impl Containers {
         if let Some(cgroup) = record.cgroup()? {
             end_cgroup(&cgroup)?;
         }
-        leave_classes(&record.classes);
+        leave_own_classes(&record.classes);
         self.remove_folder(id)?;
         Ok(record.hooks(id).run_each(HookKind::Poststop, None))
     }
@@ -455,7 +455,7 @@ fn create_in(
     exec::Template::of(spec, &record).write(folder)?;
     let created = create(plan)?;
     record.pid = created.pid;
-    record.classes.clone_from(&created.classes);
+    record.classes = created.own_classes();
     record.start_time = start_time(created.pid).unwrap_or_default();
     if let Some(cgroup) = created.cgroup.as_ref().filter(|cgroup| cgroup.unit().is_some()) {
         // Where a user's units are, only that user's systemd knew.
@@ -475,7 +475,7 @@ fn create_in(
             // The hook is what the caller needs to hear of; a cgroup that stays is removed by the next of this id.
             let _ = cgroup.remove_with_parent();
         }
-        leave_classes(&record.classes);
+        leave_own_classes(&record.classes);
         return Err(error);
     }
     Ok(New { pid: started.pid, pidfd: started.pidfd, terminal: started.terminal, readiness })

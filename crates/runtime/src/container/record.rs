@@ -34,9 +34,9 @@ pub(super) struct Record {
     pub cgroup: Option<String>,
     /// Whether it is process 1 of a pid namespace made for it.
     pub own_pid_namespace: bool,
-    /// Groups of resctrl that were made for it, and whether others may have come into each.
+    /// Groups of resctrl that end with it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub classes: Vec<(PathBuf, bool)>,
+    pub classes: Vec<PathBuf>,
     /// The unit that systemd made the cgroup for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unit: Option<RecordedUnit>,

@@ -66,6 +66,9 @@ fn become_container(mut plan: InitPlan, sync: &Sync, joiner: Option<&Joiner>) ->
     }
     open_labels(&mut plan.process.labels)?;
     let sent_root = enter_namespaces(&plan.namespaces, sync)?;
+    if !plan.net_devices.is_empty() {
+        ask(sync, Message::NeedsNetDevices, Step::NetDevices)?;
+    }
     setsid().map_err(|errno| InitFailure::new(Step::Session, "", errno))?;
     if plan.new_keyring {
         join_keyring(&plan.process.labels)?;
@@ -169,15 +172,20 @@ fn enter_new_time(offsets: &str, sync: &Sync) -> Result<(), InitFailure> {
     let failed = |error: std::io::Error| InitFailure::because(Step::Namespace, "time", error);
     sys::unshare(sys::CLONE_NEWTIME).map_err(failed)?;
     if !offsets.is_empty() {
-        let lost = |errno| InitFailure::new(Step::Namespace, "time", errno);
-        sync.send(&Message::NeedsTimeOffsets, None).map_err(lost)?;
-        match sync.receive().map_err(lost)? {
-            Some((Message::Continue, _)) => {}
-            _ => return Err(lost(Errno::CANCELED)),
-        }
+        ask(sync, Message::NeedsTimeOffsets, Step::Namespace)?;
     }
     let namespace = std::fs::File::open("/proc/self/ns/time_for_children").map_err(failed)?;
     sys::setns(namespace.as_fd(), sys::CLONE_NEWTIME).map_err(failed)
+}
+
+/// Has the parent do something, and waits until it is done.
+fn ask(sync: &Sync, message: Message, step: Step) -> Result<(), InitFailure> {
+    let lost = |errno| InitFailure::new(step, "", errno);
+    sync.send(&message, None).map_err(lost)?;
+    match sync.receive().map_err(lost)? {
+        Some((Message::Continue, _)) => Ok(()),
+        _ => Err(lost(Errno::CANCELED)),
+    }
 }
 
 /// Enters a class of service (resctrl).

@@ -9,11 +9,11 @@ mod labels;
 mod limits;
 mod mounts;
 mod namespaces;
+mod net_devices;
 mod placement;
 pub(crate) mod process;
 mod resctrl;
 mod unit;
-mod unsupported;
 
 use std::fmt;
 use std::io;
@@ -36,6 +36,7 @@ pub(crate) use limits::plan as plan_cgroup;
 pub(crate) use mounts::option_words;
 pub use mounts::{CgroupHierarchies, MountAction, MountPlan};
 pub use namespaces::{IdMap, NamespacePlan};
+pub use net_devices::NetDevicePlan;
 pub use placement::Placement;
 pub(crate) use placement::{Affinity, MEMORY_FLAGS, MEMORY_MODES};
 pub use process::ProcessPlan;
@@ -215,6 +216,8 @@ pub struct InitPlan {
     pub waits_for_cgroup: bool,
     /// Namespaces to make and join.
     pub namespaces: NamespacePlan,
+    /// Interfaces that the parent moves into the network namespace.
+    pub net_devices: Vec<NetDevicePlan>,
     /// Clone as a sibling of the caller.
     pub sibling: bool,
     /// Root file system.
@@ -266,7 +269,6 @@ impl InitPlan {
 /// # Errors
 /// The field of the spec that is wrong, unsupported, or names something that cannot be opened.
 pub fn plan(spec: &Spec, options: PlanOptions<'_>) -> Result<InitPlan, PlanError> {
-    unsupported::refuse(spec)?;
     let empty = Linux::default();
     let linux = spec.linux.as_ref().unwrap_or(&empty);
     let process = spec.process.as_ref().ok_or_else(|| PlanError::invalid("process", "is required to start"))?;
@@ -283,6 +285,7 @@ pub fn plan(spec: &Spec, options: PlanOptions<'_>) -> Result<InitPlan, PlanError
     let masked_paths = absolute_paths("linux.maskedPaths", &linux.masked_paths)?;
     let null_device = if masked_paths.is_empty() { None } else { Some(devices::null_device()?) };
     Ok(InitPlan {
+        net_devices: net_devices::plan(linux, &namespaces)?,
         resctrl: resctrl::plan(linux)?,
         class: None,
         cgroup: match options.cgroup_driver {

@@ -2,8 +2,8 @@
 //! (config-linux.md, "IntelRdt").
 //!
 //! The class is named `closID`, else as the container; `/` is the one that every process of the machine begins in. With
-//! `enableMonitoring` there is a monitoring group named as the container in it. Who has asked for nothing touches no
-//! resctrl.
+//! `enableMonitoring` there is a monitoring group named as the container in it. A class named as the container ends with
+//! it, as the monitoring group does; another stays. Who has asked for nothing touches no resctrl.
 
 use hull_kernel::resctrl::{Class, Resctrl};
 use hull_oci::runtime::{Linux, LinuxIntelRdt};
