@@ -105,6 +105,13 @@ pub fn hull() -> Result<PathBuf> {
     Ok(hull.context("cargo built no program called hull")?.path)
 }
 
+/// The program that makes the bare system calls of a container, for measurements.
+pub fn floor() -> Result<PathBuf> {
+    let made = build(&["build", "--release", "--package", "hull-runtime", "--example", "floor"])?;
+    let floor = made.into_iter().find(|program| program.name == "floor");
+    Ok(floor.context("cargo built no program called floor")?.path)
+}
+
 /// The end-to-end tests: one libtest program.
 pub fn system_tests() -> Result<PathBuf> {
     let made = build(&["test", "--no-run", "--package", "system-tests", "--test", "system"])?;

@@ -3,7 +3,8 @@
 //! ```text
 //! stage      the peers' daemons and images, in namespaces of their own, below one folder
 //! worker     a small process that starts one program at a time and reports how long it took
-//! start      whole container starts, and runtimes alone, in interleaved rounds
+//! start      whole container starts, in interleaved rounds
+//! runtime    the runtimes alone, on one bundle, beside the bare system calls
 //! memory     what an idle container costs
 //! figures    medians, ratios, the table
 //! ```
@@ -14,6 +15,7 @@
 mod bundle;
 mod figures;
 mod memory;
+mod runtime;
 mod stage;
 mod start;
 pub mod worker;
@@ -67,7 +69,7 @@ pub struct Args {
 pub enum Subject {
     /// From command to exit: a container of a five-layer image, and the runtimes alone on one bundle.
     Start,
-    /// The runtimes alone.
+    /// The runtimes alone: run, create, start, exec, delete, a burst, memory, beside the bare system calls.
     Runtime,
     /// What idle detached containers cost.
     Memory,
@@ -89,6 +91,8 @@ pub struct Settings {
     /// Whether a tmpfs is to be mounted there.
     on_tmpfs: bool,
     hull: PathBuf,
+    /// The program that makes the bare system calls of a container.
+    floor: PathBuf,
     images: PathBuf,
 }
 
@@ -112,6 +116,7 @@ pub fn run(args: &Args) -> Result<()> {
         on_tmpfs: args.dir.is_none(),
         dir: fs::canonicalize(&dir)?,
         hull: fs::canonicalize(hull(args.glibc)?)?,
+        floor: workspace::floor()?,
         images: images::folder()?,
     };
     let plan = own.join("settings.json");
@@ -155,7 +160,7 @@ pub fn inside(file: &Path) -> Result<()> {
     stage::prepare_folders(&settings)?;
     let measured = match settings.subject {
         Subject::Start => start::whole(&settings),
-        Subject::Runtime => start::runtimes(&settings),
+        Subject::Runtime => runtime::measure(&settings),
         Subject::Memory => memory::measure(&settings),
     };
     stage::remove_folders(&settings)?;

@@ -1,4 +1,4 @@
-//! How long a container takes from the command to its exit, and how long a runtime alone takes.
+//! How long a container takes from the command to its exit.
 //!
 //! Candidates run in turn, in rounds; each round begins with the next one. A candidate that cannot be measured here is
 //! named with its reason, and the others go on.
@@ -8,19 +8,22 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use super::figures::{self, Samples};
-use super::stage::{self, Docker, Hull, IMAGE, Podman};
+use super::stage::{Docker, Hull, IMAGE, Podman};
 use super::worker::{Start, Worker};
-use super::{Settings, bundle};
+use super::{Settings, runtime};
 use crate::peers::Peers;
 
 /// Rounds before those that count.
 const WARM_UP_ROUNDS: usize = 3;
 
 /// What is started for one candidate in one round; `{id}` in an argument becomes a new name.
-struct Candidate {
-    name: &'static str,
-    start: Start,
-    sees_v2: bool,
+pub(super) struct Candidate {
+    /// Its row in the table.
+    pub name: &'static str,
+    /// What is timed.
+    pub start: Start,
+    /// Whether it copes with cgroup v1 and v2 side by side.
+    pub sees_v2: bool,
 }
 
 /// `hull run` beside docker, podman and ctr, and then the runtimes alone.
@@ -46,36 +49,10 @@ pub fn whole(settings: &Settings) -> Result<()> {
         let start = podman.podman(&["run", "--rm", "--network", "none", IMAGE, "true"])?;
         candidates.push(Candidate { name: "podman run", start, sees_v2: true });
     }
-    let samples = rounds(settings, candidates)?;
+    let samples = rounds(settings, &candidates, settings.idle_ms)?;
     drop(docker);
     figures::print(settings, "Start of a container (five layers, no network)", "ms", &samples)?;
-    runtimes(settings)
-}
-
-/// `hull oci run` beside runc and crun, on one bundle.
-pub fn runtimes(settings: &Settings) -> Result<()> {
-    let peers = Peers::ready()?;
-    let bundle = bundle::make(&settings.dir)?.display().to_string();
-    let mut candidates = Vec::new();
-    if settings.wants("hull") {
-        let argv = [&settings.hull.display().to_string(), "oci", "--root", "/run/hull-bench-oci", "run", "--bundle"];
-        let mut argv: Vec<String> = argv.map(str::to_string).to_vec();
-        argv.extend([bundle.clone(), "{id}".into()]);
-        candidates.push(Candidate {
-            name: "hull oci run",
-            start: Start { argv, env: Default::default() },
-            sees_v2: true,
-        });
-    }
-    for (name, title, sees_v2) in [("runc", "runc run", true), ("crun", "crun run", false)] {
-        if settings.wants(name) {
-            let root = format!("/run/hull-peers/{name}");
-            let start = stage::peer(&peers, name, &["--root", &root, "run", "--bundle", &bundle, "{id}"])?;
-            candidates.push(Candidate { name: title, start, sees_v2 });
-        }
-    }
-    let samples = rounds(settings, candidates)?;
-    figures::print(settings, "A runtime alone (six namespaces, minimal bundle)", "ms", &samples)
+    runtime::measure(settings)
 }
 
 /// What could be prepared; a reason on standard error for what could not.
@@ -89,7 +66,8 @@ fn noted<T>(name: &str, ready: Option<Result<T>>) -> Option<T> {
     }
 }
 
-fn rounds(settings: &Settings, candidates: Vec<Candidate>) -> Result<Vec<Samples>> {
+/// Runs the candidates in turn, with a pause before each, and gives their times.
+pub(super) fn rounds(settings: &Settings, candidates: &[Candidate], idle_ms: u64) -> Result<Vec<Samples>> {
     let mut plain = Worker::plain()?;
     let mut without_v2 = None;
     if candidates.iter().any(|candidate| !candidate.sees_v2) && has_both()? {
@@ -104,7 +82,7 @@ fn rounds(settings: &Settings, candidates: Vec<Candidate>) -> Result<Vec<Samples
             if failed[index] {
                 continue;
             }
-            std::thread::sleep(Duration::from_millis(settings.idle_ms));
+            std::thread::sleep(Duration::from_millis(idle_ms));
             let worker = without_v2.as_mut().filter(|_| !candidate.sees_v2).unwrap_or(&mut plain);
             match worker.time(&named(&candidate.start, &format!("bench-{round}-{index}"))) {
                 Ok(taken) if round >= WARM_UP_ROUNDS => samples[index].add(taken),
@@ -126,12 +104,13 @@ fn rounds(settings: &Settings, candidates: Vec<Candidate>) -> Result<Vec<Samples
 }
 
 /// Whether cgroup v1 and v2 are both mounted.
-fn has_both() -> Result<bool> {
+pub(super) fn has_both() -> Result<bool> {
     let hierarchies = crate::cgroups::hierarchies()?;
     Ok(hierarchies.iter().any(|one| one.is_v2) && hierarchies.iter().any(|one| !one.is_v2))
 }
 
-fn named(start: &Start, id: &str) -> Start {
+/// `start` with `id` in the place of `{id}`.
+pub(super) fn named(start: &Start, id: &str) -> Start {
     let argv = start.argv.iter().map(|word| if word == "{id}" { id.to_string() } else { word.clone() }).collect();
     Start { argv, env: start.env.clone() }
 }

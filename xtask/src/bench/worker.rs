@@ -1,7 +1,7 @@
 //! The process that starts what is measured: small, single-threaded, doing nothing else.
 //!
 //! It reads one request per line, starts the program (posix_spawn), waits for it, and answers with the time between,
-//! from the monotonic clock. A worker may sit in a mount namespace of its own: crun takes a machine that has cgroup v1
+//! from the monotonic clock, or with the most memory that the program has had. A worker may sit in a mount namespace of its own: crun takes a machine that has cgroup v1
 //! and v2 side by side for something else, so its worker sees the v1 hierarchies only.
 
 use std::collections::BTreeMap;
@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
 
 use crate::cgroups::{self, Hierarchy};
@@ -27,9 +28,18 @@ pub struct Start {
     pub env: BTreeMap<String, String>,
 }
 
+/// What to find out about a program.
+#[derive(Serialize, Deserialize)]
+enum Request {
+    /// How long it takes.
+    Time(Start),
+    /// How much memory it has had at most, kB, once a child of it runs a program of that name, which is ended then.
+    Peak(Start, String),
+}
+
 #[derive(Serialize, Deserialize)]
 struct Answer {
-    nanoseconds: u64,
+    value: u64,
     failure: Option<String>,
 }
 
@@ -69,13 +79,22 @@ impl Worker {
 
     /// How long `start` takes from its start to its end; an end other than 0 is an error with what it said.
     pub fn time(&mut self, start: &Start) -> Result<Duration> {
-        writeln!(self.requests, "{}", serde_json::to_string(start)?)?;
+        self.ask(&Request::Time(start.clone())).map(Duration::from_nanos).with_context(|| start.argv.join(" "))
+    }
+
+    /// The most memory that `start` has had, in kB, when a child of it runs the program `child`; both are ended.
+    pub fn peak_kb(&mut self, start: &Start, child: &str) -> Result<u64> {
+        self.ask(&Request::Peak(start.clone(), child.to_string())).with_context(|| start.argv.join(" "))
+    }
+
+    fn ask(&mut self, request: &Request) -> Result<u64> {
+        writeln!(self.requests, "{}", serde_json::to_string(request)?)?;
         let mut line = String::new();
         self.answers.read_line(&mut line)?;
         let answer: Answer = serde_json::from_str(&line).context("the worker is gone")?;
         match answer.failure {
-            Some(failure) => bail!("{}: {failure}", start.argv.join(" ")),
-            None => Ok(Duration::from_nanos(answer.nanoseconds)),
+            Some(failure) => bail!("{failure}"),
+            None => Ok(answer.value),
         }
     }
 
@@ -98,27 +117,64 @@ pub fn run(plan: Option<&Path>) -> Result<()> {
     }
     let mut output = std::io::stdout().lock();
     for line in std::io::stdin().lock().lines() {
-        let start: Start = serde_json::from_str(&line?)?;
-        writeln!(output, "{}", serde_json::to_string(&timed(&start)?)?)?;
+        let answer = match serde_json::from_str(&line?)? {
+            Request::Time(start) => timed(&start)?,
+            Request::Peak(start, child) => peak(&start, &child)?,
+        };
+        writeln!(output, "{}", serde_json::to_string(&answer)?)?;
         output.flush()?;
     }
     Ok(())
 }
 
 fn timed(start: &Start) -> Result<Answer> {
-    let (name, arguments) = start.argv.split_first().context("no program to start")?;
     let mut words = File::from(memfd_create("words", MemfdFlags::CLOEXEC)?);
+    let mut command = command(start, &words)?;
+    let began = Instant::now();
+    let status = command.spawn().with_context(|| start.argv.join(" "))?.wait()?;
+    let taken = began.elapsed();
+    let failure = if status.success() { None } else { Some(format!("{status} {}", said(&mut words)?)) };
+    Ok(Answer { value: u64::try_from(taken.as_nanos())?, failure })
+}
+
+fn command(start: &Start, words: &File) -> Result<Command> {
+    let (name, arguments) = start.argv.split_first().context("no program to start")?;
     let mut command = Command::new(name);
     command.args(arguments).envs(&start.env).stdin(Stdio::null()).stdout(Stdio::null()).stderr(words.try_clone()?);
-    let began = Instant::now();
-    let status = command.spawn().with_context(|| name.clone())?.wait()?;
-    let taken = began.elapsed();
-    let mut failure = None;
-    if !status.success() {
-        let mut bytes = Vec::new();
-        words.rewind()?;
-        words.read_to_end(&mut bytes)?;
-        failure = Some(format!("{status} {}", String::from_utf8_lossy(&bytes).trim()));
-    }
-    Ok(Answer { nanoseconds: u64::try_from(taken.as_nanos())?, failure })
+    Ok(command)
+}
+
+fn said(words: &mut File) -> Result<String> {
+    let mut bytes = Vec::new();
+    words.rewind()?;
+    words.read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).trim().to_string())
+}
+
+fn peak(start: &Start, child: &str) -> Result<Answer> {
+    let mut words = File::from(memfd_create("words", MemfdFlags::CLOEXEC)?);
+    let mut parent = command(start, &words)?.spawn().with_context(|| start.argv.join(" "))?;
+    let pid = loop {
+        if let Some(status) = parent.try_wait()? {
+            return Ok(Answer { value: 0, failure: Some(format!("{status} {}", said(&mut words)?)) });
+        }
+        if let Some(pid) = child_called(parent.id(), child) {
+            break pid;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    let status = std::fs::read_to_string(format!("/proc/{}/status", parent.id()))?;
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
+    let value = peak.trim().trim_end_matches(" kB").parse().context("VmHWM")?;
+    kill_process(pid, Signal::KILL).context("ending the container")?;
+    parent.wait()?;
+    Ok(Answer { value, failure: None })
+}
+
+/// The child of `parent` that runs the program `name`.
+fn child_called(parent: u32, name: &str) -> Option<Pid> {
+    let children = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).ok()?;
+    let is_called =
+        |pid: &&str| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == name);
+    Pid::from_raw(children.split_whitespace().find(is_called)?.parse().ok()?)
 }
