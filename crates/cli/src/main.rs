@@ -18,7 +18,7 @@ mod error;
 mod oci;
 mod output;
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -31,8 +31,15 @@ fn main() -> ExitCode {
         Entry::Init => hull_runtime::init_process::run(arguments),
         Entry::Hello => hull_engine::hello_main(),
         Entry::Runtime => oci::main(std::iter::once(called_as).chain(arguments).collect()),
-        Entry::CommandLine => commands::main(std::iter::once(called_as).chain(arguments).collect()),
+        Entry::CommandLine => command_line(std::iter::once(called_as).chain(arguments).collect()),
     }
+}
+
+/// `hull`. The OCI runtime below it is as hot as under its own names.
+fn command_line(words: Vec<OsString>) -> ExitCode {
+    let runtime = words.get(1).is_some_and(|word| word == "oci");
+    let done = if runtime { oci::below_hull(&words[1..]) } else { None };
+    done.unwrap_or_else(|| commands::main(words))
 }
 
 /// What this process is to be.

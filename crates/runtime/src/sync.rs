@@ -72,8 +72,10 @@ pub(crate) enum Message {
 #[derive(Debug)]
 pub(crate) struct Sync(OwnedFd);
 
-/// Longest message: a failure with a path and a kernel message.
-const MAXIMUM_BYTES: usize = 16 * 1024;
+/// Longest message: a failure with a path and a kernel message. One page, which is on the stack.
+const MAXIMUM_BYTES: usize = 4096;
+/// Characters left of a failure's subject and detail when they make the message too long. Each takes six bytes at most.
+const DETAIL_CHARACTERS: usize = 256;
 
 impl Sync {
     /// Both ends.
@@ -89,8 +91,7 @@ impl Sync {
 
     /// Sends a message, with a descriptor where one belongs to it.
     pub(crate) fn send(&self, message: &Message, fd: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
-        let mut bytes = serde_json::to_vec(message).map_err(|_| Errno::INVAL)?;
-        bytes.truncate(MAXIMUM_BYTES);
+        let bytes = encoded(message)?;
         let fds: Vec<BorrowedFd<'_>> = fd.into_iter().collect();
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
@@ -103,7 +104,7 @@ impl Sync {
 
     /// Waits for the next message; `None` is the end of the conversation.
     pub(crate) fn receive(&self) -> Result<Option<(Message, Option<OwnedFd>)>, Errno> {
-        let mut bytes = vec![0_u8; MAXIMUM_BYTES];
+        let mut bytes = [0_u8; MAXIMUM_BYTES];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let received = rustix::io::retry_on_intr(|| {
@@ -143,6 +144,23 @@ pub(crate) fn hand_over_listener(socket: BorrowedFd<'_>, listener: BorrowedFd<'_
     }
 }
 
+/// A message as it travels; a failure whose words are too many keeps the first of them.
+fn encoded(message: &Message) -> Result<Vec<u8>, Errno> {
+    let encode = |message: &Message| serde_json::to_vec(message).map_err(|_| Errno::INVAL);
+    let bytes = encode(message)?;
+    match message {
+        Message::Failed(failure) if bytes.len() > MAXIMUM_BYTES => {
+            let cut = |text: &str| text.chars().take(DETAIL_CHARACTERS).collect();
+            encode(&Message::Failed(InitFailure {
+                subject: cut(&failure.subject),
+                detail: cut(&failure.detail),
+                ..failure.clone()
+            }))
+        }
+        _ => Ok(bytes),
+    }
+}
+
 impl AsFd for Sync {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
@@ -178,5 +196,17 @@ mod tests {
         assert_eq!(other.receive().unwrap().unwrap().0, Message::Failed(failure));
         drop(one);
         assert!(other.receive().unwrap().is_none());
+    }
+
+    #[test]
+    fn a_failure_of_any_length_arrives() {
+        let (one, other) = Sync::pair().unwrap();
+        let failure = InitFailure::because(Step::Mount, "/\u{1}".repeat(9000), "\u{2}".repeat(9000));
+        one.send(&Message::Failed(failure), None).unwrap();
+        let Some((Message::Failed(heard), None)) = other.receive().unwrap() else { panic!("not the failure") };
+        assert_eq!(
+            (heard.subject.chars().count(), heard.detail.chars().count()),
+            (DETAIL_CHARACTERS, DETAIL_CHARACTERS)
+        );
     }
 }

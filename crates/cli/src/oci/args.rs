@@ -3,6 +3,7 @@
 //! Names and meanings are runc's, because container engines spell them out. Flags and commands that this runtime does
 //! not honour yet are recognised and refused by name.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, Args, Command, Subcommand};
@@ -14,7 +15,7 @@ const DEFAULT_ROOT: &str = "/run/hull-oci";
 
 /// What stands before the command.
 #[derive(Debug, Args)]
-pub struct OciArgs {
+pub struct FrontArgs {
     /// Folder of the containers' states
     #[arg(long, value_name = "DIR", default_value = DEFAULT_ROOT)]
     pub root: PathBuf,
@@ -32,8 +33,16 @@ pub struct OciArgs {
     pub criu: Option<String>,
     /// Have systemd make the cgroups of new containers
     #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true",
-        value_name = "BOOL", hide_default_value = true)]
+        value_name = "BOOL", hide_default_value = true, hide_possible_values = true)]
     pub systemd_cgroup: bool,
+}
+
+/// A whole command line.
+#[derive(Debug, Args)]
+pub struct OciArgs {
+    /// What stands before the command.
+    #[command(flatten)]
+    pub front: FrontArgs,
     /// Command
     #[command(subcommand)]
     pub command: OciCommand,
@@ -462,6 +471,31 @@ pub fn tree(name: &'static str) -> Command {
     parsed(Command::new(name).about("An OCI runtime: bundles become processes"))
 }
 
+/// [`tree`] with nothing but the command that `words` seem to name, for the commands that a container's life is made of.
+///
+/// Building every command takes several times as long as reading one. Where this finds a meaning it is the one that the
+/// whole tree finds; where it finds none (help, a mistake, a word that was taken for a command), the tree is to be asked.
+pub fn narrowed(name: &'static str, words: &[OsString]) -> Option<Command> {
+    let command = words.iter().skip(1).find_map(|word| frequent(word.to_str()?))?;
+    let command = taught(command.mut_args(switchable));
+    Some(framed(Command::new(name)).mut_args(switchable).subcommand(command).args_override_self(true))
+}
+
+fn frequent(word: &str) -> Option<Command> {
+    Some(match word {
+        "create" => BundleArgs::augment_args(Command::new("create")),
+        "run" => RunBundleArgs::augment_args(Command::new("run")),
+        "start" => IdArgs::augment_args(Command::new("start")),
+        "state" => IdArgs::augment_args(Command::new("state")),
+        "pause" => IdArgs::augment_args(Command::new("pause")),
+        "resume" => IdArgs::augment_args(Command::new("resume")),
+        "kill" => KillArgs::augment_args(Command::new("kill")),
+        "delete" => DeleteArgs::augment_args(Command::new("delete")),
+        "exec" => ExecArgs::augment_args(Command::new("exec")),
+        _ => return None,
+    })
+}
+
 /// As [`flagged`], for reading a command line: each switch also takes `=true` and `=false`, as with Go's programs.
 pub fn parsed(command: Command) -> Command {
     flagged(command).mut_args(switchable).mut_subcommands(|inner| inner.mut_args(switchable))
@@ -470,20 +504,29 @@ pub fn parsed(command: Command) -> Command {
 /// Adds the commands and their flags, with the refused ones.
 pub fn flagged(command: Command) -> Command {
     let about = command.get_about().cloned();
+    let command = OciCommand::augment_subcommands(framed(command)).mut_subcommands(taught);
+    command.args_override_self(true).about(about.unwrap_or_default())
+}
+
+/// Adds what stands before the command.
+fn framed(command: Command) -> Command {
     let help = Arg::new("help").long("help").short('h').help("Print this help").action(ArgAction::Help).global(true);
     let version = Arg::new("version").long("version").short('v').help("Print the version").action(ArgAction::Version);
-    let command = crate::args::later::recognise(OciArgs::augment_args(command), LATER)
+    crate::args::later::recognise(FrontArgs::augment_args(command), LATER)
         .version(concat!("version ", env!("CARGO_PKG_VERSION"), "\nspec: 1.3.0"))
+        .subcommand_required(true)
+        .arg_required_else_help(true)
         .disable_help_subcommand(true)
         .disable_help_flag(true)
         .disable_version_flag(true)
         .subcommand_help_heading("Commands")
-        .args([help, version]);
-    let command = command.mut_subcommands(|inner| {
-        let flags = later(inner.get_name());
-        crate::args::later::recognise(inner, flags).args_override_self(true)
-    });
-    command.args_override_self(true).about(about.unwrap_or_default())
+        .args([help, version])
+}
+
+/// Adds the flags of a command that are refused.
+fn taught(command: Command) -> Command {
+    let flags = later(command.get_name());
+    crate::args::later::recognise(command, flags).args_override_self(true)
 }
 
 fn switchable(argument: Arg) -> Arg {

@@ -46,13 +46,30 @@ const NO_COMMAND: u8 = 3;
 pub fn main(words: Vec<OsString>) -> ExitCode {
     let name = words.first().and_then(|word| Path::new(word).file_name());
     let name = if name.is_some_and(|name| name == "runc") { "runc" } else { "hull-runc" };
-    let matches = match args::tree(name).try_get_matches_from(&words) {
-        Ok(matches) => matches,
-        Err(error) => return without_command(&error, &words),
-    };
+    if let Some(code) = frequent(name, &words) {
+        return code;
+    }
+    match args::tree(name).try_get_matches_from(&words) {
+        Ok(matches) => begin(&matches, name),
+        Err(error) => without_command(&error, &words),
+    }
+}
+
+/// `hull oci`, as far as it needs nothing of the rest of the command line; `words` begin with `oci`.
+pub fn below_hull(words: &[OsString]) -> Option<ExitCode> {
+    frequent("hull oci", words)
+}
+
+/// One of the commands that a container's life is made of, when the words make sense as one.
+fn frequent(name: &'static str, words: &[OsString]) -> Option<ExitCode> {
+    let matches = args::narrowed(name, words)?.try_get_matches_from(words).ok()?;
+    Some(begin(&matches, name))
+}
+
+fn begin(matches: &ArgMatches, name: &str) -> ExitCode {
     let level = if matches.get_flag("debug") { tracing::Level::DEBUG } else { tracing::Level::WARN };
     tell(level, LogFormat::Text);
-    ExitCode::from(carry_out_and_tell(&matches, name))
+    ExitCode::from(carry_out_and_tell(matches, name))
 }
 
 /// Help, version, and command lines that are none.
@@ -111,10 +128,10 @@ fn refuse_later(matches: &ArgMatches) -> Result<(), Failure> {
 fn carry_out(matches: &ArgMatches, log: &Log) -> Result<u8, Failure> {
     refuse_later(matches)?;
     let arguments = OciArgs::from_arg_matches(matches).map_err(|error| Failure::Arguments(error.to_string()))?;
-    if arguments.criu.is_some() {
+    if arguments.front.criu.is_some() {
         eprintln!("WARNING: --criu ignored (criu binary from $PATH is used); do not use");
     }
-    let containers = Containers::new(&arguments.root).with_systemd(arguments.systemd_cgroup);
+    let containers = Containers::new(&arguments.front.root).with_systemd(arguments.front.systemd_cgroup);
     match &arguments.command {
         OciCommand::Create(bundle) => create::create(&containers, bundle)?,
         OciCommand::Run(run) => return create::run(&containers, run, log),

@@ -15,8 +15,11 @@ fn what_engines_write_is_understood() {
     let shim = "--root /run/containerd/runc/moby --log /b/log.json --log-format json create --bundle /b \
                 --pid-file /b/init.pid --console-socket /tmp/pty.sock box";
     let arguments = parse(shim).unwrap();
-    assert_eq!(arguments.root, Path::new("/run/containerd/runc/moby"));
-    assert_eq!((arguments.log.as_deref(), arguments.log_format.as_str()), (Some(Path::new("/b/log.json")), "json"));
+    assert_eq!(arguments.front.root, Path::new("/run/containerd/runc/moby"));
+    assert_eq!(
+        (arguments.front.log.as_deref(), arguments.front.log_format.as_str()),
+        (Some(Path::new("/b/log.json")), "json")
+    );
     let OciCommand::Create(create) = arguments.command else { panic!("not a create") };
     assert_eq!((create.id.as_str(), create.bundle.as_path()), ("box", Path::new("/b")));
     assert_eq!(create.pid_file.as_deref(), Some(Path::new("/b/init.pid")));
@@ -63,7 +66,7 @@ fn run_has_what_create_has_and_more() {
     };
     assert!(detach && keep && no_subreaper && bundle.no_new_keyring);
     assert_eq!(bundle.id, "box");
-    assert_eq!(arguments.root, Path::new("/run/hull-oci"));
+    assert_eq!(arguments.front.root, Path::new("/run/hull-oci"));
 }
 
 #[test]
