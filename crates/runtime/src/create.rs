@@ -173,7 +173,16 @@ impl PreparedCgroup {
 ///
 /// # Errors
 /// See [`CreateError`]; nothing is left behind.
-pub fn create(mut plan: InitPlan) -> Result<Created, CreateError> {
+pub fn create(plan: InitPlan) -> Result<Created, CreateError> {
+    create_and(plan, |_, _| ())
+}
+
+/// As [`create`]; `meanwhile` is called with the process id and the cgroup as soon as there are both, and runs beside
+/// the process, which builds its file systems then.
+///
+/// # Errors
+/// As [`create`].
+pub fn create_and(mut plan: InitPlan, meanwhile: impl FnOnce(i32, Option<&Cgroup>)) -> Result<Created, CreateError> {
     let classes = match plan.resctrl.take() {
         Some(wanted) => {
             let mut class = wanted.resctrl.enter(&wanted.class)?;
@@ -183,7 +192,7 @@ pub fn create(mut plan: InitPlan) -> Result<Created, CreateError> {
         }
         None => Vec::new(),
     };
-    match create_in_class(plan) {
+    match create_in_class(plan, meanwhile) {
         Ok(created) => Ok(Created { classes, ..created }),
         Err(error) => {
             leave_classes(&classes);
@@ -206,9 +215,9 @@ pub(crate) fn leave_own_classes(made: &[PathBuf]) {
     }
 }
 
-fn create_in_class(mut plan: InitPlan) -> Result<Created, CreateError> {
+fn create_in_class(mut plan: InitPlan, meanwhile: impl FnOnce(i32, Option<&Cgroup>)) -> Result<Created, CreateError> {
     let mut prepared = prepare_cgroup(&mut plan)?;
-    match launch(plan, prepared.as_mut()) {
+    match launch(plan, prepared.as_mut(), meanwhile) {
         Ok(mut created) => {
             created.cgroup = prepared.map(|prepared| prepared.cgroup);
             Ok(created)
@@ -241,8 +250,10 @@ fn prepare_cgroup(plan: &mut InitPlan) -> Result<Option<PreparedCgroup>, CreateE
         plan.waits_for_cgroup = true;
         return Ok(Some(PreparedCgroup { cgroup, entry: CgroupEntry::Unit(Some(Box::new(start))) }));
     }
-    let cgroup = layout.cgroup(&wanted.path).map_err(failed)?;
-    cgroup.create().map_err(failed)?;
+    let mut cgroup = layout.cgroup(&wanted.path).map_err(failed)?;
+    if !cgroup.create().map_err(failed)? {
+        cgroup.keep_parent();
+    }
     match cgroup.apply(&wanted.limits).and_then(|()| cgroup.joiner()) {
         Ok(joiner) => Ok(Some(PreparedCgroup { cgroup, entry: CgroupEntry::Joiner(joiner) })),
         Err(error) => {
@@ -260,6 +271,7 @@ fn ran_out_of_memory(cgroup: &Cgroup) -> bool {
 fn launch(
     mut plan: InitPlan,
     prepared: Option<&mut PreparedCgroup>,
+    meanwhile: impl FnOnce(i32, Option<&Cgroup>),
 ) -> Result<Created, (CreateError, Option<OwnedFd>)> {
     let early = |error| (error, None);
     let joiner = prepared.as_ref().and_then(|prepared| prepared.joiner());
@@ -272,6 +284,7 @@ fn launch(
         Cloned::Parent { pid, pidfd } => (pid, pidfd),
     };
     drop(theirs);
+    meanwhile(pid, prepared.as_ref().map(|prepared| &prepared.cgroup));
     let late_root = match plan.root.source.take() {
         Some(RootMount::InUserNamespace(make)) => Some(make),
         _ => None,

@@ -11,6 +11,7 @@ use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 
 use super::{Cgroup, CgroupError};
 
@@ -19,7 +20,7 @@ const NOT_A_CONTROLLER: [&str; 8] =
     ["rw", "ro", "xattr", "noprefix", "clone_children", "cpuset_v2_mode", "favordynmods", "seclabel"];
 
 /// One mounted cgroup hierarchy.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hierarchy {
     /// Where it is mounted.
     pub mount: PathBuf,
@@ -46,8 +47,8 @@ impl Hierarchy {
     }
 }
 
-/// Which hierarchies exist and where.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Which hierarchies exist and where. It can be stored, since reading it anew costs more the more mounts a machine has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Layout {
     legacy: Vec<Hierarchy>,
     unified: Option<Hierarchy>,
@@ -65,6 +66,10 @@ impl Layout {
         }
         let text = read_mountinfo().map_err(|errno| CgroupError::Mountinfo { source: errno.into() })?;
         Layout::from_mountinfo(&text)
+    }
+
+    pub(super) fn of(legacy: Vec<Hierarchy>, unified: Option<Hierarchy>) -> Layout {
+        Layout { legacy, unified }
     }
 
     /// The layout of a machine with v2 alone, mounted there.

@@ -67,6 +67,8 @@ pub struct Cgroup {
     unified: Option<Place>,
     /// The unit that systemd made it for.
     unit: Option<systemd::Unit>,
+    /// Whether the cgroup above it is somebody else's.
+    keeps_parent: bool,
 }
 
 /// The cgroup in one hierarchy.
@@ -93,11 +95,18 @@ enum Home<'a> {
 
 impl Cgroup {
     fn new(legacy: Vec<(Hierarchy, String)>, unified: Option<(Hierarchy, String)>) -> Cgroup {
-        Cgroup { legacy: legacy.into_iter().map(Place::new).collect(), unified: unified.map(Place::new), unit: None }
+        let legacy = legacy.into_iter().map(Place::new).collect();
+        Cgroup { legacy, unified: unified.map(Place::new), unit: None, keeps_parent: false }
     }
 
     fn places(&self) -> impl Iterator<Item = &Place> {
         self.legacy.iter().chain(&self.unified)
+    }
+
+    /// The hierarchies that it is in.
+    pub fn layout(&self) -> Layout {
+        let hierarchy = |place: &Place| place.hierarchy.clone();
+        Layout::of(self.legacy.iter().map(hierarchy).collect(), self.unified.as_ref().map(hierarchy))
     }
 
     /// The path, absolute from the top of each mount, as given to [`Layout::cgroup`].
@@ -139,7 +148,7 @@ impl Cgroup {
             Some(place) => Some(above(place)?),
             None => None,
         };
-        Some(Cgroup { legacy, unified, unit: None })
+        Some(Cgroup { legacy, unified, unit: None, keeps_parent: false })
     }
 
     /// The cgroup of that name below this one.
@@ -152,7 +161,8 @@ impl Cgroup {
         }
         let below = |place: &Place| Place::new((place.hierarchy.clone(), format!("{}/{name}", place.path)));
         let unified = self.unified.as_ref().map(below);
-        Ok(Cgroup { legacy: self.legacy.iter().map(below).collect(), unified, unit: None })
+        let legacy = self.legacy.iter().map(below).collect();
+        Ok(Cgroup { legacy, unified, unit: None, keeps_parent: false })
     }
 
     /// The cgroup at `path` below this one: in the hierarchy of one controller, elsewhere this one, or in every
@@ -196,29 +206,32 @@ impl Cgroup {
     /// Makes the cgroup and what is missing above it, in every hierarchy; on v2 switches the controllers on, on v1
     /// gives empty cpusets their parent's. An existing cgroup is taken over as it is.
     ///
+    /// Says whether something above it was missing, so that whoever takes it away again knows what else is theirs.
+    ///
     /// Safe against peers that create and remove cgroups under the same parent at the same time. When a hierarchy
     /// refuses, what was made before stays; [`Cgroup::remove_with_parent`] takes it away.
     ///
     /// # Errors
     /// [`CgroupError::Make`], and those of reading and filling a cpuset.
-    pub fn create(&self) -> Result<(), CgroupError> {
+    pub fn create(&self) -> Result<bool, CgroupError> {
+        let mut made_parent = false;
         for place in &self.legacy {
             let mount = &place.hierarchy.mount;
             if !place.hierarchy.controllers.iter().any(|name| name == "cpuset") {
-                tree::make(mount, &place.path, &|_| Ok(()))?;
+                made_parent |= tree::make(mount, &place.path, &|_| Ok(()))?;
                 continue;
             }
-            tree::make(mount, &place.path, &|folder| tree::prepare_cpuset(mount, folder))?;
+            made_parent |= tree::make(mount, &place.path, &|folder| tree::prepare_cpuset(mount, folder))?;
             tree::fill_cpuset(mount, &place.folder)?;
         }
         if let Some(place) = &self.unified {
-            tree::make(&place.hierarchy.mount, &place.path, &|_| Ok(()))?;
+            made_parent |= tree::make(&place.hierarchy.mount, &place.path, &|_| Ok(()))?;
             // Beside v1, v2's few controllers are switched on only when a limit needs one.
             if self.legacy.is_empty() {
                 unified::enable_usual(&place.hierarchy, &place.path)?;
             }
         }
-        Ok(())
+        Ok(made_parent)
     }
 
     /// Sets the limits of a cgroup that was just created and has no process yet.
@@ -522,15 +535,25 @@ impl Cgroup {
         Ok(gone)
     }
 
+    /// Lets [`Cgroup::remove_with_parent`] leave the cgroup above alone, because somebody else made it.
+    pub fn keep_parent(&mut self) {
+        self.keeps_parent = true;
+    }
+
+    /// Whether it does.
+    pub fn keeps_parent(&self) -> bool {
+        self.keeps_parent
+    }
+
     /// [`Cgroup::remove`], and then the parent if this was the last cgroup in it. For cgroups under an instance's own
-    /// parent, never for one under a parent that the user made. What is above a unit's cgroup is systemd's.
+    /// parent, and those under one that [`Cgroup::create`] made. What is above a unit's cgroup is systemd's.
     ///
     /// # Errors
     /// As [`Cgroup::remove`].
     pub fn remove_with_parent(&self) -> Result<(), CgroupError> {
         self.remove()?;
         match self.parent() {
-            Some(parent) if self.unit.is_none() => parent.remove_if_unused().map(drop),
+            Some(parent) if self.unit.is_none() && !self.keeps_parent => parent.remove_if_unused().map(drop),
             _ => Ok(()),
         }
     }

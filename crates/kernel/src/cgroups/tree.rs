@@ -24,17 +24,18 @@ const ROUNDS: u32 = 1000;
 pub(super) const REMOVAL_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Makes `mount/path` with all that is missing above it; what is there already is left as it is. `prepare` is run on
-/// each ancestor that this call made, before anything is made in it.
+/// each ancestor that this call made, before anything is made in it. Says whether there was one.
 pub(super) fn make(
     mount: &Path,
     path: &str,
     prepare: &dyn Fn(&Path) -> Result<(), CgroupError>,
-) -> Result<(), CgroupError> {
+) -> Result<bool, CgroupError> {
     let mode = Mode::from_raw_mode(0o755);
     let whole = mount.join(path.trim_start_matches('/'));
+    let mut made_ancestor = false;
     for _ in 0..ROUNDS {
         match mkdir(&whole, mode) {
-            Ok(()) | Err(Errno::EXIST) => return Ok(()),
+            Ok(()) | Err(Errno::EXIST) => return Ok(made_ancestor),
             Err(Errno::NOENT | Errno::NODEV) => {}
             Err(errno) => return Err(CgroupError::Make { path: whole, source: errno.into() }),
         }
@@ -46,10 +47,13 @@ pub(super) fn make(
             }
             folder.push(part);
             match mkdir(&folder, mode) {
-                Ok(()) => match prepare(&folder) {
-                    Err(error) if !is_gone(&error) => return Err(error),
-                    _ => {}
-                },
+                Ok(()) => {
+                    made_ancestor = true;
+                    match prepare(&folder) {
+                        Err(error) if !is_gone(&error) => return Err(error),
+                        _ => {}
+                    }
+                }
                 Err(Errno::EXIST) => {}
                 Err(Errno::NOENT | Errno::NODEV) => break,
                 Err(errno) => return Err(CgroupError::Make { path: folder, source: errno.into() }),

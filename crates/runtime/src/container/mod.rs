@@ -37,7 +37,7 @@ use hull_sys::signals::send_to_pidfd;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 
-use crate::create::{CreateError, Created, create, end, hear_start, leave_own_classes};
+use crate::create::{CreateError, Created, create_and, end, hear_start, leave_own_classes};
 use crate::hooks::{HookError, HookKind};
 use crate::listener::ListenerError;
 use crate::plan::{CgroupDriver, CgroupPlan, PlanError, PlanOptions, RootSource, Streams, plan};
@@ -453,15 +453,23 @@ fn create_in(
     let mut record = record(spec, &bundle, plan.cgroup.as_ref());
     // First, because the cgroup is in it: what is left when this process is killed can be found by that.
     exec::Template::of(spec, &record).write(folder)?;
-    let created = create(plan)?;
-    record.pid = created.pid;
-    record.classes = created.own_classes();
-    record.start_time = start_time(created.pid).unwrap_or_default();
-    if let Some(cgroup) = created.cgroup.as_ref().filter(|cgroup| cgroup.unit().is_some()) {
+    let mut drafted = Ok(());
+    let created = create_and(plan, |pid, cgroup| {
+        record.pid = pid;
+        record.start_time = start_time(pid).unwrap_or_default();
+        record.layout = cgroup.map(Cgroup::layout).filter(|layout| !layout.is_unified());
+        record.keeps_cgroup_parent = cgroup.is_some_and(Cgroup::keeps_parent);
+        drafted = record.draft(folder);
+    })?;
+    let late = created.cgroup.as_ref().filter(|cgroup| cgroup.unit().is_some());
+    let classes = created.own_classes();
+    if late.is_some() || !classes.is_empty() {
         // Where a user's units are, only that user's systemd knew.
-        record.cgroup = Some(cgroup.path().to_owned());
+        record.cgroup = late.map(|cgroup| cgroup.path().to_owned()).or(record.cgroup);
+        record.classes = classes;
+        drafted = drafted.and_then(|()| record.draft(folder));
     }
-    if let Err(error) = record.write(folder) {
+    if let Err(error) = drafted.and_then(|()| Record::publish(folder)) {
         created.abandon();
         return Err(error);
     }
@@ -483,11 +491,12 @@ fn create_in(
 
 /// Ends what is left in a container's cgroup, and the cgroup. A unit that has failed stays known to systemd without one.
 fn end_cgroup(cgroup: &Cgroup) -> Result<(), ContainerError> {
-    let exists = cgroup.exists();
-    if exists {
+    // Most have no process left, and then nothing has to be looked for and killed.
+    let gone = cgroup.unit().is_none() && cgroup.remove_if_unused()?;
+    if !gone && cgroup.exists() {
         cgroup.kill_all()?;
     }
-    if exists || cgroup.unit().is_some() {
+    if !gone || !cgroup.keeps_parent() {
         cgroup.remove_with_parent()?;
     }
     Ok(())
@@ -514,6 +523,8 @@ fn record(spec: &Spec, bundle: &Path, cgroup: Option<&CgroupPlan>) -> Record {
         rootfs: bundle.join(root),
         cgroup: cgroup.map(|cgroup| cgroup.path.clone()),
         own_pid_namespace: spec.linux.iter().flat_map(|linux| &linux.namespaces).any(is_own_pid),
+        layout: None,
+        keeps_cgroup_parent: false,
         classes: Vec::new(),
         unit: cgroup.and_then(|cgroup| Some(RecordedUnit::of(&cgroup.unit.as_ref()?.place.unit))),
         annotations: spec.annotations.clone(),

@@ -1,11 +1,11 @@
 //! What the runtime keeps of a container between its commands, and how a process is known again.
 //!
 //! A record is written once, to a new name that is renamed, when the process exists; a folder without one is a create
-//! that is in progress or was cut off.
+//! that is in progress or was cut off. It is written while the process builds its file systems, and renamed after that.
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use hull_kernel::cgroups::systemd::{Bus, Unit};
@@ -17,8 +17,9 @@ use super::ContainerError;
 use crate::hooks::HookPlan;
 
 const STATE_FILE: &str = "state.json";
+const DRAFT_FILE: &str = "state.json.new";
 /// Version of state.json.
-pub(super) const STATE_VERSION: u32 = 2;
+pub(super) const STATE_VERSION: u32 = 3;
 
 /// What state.json holds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -32,6 +33,12 @@ pub(super) struct Record {
     pub bundle: PathBuf,
     pub rootfs: PathBuf,
     pub cgroup: Option<String>,
+    /// Where cgroups are, so that later commands need not look through all mounts for them; not on a machine with v2
+    /// alone, where that is known at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layout: Option<Layout>,
+    /// Whether the cgroup above it was there before.
+    pub keeps_cgroup_parent: bool,
     /// Whether it is process 1 of a pid namespace made for it.
     pub own_pid_namespace: bool,
     /// Groups of resctrl that end with it.
@@ -81,13 +88,17 @@ impl Record {
         serde_json::from_slice(&text).map_err(|source| ContainerError::Json { path, source })
     }
 
-    /// Writes the record into `folder`.
-    pub fn write(&self, folder: &Path) -> Result<(), ContainerError> {
-        let path = folder.join(STATE_FILE);
+    /// Writes the record into `folder`, under a name that is not the record's yet.
+    pub fn draft(&self, folder: &Path) -> Result<(), ContainerError> {
+        let path = folder.join(DRAFT_FILE);
         let text = serde_json::to_vec(self).map_err(|source| ContainerError::Json { path: path.clone(), source })?;
-        let temporary = folder.join("state.json.new");
-        fs::write(&temporary, text).map_err(ContainerError::file("write", &temporary))?;
-        fs::rename(&temporary, &path).map_err(ContainerError::file("rename", &path))
+        fs::write(&path, text).map_err(ContainerError::file("write", &path))
+    }
+
+    /// Gives what was written last its name.
+    pub fn publish(folder: &Path) -> Result<(), ContainerError> {
+        let path = folder.join(STATE_FILE);
+        fs::rename(folder.join(DRAFT_FILE), &path).map_err(ContainerError::file("rename", &path))
     }
 
     /// The process that was recorded, while it has not ended.
@@ -98,7 +109,14 @@ impl Record {
     /// The cgroup, when the container has one.
     pub fn cgroup(&self) -> Result<Option<Cgroup>, ContainerError> {
         match &self.cgroup {
-            Some(path) => Ok(Some(in_unit(Layout::detect()?.cgroup(path)?, self.unit.as_ref()))),
+            Some(path) => {
+                let layout = self.layout.clone().map_or_else(Layout::detect, Ok)?;
+                let mut cgroup = in_unit(layout.cgroup(path)?, self.unit.as_ref());
+                if self.keeps_cgroup_parent {
+                    cgroup.keep_parent();
+                }
+                Ok(Some(cgroup))
+            }
             None => Ok(None),
         }
     }
@@ -123,7 +141,10 @@ impl Record {
 
 /// Start time of a process that is not a zombie, in clock ticks since boot (proc_pid_stat(5), field 22).
 pub(super) fn start_time(pid: i32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The line has 52 fields of at most 20 digits and a name of at most 64 bytes.
+    let mut line = [0; 1280];
+    let length = fs::File::open(format!("/proc/{pid}/stat")).and_then(|mut file| file.read(&mut line)).ok()?;
+    let stat = String::from_utf8_lossy(&line[..length]);
     let mut fields = stat.rsplit_once(") ")?.1.split(' ');
     match fields.next()? {
         "Z" | "X" => None,

@@ -90,10 +90,11 @@ fn restore_in(folder: &Path, spec: &Spec, request: &RestoreRequest<'_>, program:
     let mut record = super::record(spec, &bundle, wanted.as_ref());
     exec::Template::of(spec, &record).write(folder)?;
     let cgroup = wanted.as_ref().map(prepare).transpose()?;
+    record.keeps_cgroup_parent = cgroup.as_ref().is_some_and(Cgroup::keeps_parent);
     let result = run(folder, &record, spec, request, program, cgroup.as_ref()).and_then(|new| {
         record.pid = new.pid;
         record.start_time = start_time(new.pid).unwrap_or_default();
-        record.write(folder)?;
+        record.draft(folder).and_then(|()| Record::publish(folder))?;
         run_poststart(request.id, &record).map(|()| new)
     });
     if let (Err(_), Some(cgroup)) = (&result, &cgroup) {
@@ -106,9 +107,11 @@ fn restore_in(folder: &Path, spec: &Spec, request: &RestoreRequest<'_>, program:
 /// Makes the cgroup with its limits.
 fn prepare(wanted: &CgroupPlan) -> Result<Cgroup, ContainerError> {
     let failed = |source: CgroupError| CreateError::Cgroup { path: wanted.path.clone(), source };
-    let cgroup = Layout::detect().and_then(|layout| layout.cgroup(&wanted.path)).map_err(failed)?;
-    let limited = cgroup.create().and_then(|()| cgroup.apply(&wanted.limits));
-    if let Err(error) = limited {
+    let mut cgroup = Layout::detect().and_then(|layout| layout.cgroup(&wanted.path)).map_err(failed)?;
+    if !cgroup.create().map_err(failed)? {
+        cgroup.keep_parent();
+    }
+    if let Err(error) = cgroup.apply(&wanted.limits) {
         let _ = cgroup.remove_with_parent();
         return Err(failed(error).into());
     }
