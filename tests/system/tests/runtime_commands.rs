@@ -495,9 +495,11 @@ fn without_criu_it_says_so() {
 
 #[test]
 fn criu_is_told_what_of_a_container_is_external() {
-    let bundle = sleeper(|config| {
+    let bundle = sleeper(|_| {});
+    let outside = bundle.hull.write("outside", "");
+    bundle.configure(|config| {
         let mounts = config["mounts"].as_array_mut().expect("mounts");
-        mounts.push(json!({"destination": "/etc/outside", "source": "/etc/hostname", "options": ["bind", "ro"]}));
+        mounts.push(json!({"destination": "/etc/outside", "source": outside, "options": ["bind", "ro"]}));
         config["linux"]["maskedPaths"] = json!(["/proc/keys", "/proc/acpi"]);
     });
     let (folder, path) = criu(&bundle);

@@ -157,6 +157,9 @@ fn quoted(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hull_oci::runtime::Status;
+    use hull_runtime::failure::{InitFailure, Step};
+    use rustix::io::Errno;
 
     #[test]
     fn log_lines_are_those_that_engines_read() {
@@ -197,27 +200,75 @@ mod tests {
         assert_eq!(of("runc --log").path, None);
     }
 
-    /// What containerd, dockerd, podman and CRI-O look for in what a runtime says.
+    /// A failure of a command on a container as its caller reads it.
+    fn said(error: ContainerError) -> String {
+        line(&Failure::Runtime(error))
+    }
+
+    /// A create, start or exec whose process failed at a step.
+    fn step(step: Step, subject: &str, errno: Errno) -> String {
+        said(ContainerError::Create(InitFailure::new(step, subject, errno).into()))
+    }
+
+    /// The words that programs and people look for in what a runtime says, where, and what is said here.
+    fn clients_words() -> Vec<(&'static str, String)> {
+        let file =
+            |errno: Errno| ContainerError::File { action: "open", path: "/b/config.json".into(), source: errno.into() };
+        vec![
+            // moby daemon/errors.go translateContainerdStartErr (exit code 127); podman libpod/oci_util.go
+            // getOCIRuntimeError (127); both in any case of letters.
+            ("executable file not found in $PATH", step(Step::Exec, "nope", Errno::NOENT)),
+            ("no such file or directory", step(Step::Exec, "/nope", Errno::NOENT)),
+            ("no such file or directory", said(file(Errno::NOENT))),
+            // The same two (126): EACCES in moby, this or the next in podman.
+            ("permission denied", step(Step::Exec, "/etc", Errno::ACCESS)),
+            ("permission denied", said(file(Errno::ACCESS))),
+            ("operation not permitted", step(Step::Exec, "/x", Errno::PERM)),
+            // moby daemon/errors.go: ENOTDIR, a file mounted onto a directory or the other way round.
+            ("not a directory", step(Step::Mount, "/x", Errno::NOTDIR)),
+            // containerd cmd/containerd-shim-runc-v2/process/utils.go checkKillError, which makes "process already
+            // finished" of it and "no such container" of the next.
+            ("container not running", said(ContainerError::NotRunning)),
+            ("does not exist", said(ContainerError::Missing)),
+            // runc libcontainer/error.go, exec.go, start.go, delete.go and checkpoint.go: not matched by the programs above,
+            // but shown as they are to their users, whose scripts look for them.
+            ("container with given ID already exists", said(ContainerError::Exists)),
+            ("container does not exist", said(ContainerError::Missing)),
+            ("container not running", said(ContainerError::CannotPause)),
+            ("container not paused", said(ContainerError::NotPaused)),
+            ("cannot exec in a stopped container", said(ContainerError::ExecStopped)),
+            ("cannot exec in a paused container (use --ignore-paused to override)", said(ContainerError::ExecPaused)),
+            (
+                "cannot start an already running container",
+                said(ContainerError::NotCreated("an already running container")),
+            ),
+            (
+                "cannot start a container that has stopped",
+                said(ContainerError::NotCreated("a container that has stopped")),
+            ),
+            (
+                "cannot delete container box that is not stopped: running",
+                said(ContainerError::NotStopped { id: "box".to_owned(), status: Status::Running }),
+            ),
+            (
+                "Container cannot be checkpointed in created state",
+                said(ContainerError::CannotCheckpoint(Status::Created)),
+            ),
+            // runc libcontainer/container_linux.go, what every message of a process that could not be started begins with.
+            ("unable to start container process: exec: \"nope\"", step(Step::Exec, "nope", Errno::NOENT)),
+        ]
+    }
+
     #[test]
     fn the_words_that_clients_match_on() {
-        let container = |error| line(&Failure::Runtime(error));
-        assert_eq!(container(ContainerError::Missing), "container does not exist");
-        assert_eq!(container(ContainerError::Exists), "container with given ID already exists");
-        assert_eq!(container(ContainerError::NotRunning), "container not running");
-        let path = ContainerError::File {
-            action: "open",
-            path: "/b/config.json".into(),
-            source: rustix::io::Errno::NOENT.into(),
-        };
-        assert_eq!(container(path), "open /b/config.json: no such file or directory");
-        let not_found = hull_runtime::failure::InitFailure::new(
-            hull_runtime::failure::Step::Exec,
-            "nope",
-            rustix::io::Errno::NOENT,
-        );
-        assert_eq!(
-            container(ContainerError::Create(not_found.into())),
-            "unable to start container process: exec: \"nope\": executable file not found in $PATH"
-        );
+        for (words, said) in clients_words() {
+            assert!(said.contains(words), "{words:?} is not in {said:?}");
+            assert_eq!(said.lines().count(), 1, "{said:?}");
+            let now = jiff::Timestamp::from_second(1_700_000_000).unwrap();
+            let line: serde_json::Value =
+                serde_json::from_str(&log_line("json", Gravity::Error, &said, now)).expect("a line of JSON");
+            // What containerd's getLastRuntimeError and podman's ociError read back.
+            assert_eq!((line["level"].as_str(), line["msg"].as_str()), (Some("error"), Some(said.as_str())));
+        }
     }
 }
