@@ -1,5 +1,11 @@
 //! The folder that a layer becomes: every entry put in its place beneath it.
+//!
+//! Symbolic links on the way to an entry are those that the layer itself has brought, and they are followed as if the
+//! layer were the root of everything, as docker does (it unpacks in a chroot(2)). They are followed here, by name, until
+//! the path has none; the kernel then opens it with `RESOLVE_BENEATH` and `RESOLVE_NO_SYMLINKS` (openat2(2)), so that no
+//! archive can lead outside whatever its links say.
 
+use std::collections::VecDeque;
 use std::ffi::OsStr;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -9,7 +15,7 @@ use hull_kernel::tree::remove_tree;
 use rustix::fs::{
     AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags,
     chmodat, chownat, fchmod, fchown, fsetxattr, fstat, ftruncate, futimens, linkat, lsetxattr, makedev, mkdirat,
-    mknodat, openat, openat2, statat, symlinkat, unlinkat, utimensat,
+    mknodat, openat, openat2, readlinkat, statat, symlinkat, unlinkat, utimensat,
 };
 use rustix::io::Errno;
 
@@ -24,6 +30,8 @@ const OPAQUE_ATTRIBUTE: &str = "trusted.overlay.opaque";
 const BUFFER_BYTES: usize = 256 * 1024;
 /// How many parents stay open: an archive goes down into a folder and comes back.
 const OPEN_PARENTS: usize = 8;
+/// Symbolic links that are followed on the way to one entry; as many as the kernel follows (path_resolution(7)).
+const LINKS_MAX: usize = 40;
 /// Mode bits that making a file or folder does not set, or that a change of owner or a write takes away.
 const SPECIAL_BITS: u32 = 0o7000;
 /// A folder with this bit hands its group down, so it is set when everything is in it.
@@ -93,7 +101,7 @@ impl<'a> Layer<'a> {
 
     /// Puts one entry where it belongs, reading its content from the archive.
     pub(super) fn place<R: Read>(&mut self, entry: &Entry, content: &mut Headers<'_, R>) -> Result<(), UnpackError> {
-        let place = Place { entry, path: self.normal(&entry.path, entry)? };
+        let mut place = Place { entry, path: self.normal(&entry.path, entry)? };
         check_attributes(entry)?;
         if place.path.is_empty() {
             return self.place_root(&place);
@@ -101,7 +109,7 @@ impl<'a> Layer<'a> {
         if is_bookkeeping_of_aufs(&place.path) {
             return Ok(());
         }
-        let parent = self.open_parent(&place)?;
+        let parent = self.open_parent(&mut place)?;
         self.place_in(parent.as_fd(), &place, content)?;
         if self.parents.len() == OPEN_PARENTS {
             self.parents.remove(0);
@@ -190,12 +198,7 @@ impl<'a> Layer<'a> {
                 b"" | b"." => {}
                 b".." if normal.is_empty() => return refused("it leads out of the layer"),
                 b".." => normal.truncate(normal.iter().rposition(|byte| *byte == b'/').unwrap_or(0)),
-                component => {
-                    if !normal.is_empty() {
-                        normal.push(b'/');
-                    }
-                    normal.extend_from_slice(component);
-                }
+                component => append(&mut normal, component),
             }
         }
         Ok(normal)
@@ -215,18 +218,52 @@ impl<'a> Layer<'a> {
         Ok(())
     }
 
-    /// Opens the parent, making folders that the archive did not mention.
-    fn open_parent(&mut self, place: &Place<'_>) -> Result<OwnedFd, UnpackError> {
-        let wanted = place.parent();
-        if let Some(index) = self.parents.iter().position(|(path, _)| path == wanted) {
-            return Ok(self.parents.remove(index).1);
+    /// Opens the parent, making folders that the archive did not mention. Links on the way are followed, and the place
+    /// is then the one that they lead to.
+    fn open_parent(&mut self, place: &mut Place<'_>) -> Result<OwnedFd, UnpackError> {
+        for _ in 0..2 {
+            let wanted = place.parent();
+            if let Some(index) = self.parents.iter().position(|(path, _)| path == wanted) {
+                return Ok(self.parents.remove(index).1);
+            }
+            match open_beneath(self.root, wanted) {
+                Ok(parent) => return Ok(parent),
+                Err(Errno::NOENT | Errno::NOTDIR) => return self.make_parents(place),
+                Err(Errno::LOOP) => place.path = self.followed(place)?,
+                Err(errno) => return Err(place.failed("open the parent of")(errno)),
+            }
         }
-        match open_beneath(self.root, wanted) {
-            Ok(parent) => Ok(parent),
-            Err(Errno::NOENT | Errno::NOTDIR) => self.make_parents(place),
-            Err(Errno::LOOP) => Err(place.refused("one of its parents is a symbolic link")),
-            Err(errno) => Err(place.failed("open the parent of")(errno)),
+        Err(place.refused("one of its parents is a symbolic link"))
+    }
+
+    /// The path of a place without symbolic links on the way to it. What is not there yet is no link.
+    fn followed(&self, place: &Place<'_>) -> Result<Vec<u8>, UnpackError> {
+        let components =
+            |path: &[u8]| -> Vec<Vec<u8>> { path.split(|byte| *byte == b'/').map(<[u8]>::to_vec).collect() };
+        let mut rest = VecDeque::from(components(place.parent()));
+        let (mut done, mut links) = (Vec::new(), 0);
+        while let Some(component) = rest.pop_front() {
+            match component.as_slice() {
+                b"" | b"." => {}
+                b".." => done.truncate(done.iter().rposition(|byte| *byte == b'/').unwrap_or(0)),
+                name => match link_beneath(self.root, &done, name).map_err(place.failed("follow a parent of"))? {
+                    None => append(&mut done, name),
+                    Some(_) if links == LINKS_MAX => return Err(place.refused("too many symbolic links lead to it")),
+                    Some(target) => {
+                        links += 1;
+                        if target.starts_with(b"/") {
+                            done.clear();
+                        }
+                        components(&target).into_iter().rev().for_each(|component| rest.push_front(component));
+                    }
+                },
+            }
+            if done.len() > self.options.path_bytes_max {
+                return Err(place.refused("the path is too long"));
+            }
         }
+        append(&mut done, place.name().as_bytes());
+        Ok(done)
     }
 
     fn make_parents(&self, place: &Place<'_>) -> Result<OwnedFd, UnpackError> {
@@ -235,10 +272,8 @@ impl<'a> Layer<'a> {
         for end in ends.chain([wanted.len()]) {
             let path = &wanted[..end];
             let start = path.iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
-            let above = open_beneath(self.root, &path[..start.saturating_sub(1)]).map_err(|errno| match errno {
-                Errno::LOOP => place.refused("one of its parents is a symbolic link"),
-                errno => place.failed("open the parent of")(errno),
-            })?;
+            let above = open_beneath(self.root, &path[..start.saturating_sub(1)])
+                .map_err(place.failed("open the parent of"))?;
             self.make_parent(above.as_fd(), OsStr::from_bytes(&path[start..]), place)?;
         }
         open_beneath(self.root, wanted).map_err(place.failed("open the parent of"))
@@ -331,11 +366,15 @@ impl<'a> Layer<'a> {
             target: shown(&entry.link),
             source: errno.into(),
         };
-        let target = Place { entry, path: self.normal(&entry.link, entry)? };
+        let mut target = Place { entry, path: self.normal(&entry.link, entry)? };
         let above = match open_beneath(self.root, target.parent()) {
-            Err(Errno::LOOP) => return Err(place.refused("a parent of what it links to is a symbolic link")),
-            other => other.map_err(failed)?,
-        };
+            Err(Errno::LOOP) => {
+                target.path = self.followed(&target)?;
+                open_beneath(self.root, target.parent())
+            }
+            other => other,
+        }
+        .map_err(failed)?;
         let stat = statat(&above, target.name(), AtFlags::SYMLINK_NOFOLLOW).map_err(failed)?;
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory => return Err(failed(Errno::ISDIR)),
@@ -457,6 +496,27 @@ fn open_beneath(root: BorrowedFd<'_>, path: &[u8]) -> Result<OwnedFd, Errno> {
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     let path: &[u8] = if path.is_empty() { b"." } else { path };
     openat2(root, OsStr::from_bytes(path), flags, Mode::empty(), resolve)
+}
+
+/// Where the symbolic link `name` in the folder `above` beneath the root points to; none when it is something else, or
+/// not there.
+fn link_beneath(root: BorrowedFd<'_>, above: &[u8], name: &[u8]) -> Result<Option<Vec<u8>>, Errno> {
+    let above = match open_beneath(root, above) {
+        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
+        other => other?,
+    };
+    match readlinkat(&above, OsStr::from_bytes(name), Vec::new()) {
+        Ok(target) => Ok(Some(target.into_bytes())),
+        Err(Errno::INVAL | Errno::NOENT) => Ok(None),
+        Err(errno) => Err(errno),
+    }
+}
+
+fn append(path: &mut Vec<u8>, component: &[u8]) {
+    if !path.is_empty() {
+        path.push(b'/');
+    }
+    path.extend_from_slice(component);
 }
 
 fn check_attributes(entry: &Entry) -> Result<(), UnpackError> {
