@@ -195,6 +195,8 @@ fn a_full_disk_is_told_and_nothing_half_stays() {
     assert_eq!((lines.last(), run.code), (Some(&"layer 4"), 0), "{run:#?}");
     assert!(run.stderr.contains("No space left") || run.stderr.contains("full"), "{run:#?}");
     assert_eq!(run.stderr.matches("Error:").count(), 1, "{run:#?}");
+    let belongs = |line: &str| ["Error: ", "  caused by: ", "Hint: "].iter().any(|head| line.starts_with(head));
+    assert!(run.stderr.lines().all(belongs), "nothing but the error: {run:#?}");
 }
 
 #[test]
