@@ -20,6 +20,22 @@ fn a_terminal_is_a_real_one_and_is_given_back_fallback() {
 }
 
 #[test]
+fn a_program_begins_on_a_terminal_of_the_windows_size() {
+    let hull = Hull::with_busybox();
+    hull.ok(&["run", "-d", "--name", "box", "busybox", "sleep", "1000"]);
+    hull.ok(&["create", "-it", "--name", "again", "busybox", "stty", "size"]);
+    // Programs that look once, at their very beginning.
+    let run = ["run", "--rm", "-it", "busybox", "stty", "size"];
+    for words in [&run[..], &["start", "-ai", "again"], &["exec", "-it", "box", "stty", "size"]] {
+        for _ in 0..5 {
+            let mut terminal = Terminal::start(&hull, words);
+            assert_eq!(terminal.shown("\n"), "24 80\r\n", "{words:?}");
+            assert_eq!(terminal.code(), 0);
+        }
+    }
+}
+
+#[test]
 fn the_size_follows_the_window() {
     let hull = Hull::with_busybox();
     let script = "trap 'stty size' WINCH; stty size; while :; do sleep 0.02; done";

@@ -21,7 +21,7 @@ pub fn run(arguments: ExecArgs, context: &Context) -> Result<u8, Failure> {
     if !arguments.detach {
         streams.check()?;
     }
-    let request = request(&arguments)?;
+    let request = request(&arguments, streams)?;
     let container = &arguments.container_and_command[0];
     let engine = context.engine()?;
     let flags = AttachFlags { stdin: streams.stdin, stdout: true, stderr: true, foreground: true };
@@ -33,9 +33,8 @@ pub fn run(arguments: ExecArgs, context: &Context) -> Result<u8, Failure> {
     foreground::session(client, &streams.options(started.session, keys, true))
 }
 
-fn request(arguments: &ExecArgs) -> Result<ExecRequest, Failure> {
+fn request(arguments: &ExecArgs, streams: Streams) -> Result<ExecRequest, Failure> {
     let variables = env::variables(&arguments.env_file, &arguments.env, &Process).map_err(RequestError::File)?;
-    let size = arguments.tty.then(|| hull_kernel::terminal::window_size(std::io::stdin()).ok()).flatten();
     Ok(ExecRequest {
         command: arguments.container_and_command[1..].to_vec(),
         // A bare name that this process does not have asks for nothing here: the container's variable stays.
@@ -45,6 +44,6 @@ fn request(arguments: &ExecArgs) -> Result<ExecRequest, Failure> {
         tty: arguments.tty,
         interactive: arguments.interactive,
         privileged: arguments.privileged,
-        console_size: size.map(|size| (size.rows, size.columns)),
+        console_size: streams.window(),
     })
 }

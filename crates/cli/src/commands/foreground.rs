@@ -34,6 +34,12 @@ impl Streams {
         Ok(())
     }
 
+    /// Rows and columns that the session's terminal begins with.
+    pub fn window(self) -> Option<(u16, u16)> {
+        let size = if self.tty { attach::own_window_size() } else { None };
+        size.map(|size| (size.rows, size.columns))
+    }
+
     /// How to attach to a session with such streams.
     pub fn options(self, session: u32, detach_keys: DetachKeys, forward_signals: bool) -> AttachOptions {
         AttachOptions { session, tty: self.tty, stdin: self.stdin, detach_keys, forward_signals, redraw: false }

@@ -25,7 +25,8 @@ pub fn run(arguments: RunArgs, context: &Context) -> Result<u8, Failure> {
     let engine = context.engine()?;
     let created = create(&engine, request, arguments.container.quiet)?;
     let id = created.id;
-    let client = match begin(&engine, &id, arguments.detach, cid_file.as_mut()) {
+    let foreground = (!arguments.detach).then_some(streams);
+    let client = match begin(&engine, &id, foreground, cid_file.as_mut()) {
         Ok(client) => client,
         Err(failure) => {
             discard(&engine, &id);
@@ -44,19 +45,19 @@ pub fn run(arguments: RunArgs, context: &Context) -> Result<u8, Failure> {
     }
 }
 
-/// Writes the id's file and starts the container; the client is that of the foreground.
+/// Writes the id's file and starts the container; the client is that of the foreground, whose streams are given.
 fn begin(
     engine: &Engine,
     id: &ContainerId,
-    detach: bool,
+    foreground: Option<Streams>,
     cid_file: Option<&mut CidFile>,
 ) -> Result<Option<Client>, Failure> {
     if let Some(file) = &cid_file {
         file.write(id)?;
     }
-    let client = match detach {
-        true => engine.start(id.as_str()).map(|()| None)?,
-        false => engine.start_attached(id.as_str()).map(Some)?,
+    let client = match foreground {
+        None => engine.start(id.as_str()).map(|()| None)?,
+        Some(streams) => engine.start_attached(id.as_str(), streams.window()).map(Some)?,
     };
     if let Some(file) = cid_file {
         file.keep();

@@ -34,7 +34,7 @@ pub fn run(arguments: StartArgs, context: &Context) -> Result<u8, Failure> {
     if engine.state(&id)?.is_running() {
         return attach::to_running(&engine, name, streams, keys, true, context);
     }
-    let client = engine.start_attached(name)?;
+    let client = engine.start_attached(name, streams.window())?;
     foreground::container(&engine, &id, client, &streams.options(0, keys, true), true, context)
 }
 

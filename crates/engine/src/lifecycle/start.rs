@@ -18,7 +18,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use hull_kernel::cgroups::{Cgroup, Layout};
-use hull_oci::runtime::{LinuxNamespace, LinuxNamespaceType, Spec};
+use hull_oci::runtime::{ConsoleSize, LinuxNamespace, LinuxNamespaceType, Spec};
 use hull_runtime::create::CreateError;
 use hull_runtime::plan::{CgroupDriver, InitPlan, PlanOptions, RootSource, Streams};
 use hull_supervisor::client::Client;
@@ -47,6 +47,13 @@ pub const CONFIG_FILE: &str = "config.json";
 enum Report {
     Running,
     Failed { exit_code: i32, message: String },
+}
+
+/// A client that is there from the beginning.
+#[derive(Clone, Copy)]
+struct Attached {
+    /// Rows and columns of its terminal.
+    window: Option<(u16, u16)>,
 }
 
 /// What A has opened before it forks.
@@ -90,19 +97,20 @@ impl Engine {
     /// Why it cannot be started; nothing of the start is left then.
     pub fn start(&self, name: &str) -> Result<(), EngineError> {
         let id = self.resolve(name)?;
-        self.launch(&id, false).map(drop)
+        self.launch(&id, None).map(drop)
     }
 
-    /// Starts a container and returns a client that has been attached since before its first byte.
+    /// Starts a container and returns a client that has been attached since before its first byte. Its terminal begins
+    /// with `window`, rows and columns.
     ///
     /// # Errors
     /// As [`Engine::start`].
-    pub fn start_attached(&self, name: &str) -> Result<Client, EngineError> {
+    pub fn start_attached(&self, name: &str, window: Option<(u16, u16)>) -> Result<Client, EngineError> {
         let id = self.resolve(name)?;
-        self.launch(&id, true)?.ok_or(EngineError::SupervisorLost { id })
+        self.launch(&id, Some(Attached { window }))?.ok_or(EngineError::SupervisorLost { id })
     }
 
-    fn launch(&self, id: &ContainerId, attached: bool) -> Result<Option<Client>, EngineError> {
+    fn launch(&self, id: &ContainerId, attached: Option<Attached>) -> Result<Option<Client>, EngineError> {
         let state = self.roots().runtime_state(id.as_str());
         let lock = take_lock(&state, id)?;
         let held = lock.try_clone().map_err(EngineError::path("lock", &state))?;
@@ -113,12 +121,15 @@ impl Engine {
             }
         })?;
         drop(held);
-        self.fork(prepared, attached)
+        self.fork(prepared, attached.is_some())
     }
 
     /// Opens and decides everything.
-    fn prepare(&self, id: &ContainerId, lock: OwnedFd, attached: bool) -> Result<Prepared, EngineError> {
-        let start = self.prepare_start(id)?;
+    fn prepare(&self, id: &ContainerId, lock: OwnedFd, attached: Option<Attached>) -> Result<Prepared, EngineError> {
+        let mut start = self.prepare_start(id)?;
+        if let (Some(process), Some(Attached { window: Some((rows, columns)) })) = (&mut start.spec.process, attached) {
+            process.console_size = Some(ConsoleSize { height: rows.into(), width: columns.into() });
+        }
         let state = start.state_dir.clone();
         remove_stale_record(&self.roots().container(id.as_str()))?;
         let (ends, streams) = streams(&state, &start)?;
@@ -129,7 +140,8 @@ impl Engine {
         };
         let request = &start.record.request;
         // Docker's StdinOnce: what is started attached reads its client's stdin to the end; later clients come and go.
-        let (stdin_once, auto_remove) = (request.interactive && !request.tty && attached, request.auto_remove);
+        let (stdin_once, auto_remove) =
+            (request.interactive && !request.tty && attached.is_some(), request.auto_remove);
         let way = match start.runtime.clone() {
             Some(program) => Way::External(self.external(id, program, start, streams)?),
             None => Way::BuiltIn(Box::new(built_in(start, streams)?)),

@@ -15,7 +15,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use hull_kernel::terminal::{self, RawMode, TerminalError};
+use hull_kernel::terminal::{self, RawMode, TerminalError, WindowSize};
 use hull_sys::signals::{self, SignalFd};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::FileType;
@@ -103,6 +103,11 @@ const TERMINAL_CHUNK: usize = 512;
 const PIPE_CHUNK: usize = 4096;
 /// Bytes read from stdin at once.
 const STDIN_CHUNK: usize = 16 * 1024;
+
+/// The size of the terminal that a session would be shown on: that of our output, else of our input.
+pub fn own_window_size() -> Option<WindowSize> {
+    terminal::window_size(io::stdout()).or_else(|_| terminal::window_size(io::stdin())).ok()
+}
 
 /// Connects the standard streams of this process to the session that `client` is attached to, until one side ends.
 ///
@@ -285,8 +290,7 @@ impl<'a> Attached<'a> {
 
     /// Tells the session the size of our terminal; with `redraw` a wrong size first.
     fn send_size(&mut self, redraw: bool) {
-        let size = terminal::window_size(io::stdout()).or_else(|_| terminal::window_size(io::stdin()));
-        if let (true, Ok(size)) = (self.options.tty, size) {
+        if let (true, Some(size)) = (self.options.tty, own_window_size()) {
             if redraw {
                 self.queue(&Request::Resize { rows: size.rows.saturating_add(1), columns: size.columns });
             }
