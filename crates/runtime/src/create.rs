@@ -29,6 +29,7 @@ use crate::go_between;
 use crate::hooks::{HookError, HookKind};
 use crate::init;
 use crate::listener::{Listener, ListenerError};
+use crate::own_program;
 use crate::plan::{IdMap, InitPlan, NetDevicePlan, RootInUserNamespace, RootMount};
 use crate::sync::{Message, Sync};
 
@@ -107,6 +108,9 @@ pub enum CreateError {
     /// The agent of the filter.
     #[error(transparent)]
     Listener(#[from] ListenerError),
+    /// Hull's own program could not be put behind a read-only mount.
+    #[error("protecting Hull's own program")]
+    OwnProgram(#[source] MountError),
     /// The child failed and said how.
     #[error(transparent)]
     Init(#[from] InitFailure),
@@ -275,6 +279,7 @@ fn launch(
 ) -> Result<Created, (CreateError, Option<OwnedFd>)> {
     let early = |error| (error, None);
     let joiner = prepared.as_ref().and_then(|prepared| prepared.joiner());
+    own_program::protect().map_err(|error| early(CreateError::OwnProgram(error)))?;
     let (ours, theirs) = Sync::pair().map_err(|errno| early(CreateError::Conversation(errno)))?;
     let (pid, pidfd) = match clone(&plan, joiner).map_err(early)? {
         Cloned::Child => {

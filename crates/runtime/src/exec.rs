@@ -19,6 +19,7 @@ use rustix::thread::sched_setaffinity;
 use crate::create::{CreateError, Created, end};
 use crate::failure::{InitFailure, Step};
 use crate::init;
+use crate::own_program;
 use crate::plan::{Affinity, PlanError, ProcessPlan, ResctrlPlan, Streams, process as process_plan};
 use crate::sync::{Message, Sync};
 
@@ -95,6 +96,7 @@ pub fn create(mut plan: ExecPlan) -> Result<Created, CreateError> {
         }
         None => None,
     };
+    own_program::protect().map_err(CreateError::OwnProgram)?;
     let (ours, theirs) = Sync::pair().map_err(CreateError::Conversation)?;
     sys::setns(plan.target.as_fd(), sys::CLONE_NEWPID).map_err(CreateError::PidNamespace)?;
     if let Some(initial) = plan.affinity.as_ref().and_then(|affinity| affinity.initial.as_ref()) {

@@ -18,6 +18,7 @@ pub mod hooks;
 mod init;
 pub mod init_process;
 pub mod listener;
+mod own_program;
 pub mod plan;
 pub mod seccomp;
 mod sync;

@@ -4,6 +4,7 @@
 //! fact that makes it sound. No policy lives here: what to mount, clone or allow is decided above.
 
 pub mod bpf;
+pub mod executable;
 pub mod fs_ids;
 pub mod memory;
 pub mod mount;

@@ -126,7 +126,7 @@ pub fn fork() -> io::Result<Forked> {
 ///
 /// # Errors
 /// `EDEADLK`.
-fn single_threaded() -> io::Result<()> {
+pub(crate) fn single_threaded() -> io::Result<()> {
     const ATTEMPTS: u32 = 100;
     for _ in 0..ATTEMPTS {
         if thread_count()? <= 1 {

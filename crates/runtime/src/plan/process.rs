@@ -1,14 +1,12 @@
 //! The program, its rights and its limits: `process` of config.json, decided.
 
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 
 use hull_kernel::capabilities::{Capabilities, ProcessCapabilities};
-use hull_kernel::mounts::{self, MOUNT_ATTR_RDONLY, MountAttributes, Propagation};
 use hull_kernel::rlimits;
 use hull_kernel::seccomp::Program;
 use hull_oci::runtime::{Linux, LinuxCapabilities, LinuxSeccomp, Process, State};
-use rustix::fs::CWD;
 use rustix::process::Resource;
 use rustix::termios::Winsize;
 
@@ -17,6 +15,7 @@ use super::placement::{self, Placement};
 use super::{PlanError, Streams};
 use crate::hooks::HookPlan;
 use crate::listener::Listener;
+use crate::own_program;
 
 /// What is executed and with which rights.
 #[derive(Debug)]
@@ -106,24 +105,14 @@ pub(crate) fn plan(
         terminal,
         streams,
         kept_fds: 0,
-        init_program: if init { Some(own_program()?) } else { None },
+        init_program: if init { Some(init_program()?) } else { None },
         hooks: None,
     })
 }
 
-/// This very program behind a read-only mount of its own: what a container's PID 1 shows in /proc/1/exe can then not
-/// be opened for writing, so it cannot be used to overwrite the host's file (CVE-2019-5736).
-fn own_program() -> Result<OwnedFd, PlanError> {
-    let path = Path::new("/proc/self/exe");
-    let failed = |source| PlanError::MountSource { destination: path.to_path_buf(), source };
-    let program = mounts::clone_tree(CWD, path, false).map_err(failed)?;
-    let attributes = MountAttributes {
-        set: MOUNT_ATTR_RDONLY,
-        propagation: Propagation::Private as u64,
-        ..MountAttributes::default()
-    };
-    mounts::set_attributes(program.as_fd(), false, &attributes, "/proc/self/exe").map_err(failed)?;
-    Ok(program)
+/// What a container's PID 1 shows in /proc/1/exe is read-only, so that it cannot be used to overwrite the host's file.
+fn init_program() -> Result<OwnedFd, PlanError> {
+    own_program::read_only_mount().map_err(|source| PlanError::MountSource { destination: "/proc/self/exe".into(), source })
 }
 
 fn check(process: &Process, has_streams: bool) -> Result<(), PlanError> {
