@@ -91,12 +91,12 @@ struct Group<'a> {
 fn resolve(passwd: &str, group: &str, user: &str, group_add: &[String]) -> Result<Identity, IdentityError> {
     let (user_part, group_part) = user.split_once(':').unwrap_or((user, ""));
     let user_part = if user_part.is_empty() { "0" } else { user_part };
-    let number = user_part.parse::<u64>().ok();
-    let entry = users(passwd).find(|entry| entry.name == user_part || number == Some(u64::from(entry.uid)));
+    let number = number(user_part)?;
+    let entry = users(passwd).find(|entry| number.map_or(entry.name == user_part, |number| number == entry.uid));
 
-    let uid = match (&entry, number) {
-        (Some(entry), _) => entry.uid,
-        (None, Some(number)) => in_range(number, user_part)?,
+    let uid = match (number, &entry) {
+        (Some(number), _) => number,
+        (None, Some(entry)) => in_range(entry.uid.into(), user_part)?,
         (None, None) => return Err(IdentityError::UnknownUser(user_part.to_owned())),
     };
     let mut additional = BTreeSet::new();
@@ -118,12 +118,25 @@ fn resolve(passwd: &str, group: &str, user: &str, group_add: &[String]) -> Resul
 }
 
 fn find_group(group: &str, wanted: &str) -> Result<u32, IdentityError> {
-    let number = wanted.parse::<u64>().ok();
-    let entry = groups(group).find(|entry| entry.name == wanted || number == Some(u64::from(entry.gid)));
-    match (entry, number) {
-        (Some(entry), _) => Ok(entry.gid),
-        (None, Some(number)) => in_range(number, wanted),
-        (None, None) => Err(IdentityError::UnknownGroup(wanted.to_owned())),
+    if let Some(number) = number(wanted)? {
+        return Ok(number);
+    }
+    match groups(group).find(|entry| entry.name == wanted) {
+        Some(entry) => in_range(entry.gid.into(), wanted),
+        None => Err(IdentityError::UnknownGroup(wanted.to_owned())),
+    }
+}
+
+/// The number that `text` is, `None` for a name. What looks like a number is never a name, however large it is: an
+/// image could else give it any id (CVE-2016-3697, CVE-2026-46680).
+fn number(text: &str) -> Result<Option<u32>, IdentityError> {
+    let digits = text.trim_start_matches(['+', '-']);
+    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Ok(None);
+    }
+    match text.parse::<u64>() {
+        Ok(number) => in_range(number, text).map(Some),
+        Err(_) => Err(IdentityError::OutOfRange(text.to_owned())),
     }
 }
 
@@ -208,8 +221,12 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_looks_like_a_number_wins_by_order() {
-        assert_eq!(found("1000", &[]).uid, 2000);
+    fn what_looks_like_a_number_is_never_a_name() {
+        assert_eq!(found("1000", &[]), identity(1000, 0, &[0], "/"));
+        let passwd = "18446744073709551617:x:0:0::/:\n-1:x:0:0::/:\nlast:x:4294967295:0::/:\n";
+        for user in ["18446744073709551617", "-1", "4294967296", "last", "0:18446744073709551617"] {
+            assert!(resolve(passwd, "18446744073709551617:x:0:", user, &[]).is_err(), "{user}");
+        }
     }
 
     #[test]
