@@ -112,7 +112,8 @@ pub(crate) fn plan(
 
 /// What a container's PID 1 shows in /proc/1/exe is read-only, so that it cannot be used to overwrite the host's file.
 fn init_program() -> Result<OwnedFd, PlanError> {
-    own_program::read_only_mount().map_err(|source| PlanError::MountSource { destination: "/proc/self/exe".into(), source })
+    own_program::read_only_mount()
+        .map_err(|source| PlanError::MountSource { destination: "/proc/self/exe".into(), source })
 }
 
 fn check(process: &Process, has_streams: bool) -> Result<(), PlanError> {
@@ -124,6 +125,12 @@ fn check(process: &Process, has_streams: bool) -> Result<(), PlanError> {
     }
     if let Some(index) = process.env.iter().position(|variable| variable.starts_with('=') || !variable.contains('=')) {
         return Err(PlanError::invalid(format!("process.env[{index}]"), "is not of the form NAME=value"));
+    }
+    // setresuid(2) and setresgid(2) take the last one for "no change", which would be root.
+    let ids = [("uid", process.user.uid), ("gid", process.user.gid)];
+    let additional = process.user.additional_gids.iter().map(|gid| ("additionalGids", *gid));
+    if let Some((field, id)) = ids.into_iter().chain(additional).find(|(_, id)| *id == u32::MAX) {
+        return Err(PlanError::invalid(format!("process.user.{field}"), format!("{id} is no id")));
     }
     let has_nul = |strings: &[String]| strings.iter().any(|string| string.contains('\0'));
     if has_nul(&process.args) || has_nul(&process.env) {
