@@ -6,8 +6,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use hull_kernel::mounts::{self, inside};
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid, chmodat, chownat, mknodat, symlinkat, unlinkat};
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid, chownat, mknodat, symlinkat, unlinkat};
 use rustix::io::Errno;
+use rustix::process::umask;
 
 use crate::failure::{InitFailure, Step};
 use crate::plan::{DevicePlan, InitPlan, MountAction};
@@ -40,12 +41,15 @@ pub(super) fn populate(root: &OwnedFd, plan: &InitPlan) -> Result<Console, InitF
     }
     let dev = inside::make_directory(root.as_fd(), Path::new("/dev"), Mode::from_raw_mode(0o755))
         .map_err(|error| InitFailure::mount(Step::Device, &error))?;
+    // A mode that is right from the start needs no second look at the name, which may be in a volume of others.
+    let former = umask(Mode::empty());
     for device in &plan.devices {
         match &device.bind {
             Some(host) => bind(root, device, host)?,
             None => make(root, &dev, device)?,
         }
     }
+    umask(former);
     for (target, name) in LINKS {
         // An image without a /dev mount of its own may bring these links along.
         match symlinkat(target, &dev, name) {
@@ -77,8 +81,6 @@ fn make(root: &OwnedFd, dev: &OwnedFd, device: &DevicePlan) -> Result<(), InitFa
         }
         other => other.map_err(failed)?,
     }
-    // mknod applied the umask; the node was made by us a moment ago in a directory nobody else reaches yet.
-    chmodat(parent, name, mode, AtFlags::empty()).map_err(failed)?;
     if device.uid != 0 || device.gid != 0 {
         let (uid, gid) = (Uid::from_raw(device.uid), Gid::from_raw(device.gid));
         chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW).map_err(failed)?;
