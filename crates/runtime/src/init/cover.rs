@@ -13,6 +13,7 @@ use hull_kernel::mounts::{
 use rustix::fs::{FileType, fstat};
 use rustix::io::Errno;
 
+use super::filesystem::PROC;
 use crate::failure::{InitFailure, Step};
 
 /// A mount used at several places.
@@ -37,18 +38,31 @@ impl Cover {
     }
 }
 
-/// Opens a path inside the root; `None` when it is not there.
-fn present(root: &OwnedFd, path: &Path, step: Step) -> Result<Option<OwnedFd>, InitFailure> {
-    match inside::open_path(root.as_fd(), path) {
-        Ok(target) => Ok(Some(target)),
-        Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
-        Err(errno) => Err(InitFailure::new(step, path.display().to_string(), errno)),
+/// Where paths are looked for.
+pub(super) struct Places<'a> {
+    /// The root.
+    pub root: &'a OwnedFd,
+    /// The procfs that was mounted at /proc. What is below /proc is reached through it, so that it is covered there
+    /// even when somebody who shares the root file system has put something else in the path's way (CVE-2019-19921).
+    pub proc: Option<&'a OwnedFd>,
+}
+
+impl Places<'_> {
+    /// Opens a path; `None` when it is not there.
+    fn present(&self, path: &Path, step: Step) -> Result<Option<OwnedFd>, InitFailure> {
+        let below_proc = self.proc.zip(path.strip_prefix(PROC).ok());
+        let (root, path_there) = below_proc.unwrap_or((self.root, path));
+        match inside::open_path(root.as_fd(), path_there) {
+            Ok(target) => Ok(Some(target)),
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+            Err(errno) => Err(InitFailure::new(step, path.display().to_string(), errno)),
+        }
     }
 }
 
 /// Hides `paths`.
 pub(super) fn mask(
-    root: &OwnedFd,
+    places: &Places<'_>,
     paths: &[PathBuf],
     null: Option<OwnedFd>,
     label: Option<&FilesystemOption>,
@@ -56,7 +70,7 @@ pub(super) fn mask(
     let mut null = null.map(Cover::new);
     let mut empty = None;
     for path in paths {
-        let Some(target) = present(root, path, Step::Mask)? else { continue };
+        let Some(target) = places.present(path, Step::Mask)? else { continue };
         let subject = path.display().to_string();
         let stat = fstat(&target).map_err(|errno| InitFailure::new(Step::Mask, subject.as_str(), errno))?;
         if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
@@ -81,10 +95,10 @@ fn empty_directory(label: Option<&FilesystemOption>) -> Result<OwnedFd, InitFail
 }
 
 /// Makes `paths` read-only by a read-only mount of each onto itself.
-pub(super) fn make_read_only(root: &OwnedFd, paths: &[PathBuf]) -> Result<(), InitFailure> {
+pub(super) fn make_read_only(places: &Places<'_>, paths: &[PathBuf]) -> Result<(), InitFailure> {
     let attributes = MountAttributes { set: MOUNT_ATTR_RDONLY, ..MountAttributes::default() };
     for path in paths {
-        let Some(target) = present(root, path, Step::ReadOnly)? else { continue };
+        let Some(target) = places.present(path, Step::ReadOnly)? else { continue };
         let subject = path.display().to_string();
         let failed = |error| InitFailure::mount(Step::ReadOnly, &error);
         let copy = mounts::clone_tree(target.as_fd(), c"", true).map_err(failed)?;

@@ -20,6 +20,9 @@ use rustix::process::{chdir, fchdir, pivot_root};
 use crate::failure::{InitFailure, Step};
 use crate::plan::{CgroupHierarchies, MountAction, MountPlan};
 
+/// Where procfs is expected.
+pub(super) const PROC: &str = "/proc";
+
 /// Files below /proc that a mount may cover (the list that runc allows).
 const MOUNTABLE_BELOW_PROC: [&str; 10] = [
     "/proc/cpuinfo",
@@ -44,7 +47,7 @@ fn at(step: Step) -> impl Fn(MountError) -> InitFailure {
     move |error| InitFailure::mount(step, &error)
 }
 
-/// Makes every mount in order; returns the container's procfs, when it has one of its own.
+/// Makes every mount in order; returns the procfs at /proc, when the container has one of its own there.
 pub(super) fn mount_all(root: &OwnedFd, plans: &mut [MountPlan]) -> Result<Option<OwnedFd>, InitFailure> {
     let mut proc = None;
     for plan in plans {
@@ -71,7 +74,11 @@ pub(super) fn mount_all(root: &OwnedFd, plans: &mut [MountPlan]) -> Result<Optio
                 attach_own_cgroups(&mount, layout, wanted)?;
                 finish_legacy_cgroups(&mount, *attributes)?;
             }
-            MountAction::Filesystem { kind, .. } if kind == "proc" => proc = Some(mount),
+            MountAction::Filesystem { kind, .. } if kind == "proc" && plan.destination == Path::new(PROC) => {
+                proc = Some(mount);
+            }
+            // Covered by something else.
+            _ if plan.destination == Path::new(PROC) => proc = None,
             _ => {}
         }
     }
@@ -126,7 +133,7 @@ fn target(root: BorrowedFd<'_>, plan: &MountPlan, mount: BorrowedFd<'_>) -> Resu
         return kernel_directory(root, &plan.destination).map_err(refused);
     }
     let target = inside::mount_point(root, &plan.destination, mount).map_err(at(Step::Mount))?;
-    let below_proc = fstatfs(&target).is_ok_and(|stat| stat.f_type == PROC_SUPER_MAGIC);
+    let below_proc = plan.destination == Path::new(PROC) || is_proc(target.as_fd());
     let allowed = MOUNTABLE_BELOW_PROC.iter().any(|path| Path::new(path) == plan.destination);
     if below_proc && !allowed && !is_proc(mount) {
         return Err(InitFailure::because(
@@ -188,13 +195,17 @@ fn finish_legacy_cgroups(tmpfs: &OwnedFd, attributes: u64) -> Result<(), InitFai
 }
 
 /// Writes kernel parameters through the container's own procfs, or a private one when it mounts none.
-pub(super) fn set_sysctls(proc: Option<OwnedFd>, sysctls: &[(PathBuf, String)]) -> Result<(), InitFailure> {
+pub(super) fn set_sysctls(proc: Option<&OwnedFd>, sysctls: &[(PathBuf, String)]) -> Result<(), InitFailure> {
     if sysctls.is_empty() {
         return Ok(());
     }
+    let private;
     let proc = match proc {
         Some(proc) => proc,
-        None => mounts::new_filesystem("proc", Some("proc"), &[], 0).map_err(at(Step::Sysctl))?,
+        None => {
+            private = mounts::new_filesystem("proc", Some("proc"), &[], 0).map_err(at(Step::Sysctl))?;
+            &private
+        }
     };
     for (path, value) in sysctls {
         let failed = |error: std::io::Error| match Errno::from_io_error(&error) {
@@ -204,7 +215,7 @@ pub(super) fn set_sysctls(proc: Option<OwnedFd>, sysctls: &[(PathBuf, String)]) 
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
         let below = Path::new("sys").join(path);
         let flags = OFlags::WRONLY | OFlags::CLOEXEC;
-        let file = openat2(&proc, &below, flags, Mode::empty(), resolve).map_err(|errno| failed(errno.into()))?;
+        let file = openat2(proc, &below, flags, Mode::empty(), resolve).map_err(|errno| failed(errno.into()))?;
         std::fs::File::from(file).write_all(value.as_bytes()).map_err(failed)?;
     }
     Ok(())

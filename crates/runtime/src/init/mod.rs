@@ -85,14 +85,15 @@ fn become_container(mut plan: InitPlan, sync: &Sync, joiner: Option<&Joiner>) ->
     filesystem::attach_root(&root)?;
     let proc = filesystem::mount_all(&root, &mut plan.mounts)?;
     // Before /proc/sys becomes read-only.
-    filesystem::set_sysctls(proc, &plan.sysctls)?;
+    filesystem::set_sysctls(proc.as_ref(), &plan.sysctls)?;
     let console = device::populate(&root, &plan)?;
     let terminal = match plan.process.terminal {
         Some(size) => Some(terminal::make(&root, size, plan.process.uid, console)?),
         None => None,
     };
-    cover::mask(&root, &plan.masked_paths, plan.null_device.take(), plan.mount_label.as_ref())?;
-    cover::make_read_only(&root, &plan.read_only_paths)?;
+    let places = cover::Places { root: &root, proc: proc.as_ref() };
+    cover::mask(&places, &plan.masked_paths, plan.null_device.take(), plan.mount_label.as_ref())?;
+    cover::make_read_only(&places, &plan.read_only_paths)?;
     inside::make_directory(root.as_fd(), &plan.process.cwd, Mode::from_raw_mode(0o755))
         .map_err(|error| InitFailure::mount(Step::WorkingDirectory, &error))?;
     run_create_hooks(plan.process.hooks.as_ref(), sync)?;
