@@ -3,7 +3,6 @@
 //! Names and meanings are runc's, because container engines spell them out. Flags and commands that this runtime does
 //! not honour yet are recognised and refused by name.
 
-use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, Args, Command, Subcommand};
@@ -11,7 +10,7 @@ use clap::{Arg, ArgAction, Args, Command, Subcommand};
 use crate::args::later::{LaterFlag, switch, value};
 
 /// Where containers made by this command line are recorded.
-const DEFAULT_ROOT: &str = "/run/hull-oci";
+pub const DEFAULT_ROOT: &str = "/run/hull-oci";
 
 /// What stands before the command.
 #[derive(Debug, Args)]
@@ -85,6 +84,18 @@ pub enum OciCommand {
     Spec(SpecArgs),
     /// Print what this runtime can do, as JSON
     Features,
+}
+
+impl OciCommand {
+    /// The command's name, where its failures are introduced by it.
+    pub fn introduced(&self) -> Option<&'static str> {
+        match self {
+            OciCommand::Create(_) => Some("create"),
+            OciCommand::Run(_) => Some("run"),
+            OciCommand::Exec(_) => Some("exec"),
+            _ => None,
+        }
+    }
 }
 
 /// A container by its id.
@@ -469,31 +480,6 @@ pub fn later(command: &str) -> &'static [LaterFlag] {
 /// The whole command for the binary called as `runc` or `hull-runc`.
 pub fn tree(name: &'static str) -> Command {
     parsed(Command::new(name).about("An OCI runtime: bundles become processes"))
-}
-
-/// [`tree`] with nothing but the command that `words` seem to name, for the commands that a container's life is made of.
-///
-/// Building every command takes several times as long as reading one. Where this finds a meaning it is the one that the
-/// whole tree finds; where it finds none (help, a mistake, a word that was taken for a command), the tree is to be asked.
-pub fn narrowed(name: &'static str, words: &[OsString]) -> Option<Command> {
-    let command = words.iter().skip(1).find_map(|word| frequent(word.to_str()?))?;
-    let command = taught(command.mut_args(switchable));
-    Some(framed(Command::new(name)).mut_args(switchable).subcommand(command).args_override_self(true))
-}
-
-fn frequent(word: &str) -> Option<Command> {
-    Some(match word {
-        "create" => BundleArgs::augment_args(Command::new("create")),
-        "run" => RunBundleArgs::augment_args(Command::new("run")),
-        "start" => IdArgs::augment_args(Command::new("start")),
-        "state" => IdArgs::augment_args(Command::new("state")),
-        "pause" => IdArgs::augment_args(Command::new("pause")),
-        "resume" => IdArgs::augment_args(Command::new("resume")),
-        "kill" => KillArgs::augment_args(Command::new("kill")),
-        "delete" => DeleteArgs::augment_args(Command::new("delete")),
-        "exec" => ExecArgs::augment_args(Command::new("exec")),
-        _ => return None,
-    })
 }
 
 /// As [`flagged`], for reading a command line: each switch also takes `=true` and `=false`, as with Go's programs.

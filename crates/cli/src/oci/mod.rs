@@ -10,6 +10,7 @@ mod create;
 mod events;
 mod exec;
 mod foreground;
+mod frequent;
 mod inherited;
 mod list;
 mod ps;
@@ -46,30 +47,30 @@ const NO_COMMAND: u8 = 3;
 pub fn main(words: Vec<OsString>) -> ExitCode {
     let name = words.first().and_then(|word| Path::new(word).file_name());
     let name = if name.is_some_and(|name| name == "runc") { "runc" } else { "hull-runc" };
-    if let Some(code) = frequent(name, &words) {
-        return code;
+    if let Some(arguments) = frequent::read(&words) {
+        return begin(arguments, name);
     }
     match args::tree(name).try_get_matches_from(&words) {
-        Ok(matches) => begin(&matches, name),
+        Ok(matches) => {
+            tell_what_is_done(matches.get_flag("debug"));
+            ExitCode::from(understand_and_carry_out(&matches, name))
+        }
         Err(error) => without_command(&error, &words),
     }
 }
 
 /// `hull oci`, as far as it needs nothing of the rest of the command line; `words` begin with `oci`.
 pub fn below_hull(words: &[OsString]) -> Option<ExitCode> {
-    frequent("hull oci", words)
+    frequent::read(words).map(|arguments| begin(arguments, "hull oci"))
 }
 
-/// One of the commands that a container's life is made of, when the words make sense as one.
-fn frequent(name: &'static str, words: &[OsString]) -> Option<ExitCode> {
-    let matches = args::narrowed(name, words)?.try_get_matches_from(words).ok()?;
-    Some(begin(&matches, name))
+fn begin(arguments: OciArgs, name: &str) -> ExitCode {
+    tell_what_is_done(arguments.front.debug);
+    ExitCode::from(carry_out_and_tell(&arguments, name))
 }
 
-fn begin(matches: &ArgMatches, name: &str) -> ExitCode {
-    let level = if matches.get_flag("debug") { tracing::Level::DEBUG } else { tracing::Level::WARN };
-    tell(level, LogFormat::Text);
-    ExitCode::from(carry_out_and_tell(matches, name))
+fn tell_what_is_done(debug: bool) {
+    tell(if debug { tracing::Level::DEBUG } else { tracing::Level::WARN }, LogFormat::Text);
 }
 
 /// Help, version, and command lines that are none.
@@ -99,16 +100,29 @@ pub fn level(verb: &Verb, matches: &ArgMatches) -> Option<tracing::Level> {
 /// # Errors
 /// None: what fails is told here.
 pub fn run(matches: &ArgMatches, _context: &Context) -> Result<u8, Failure> {
-    Ok(carry_out_and_tell(matches, "hull oci"))
+    Ok(understand_and_carry_out(matches, "hull oci"))
 }
 
-fn carry_out_and_tell(matches: &ArgMatches, program: &str) -> u8 {
-    let log = Log::of(matches);
-    let failure = match carry_out(matches, &log) {
-        Ok(code) => return code,
-        Err(failure) => report::line(&failure),
-    };
-    let (text, code) = match matches.subcommand_name() {
+fn understand_and_carry_out(matches: &ArgMatches, program: &str) -> u8 {
+    let arguments = refuse_later(matches)
+        .and_then(|()| OciArgs::from_arg_matches(matches).map_err(|error| Failure::Arguments(error.to_string())));
+    match arguments {
+        Ok(arguments) => carry_out_and_tell(&arguments, program),
+        Err(failure) => tell_failure(&Log::of_matches(matches), program, matches.subcommand_name(), &failure),
+    }
+}
+
+fn carry_out_and_tell(arguments: &OciArgs, program: &str) -> u8 {
+    let log = Log::of(&arguments.front);
+    match carry_out(arguments, &log) {
+        Ok(code) => code,
+        Err(failure) => tell_failure(&log, program, arguments.command.introduced(), &failure),
+    }
+}
+
+fn tell_failure(log: &Log, program: &str, command: Option<&str>, failure: &Failure) -> u8 {
+    let failure = report::line(failure);
+    let (text, code) = match command {
         Some(command @ ("create" | "run")) => (format!("{program} {command} failed: {failure}"), FAILED),
         Some("exec") => (format!("exec failed: {failure}"), EXEC_FAILED),
         _ => (failure, FAILED),
@@ -125,9 +139,7 @@ fn refuse_later(matches: &ArgMatches) -> Result<(), Failure> {
     Ok(())
 }
 
-fn carry_out(matches: &ArgMatches, log: &Log) -> Result<u8, Failure> {
-    refuse_later(matches)?;
-    let arguments = OciArgs::from_arg_matches(matches).map_err(|error| Failure::Arguments(error.to_string()))?;
+fn carry_out(arguments: &OciArgs, log: &Log) -> Result<u8, Failure> {
     if arguments.front.criu.is_some() {
         eprintln!("WARNING: --criu ignored (criu binary from $PATH is used); do not use");
     }

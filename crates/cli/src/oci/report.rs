@@ -11,10 +11,11 @@ use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use clap::ArgMatches;
 use hull_runtime::container::ContainerError;
 
+use super::args::FrontArgs;
 use crate::error::Failure;
+use clap::ArgMatches;
 
 /// How grave a message is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,7 +70,12 @@ pub struct Log {
 
 impl Log {
     /// From the flags before the command, whatever that is.
-    pub fn of(matches: &ArgMatches) -> Log {
+    pub fn of(front: &FrontArgs) -> Log {
+        Log { path: front.log.clone(), format: front.log_format.clone() }
+    }
+
+    /// The same, when the command line has no meaning.
+    pub fn of_matches(matches: &ArgMatches) -> Log {
         Log {
             path: matches.get_one::<PathBuf>("log").cloned(),
             format: matches.get_one::<String>("log_format").cloned().unwrap_or_default(),

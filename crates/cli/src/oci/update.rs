@@ -131,7 +131,7 @@ mod tests {
             super::super::args::tree("runc").try_get_matches_from(words).map_err(|error| error.to_string())?;
         let arguments =
             <UpdateArgs as clap::FromArgMatches>::from_arg_matches(matches.subcommand().unwrap().1).unwrap();
-        from_flags(&arguments, &Log::of(&matches)).map_err(|failure| failure.to_string())
+        from_flags(&arguments, &Log::of_matches(&matches)).map_err(|failure| failure.to_string())
     }
 
     #[test]
