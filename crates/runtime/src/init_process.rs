@@ -8,7 +8,7 @@
 //! The socket to the runtime stays open until the program is executed, so a missing program is reported as without
 //! init.
 
-use std::ffi::OsString;
+use std::ffi::{CStr, OsString};
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::process::ExitCode;
 
@@ -18,6 +18,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, getpgrp, pidfd_open, setpgid, wait};
 use rustix::termios::{isatty, tcsetpgrp};
+use rustix::thread::set_name;
 
 use crate::failure::{InitFailure, Step};
 use crate::init::{fail, search_and_execute};
@@ -25,6 +26,8 @@ use crate::sync::Sync;
 
 /// argv\[0\] under which this binary is Hull's init.
 pub const NAME: &str = "hull-init";
+/// The same as the kernel shows it.
+const INIT_COMM: &CStr = c"hull-init";
 
 /// Number of the socket to the runtime.
 const SYNC_FD: RawFd = 3;
@@ -44,6 +47,8 @@ pub(crate) fn start(program: RawFd, args: &[String], env: &[String]) -> InitFail
 pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
     let all: Vec<i32> = (1..=signals::HIGHEST).collect();
     let _blocked = signals::block(&all);
+    // What executes a descriptor is called after the file or the number, depending on the kernel.
+    let _only_a_name = set_name(INIT_COMM);
     let Some(sync) = sys::inherited_fd(SYNC_FD).map(Sync::from_fd) else {
         eprintln!("hull-init: is started by hull run --init only");
         return ExitCode::from(125);

@@ -80,7 +80,8 @@ fn a_fork_bomb_is_held() {
     // A shell that cannot fork gives up; sleepers stay, until there is no place for one more.
     wait_for("a full container", || {
         hull.run(&["exec", "-d", &id, "sh", "-c", "while :; do sleep 1000 & done"]);
-        assert!(current() <= 64, "{} processes", current());
+        // On cgroup v1 the kernel lets one that joins from outside in, and holds it to the limit from then on.
+        assert!(current() <= 65, "{} processes", current());
         (current() > 60).then_some(())
     });
     assert_eq!(hull.status(&id), "running");

@@ -534,7 +534,7 @@ fn criu_is_told_what_of_a_container_is_external() {
     assert_eq!(bundle.status(&id), "running");
     fs::remove_file(folder.join("broken")).expect("a file");
     run(&["checkpoint", "--image-path", &images, &id]).expect(0);
-    assert!(!is_alive(pid));
+    wait_for("the end of what was written away", || (!is_alive(pid)).then_some(()));
     bundle.run(&["state", &id]).expect(1);
     let names: Vec<String> =
         serde_json::from_slice(&fs::read(format!("{images}/descriptors.json")).expect("descriptors")).expect("JSON");

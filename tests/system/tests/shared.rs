@@ -136,7 +136,7 @@ fn two_containers_share_a_user_namespace_that_owns_the_others_of_both() {
 
     // A third one through the second, which keeps going when both are gone.
     let third = hull.ok(&["run", "-d", "--userns", "container:second", "busybox", "sleep", "1000"]);
-    hull.ok(&["rm", "-f", "first", "second"]);
+    hull.ok(&["rm", "-f", "-v", "first", "second"]);
     assert_eq!(number(hull.pid(&third), "user"), user);
     let file = hull.write("file", "copied");
     hull.ok(&["cp", &file, &format!("{third}:/copied")]);
@@ -153,8 +153,8 @@ fn a_user_namespace_is_shared_together_with_others_of_its_lender() {
     let hull = Hull::with_busybox();
     let first = hull.ok(&["run", "-d", "--name", "first", "--userns", "private", "busybox", "sleep", "1000"]);
     let flags = ["--userns", "container:first", "--pid", "container:first", "--network", "container:first"];
-    let script =
-        "test -d /proc/1 && grep -l '^Name:.sleep' /proc/1/status; readlink /proc/self/ns/pid /proc/self/ns/net";
+    let script = "test -d /proc/1 && grep -l '^Name:.sleep' /proc/1/status; \
+        for kind in pid net; do readlink /proc/self/ns/$kind; done";
     let said = hull.inside(&flags, script);
     let pid = hull.pid(&first);
     let expected = format!("/proc/1/status\npid:[{}]\nnet:[{}]", number(pid, "pid"), number(pid, "net"));
