@@ -28,3 +28,4 @@ mod smoke;
 mod systemd;
 mod terminals;
 mod visits;
+mod with_systemd;

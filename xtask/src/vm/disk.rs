@@ -48,7 +48,7 @@ fn measure(folder: &Path) -> Result<(u64, SystemTime)> {
 }
 
 /// mke2fs: the machine's own, or e2fsprogs unpacked.
-fn mke2fs() -> Result<PathBuf> {
+pub fn mke2fs() -> Result<PathBuf> {
     for place in ["/sbin/mke2fs", "/usr/sbin/mke2fs"] {
         if Path::new(place).exists() {
             return Ok(place.into());

@@ -1,4 +1,4 @@
-//! qemu: a machine with two processors, no network, a serial console in a file, and read-only disks.
+//! qemu: a machine with two processors, no network, a serial console in a file, and disks that stay as they are.
 //!
 //! It runs in software (tcg): hardware help is not there on most machines that run tests, and a lane should be the same
 //! everywhere. The emulator is ended by its own pid when it takes too long; the guest powers itself off otherwise.
@@ -22,17 +22,34 @@ const PROCESSOR: &str = "max,cx16=off,la57=off";
 const COMMAND_LINE: &str =
     "console=ttyS0 quiet loglevel=1 panic=-1 mitigations=off random.trust_cpu=on no_timer_check nokaslr rdinit=/init";
 
-/// Boots `kernel` with `initramfs` and waits until the machine is off. The console goes to the file `console`.
-pub fn run(kernel: &Path, initramfs: &Path, disks: &[PathBuf], console: &Path, limit: Duration) -> Result<()> {
+/// What a machine is made of.
+pub struct Machine<'a> {
+    /// The kernel's image.
+    pub kernel: &'a Path,
+    /// Its first root.
+    pub initramfs: &'a Path,
+    /// Disks that nobody writes to: `vda` and so on.
+    pub disks: &'a [PathBuf],
+    /// A disk after them; what is written to it is forgotten at the end.
+    pub scratch: Option<&'a Path>,
+    /// More words for the kernel and the first program.
+    pub words: &'a str,
+}
+
+/// Boots a machine and waits until it is off. The console goes to the file `console`.
+pub fn run(machine: &Machine<'_>, console: &Path, limit: Duration) -> Result<()> {
     let mut command = qemu()?;
     command.args(["-machine", "pc,usb=off", "-cpu", PROCESSOR, "-accel", "tcg,thread=multi", "-smp", "2"]);
     command.args(["-m", &MEMORY_MB.to_string(), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
     command.arg("-serial").arg(format!("file:{}", console.display()));
-    for disk in disks {
+    for disk in machine.disks {
         command.arg("-drive").arg(format!("file={},if=virtio,format=raw,readonly=on", disk.display()));
     }
-    command.args(["-append", COMMAND_LINE]);
-    command.arg("-kernel").arg(kernel).arg("-initrd").arg(initramfs);
+    if let Some(disk) = machine.scratch {
+        command.arg("-drive").arg(format!("file={},if=virtio,format=raw,snapshot=on", disk.display()));
+    }
+    command.arg("-append").arg(format!("{COMMAND_LINE} {}", machine.words));
+    command.arg("-kernel").arg(machine.kernel).arg("-initrd").arg(machine.initramfs);
     fs::write(console, "")?;
     let words = console.with_extension("qemu");
     fs::write(&words, "")?;

@@ -20,7 +20,7 @@ use anyhow::{Context, Result};
 use super::cpio::Archive;
 use super::guest::Work;
 use super::kernel::Kernel;
-use super::modules;
+use super::{System, modules, systemd};
 use crate::{images, program, workspace};
 
 /// What changes with every build.
@@ -29,6 +29,8 @@ pub struct Payload {
     pub files: Vec<(PathBuf, String)>,
     /// What the guest is to do.
     pub work: Work,
+    /// What its first program is.
+    pub system: System,
 }
 
 const INIT: &str = "#!/bin/busybox sh
@@ -89,8 +91,16 @@ pub fn write(kernel: &Kernel, payload: &Payload, nonce: &str) -> Result<PathBuf>
         archive.file(place, 0o755, &stripped(source, &folder)?)?;
     }
     archive.file("/etc/work.json", 0o644, serde_json::to_string(&(nonce, &payload.work))?.as_bytes())?;
-    archive.file("/etc/rc", 0o644, RC.as_bytes())?;
-    archive.file("/init", 0o755, INIT.as_bytes())?;
+    match payload.system {
+        System::Busybox => {
+            archive.file("/etc/rc", 0o644, RC.as_bytes())?;
+            archive.file("/init", 0o755, INIT.as_bytes())?;
+        }
+        System::Systemd => {
+            archive.file("/etc/hull-tests.service", 0o644, systemd::UNIT.as_bytes())?;
+            archive.file("/init", 0o755, systemd::INIT.as_bytes())?;
+        }
+    }
     archive.finish()?.flush()?;
     Ok(path)
 }

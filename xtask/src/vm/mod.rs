@@ -8,10 +8,12 @@
 //! disk        the test images and the validation suite as read-only disks
 //! emulator    qemu without hardware help, its console, its time limit
 //! guest       what runs inside: the tests, and what they left
+//! systemd     the root file system of a machine with systemd
 //! ```
 //!
 //! A 6.12 kernel runs every privileged test; a 6.1 kernel, the oldest that Hull supports, runs those that a fallback
-//! concerns (`fallback` in the name) and the first ones (`smoke`).
+//! concerns (`fallback` in the name) and the first ones (`smoke`); a 6.12 kernel with systemd as its first program runs
+//! those that need it (`with_systemd`).
 
 mod cpio;
 mod disk;
@@ -20,6 +22,7 @@ pub mod guest;
 mod initramfs;
 mod kernel;
 mod modules;
+pub mod systemd;
 
 use std::fs::File;
 use std::io::Write;
@@ -29,12 +32,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::{ci, conformance, images, workspace};
+use emulator::Machine;
 use guest::{Program, Work};
 use initramfs::Payload;
 use kernel::Release;
 
 /// Where things are inside the machine.
 const GUEST_HULL: &str = "/usr/bin/hull";
+const SYSTEMD_HULL: &str = "/usr/local/bin/hull";
 const GUEST_FILES: &str = "/var/lib/hull-tests";
 const GUEST_IMAGES: &str = "/images";
 const GUEST_SUITE: &str = "/suite";
@@ -48,12 +53,28 @@ const FALLBACK_FILTER: [&str; 2] = ["fallback", "smoke"];
 /// The longest one boot may take, with all its tests.
 const BOOT_LIMIT: Duration = Duration::from_secs(18 * 60);
 
+/// What the first program of a machine is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum System {
+    /// A shell that starts the tests.
+    Busybox,
+    /// systemd, for the tests of its cgroup driver.
+    Systemd,
+}
+
+/// The machines, in the order in which they boot.
+const MACHINES: [(Release, System); 3] =
+    [(Release::Current, System::Busybox), (Release::Oldest, System::Busybox), (Release::Current, System::Systemd)];
+
 /// `cargo xtask vm`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// One kernel only; both when it is not given.
+    /// One kernel only; all when it is not given.
     #[arg(long)]
     kernel: Option<Release>,
+    /// One kind of machine only; all when it is not given.
+    #[arg(long)]
+    system: Option<System>,
     /// Parts of test names.
     #[arg(last = true)]
     filter: Vec<String>,
@@ -63,7 +84,11 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<bool> {
     let log = workspace::folder("xtask/logs")?.join("vm.log");
     File::create(&log)?;
-    let ended = boots(args.kernel, &args.filter, &log);
+    let is_chosen = |(release, system): (Release, System)| {
+        args.kernel.is_none_or(|kernel| kernel == release) && args.system.is_none_or(|chosen| chosen == system)
+    };
+    let machines: Vec<_> = MACHINES.into_iter().filter(|machine| is_chosen(*machine)).collect();
+    let ended = boots(&machines, &args.filter, &log);
     print!("{}", crate::program::text(&log)?);
     println!("{}", crate::count::Count::read(&crate::program::text(&log)?));
     if let Err(error) = &ended {
@@ -74,10 +99,10 @@ pub fn run(args: &Args) -> Result<bool> {
 
 /// The lane as a step of the whole run.
 pub fn lane(log: &Path, filter: &[String]) -> Result<()> {
-    boots(None, filter, log)
+    boots(&MACHINES, filter, log)
 }
 
-fn boots(kernel: Option<Release>, filter: &[String], log: &Path) -> Result<()> {
+fn boots(machines: &[(Release, System)], filter: &[String], log: &Path) -> Result<()> {
     if std::env::consts::ARCH != "x86_64" {
         bail!("the virtual machine lane knows only x86_64");
     }
@@ -87,31 +112,31 @@ fn boots(kernel: Option<Release>, filter: &[String], log: &Path) -> Result<()> {
     let images = disk::of(&image_files()?, "images")?;
     let suite = if filter.is_empty() { Some(suite_disk()?) } else { None };
     let mut failed = Vec::new();
-    for release in [Release::Current, Release::Oldest] {
-        if kernel.is_some_and(|kernel| kernel != release) {
-            continue;
-        }
+    for (release, system) in machines.iter().copied() {
+        let Some(chosen) = chosen(release, system, filter) else { continue };
         let began = Instant::now();
-        let is_whole = filter.is_empty() && release == Release::Current;
-        let filter = chosen(release, filter);
-        let mut programs = vec![Program::new("system", "/tests/system").only(&filter)];
+        let mut programs = vec![match system {
+            System::Busybox => Program::new("system", "/tests/system").only(&chosen).without(&[systemd::FILTER]),
+            System::Systemd => Program::new("system", "/tests/system").only(&chosen),
+        }];
         let mut files = vec![(hull.clone(), GUEST_HULL.to_string()), (tests.clone(), "/tests/system".to_string())];
-        if is_whole {
+        if chosen.is_empty() {
             for (name, path) in &units {
                 let place = format!("/tests/{name}");
                 programs.push(Program::new(name, &place).without(&UNIT_SKIP));
                 files.push((path.clone(), place));
             }
         }
-        let mut work = work(programs);
+        let mut work = work(system, programs);
         let mut disks = vec![images.clone()];
-        if let Some(suite) = suite.as_ref().filter(|_| is_whole) {
+        if let Some(suite) = suite.as_ref().filter(|_| chosen.is_empty()) {
             work.conformance = Some(conformance_work(&[]));
             disks.push(suite.clone());
         }
-        let ended = boot(release, Payload { files, work }, &disks, log);
-        note(log, &format!("kernel {release}: {:.1} s", began.elapsed().as_secs_f64()))?;
-        failed.extend(ended.err().map(|error| format!("kernel {release}: {error:#}")));
+        let ended = boot(release, Payload { files, work, system }, &disks, log);
+        let name = if system == System::Systemd { " with systemd" } else { "" };
+        note(log, &format!("kernel {release}{name}: {:.1} s", began.elapsed().as_secs_f64()))?;
+        failed.extend(ended.err().map(|error| format!("kernel {release}{name}: {error:#}")));
     }
     if !failed.is_empty() {
         bail!("{}", failed.join("\n"));
@@ -123,9 +148,9 @@ fn boots(kernel: Option<Release>, filter: &[String], log: &Path) -> Result<()> {
 pub fn conformance(log: &Path, filter: &[String]) -> Result<()> {
     let files = vec![(workspace::hull()?, GUEST_HULL.to_string())];
     let disks = [disk::of(&image_files()?, "images")?, suite_disk()?];
-    let mut work = work(Vec::new());
+    let mut work = work(System::Busybox, Vec::new());
     work.conformance = Some(conformance_work(filter));
-    boot(Release::Current, Payload { files, work }, &disks, log)
+    boot(Release::Current, Payload { files, work, system: System::Busybox }, &disks, log)
 }
 
 fn suite_disk() -> Result<PathBuf> {
@@ -136,16 +161,26 @@ fn conformance_work(filter: &[String]) -> conformance::guest::Work {
     conformance::guest::Work { suite: GUEST_SUITE.into(), runtime: GUEST_RUNTIME.into(), filter: filter.to_vec() }
 }
 
-fn chosen(release: Release, filter: &[String]) -> Vec<String> {
-    if filter.is_empty() && release == Release::Oldest {
-        return FALLBACK_FILTER.map(str::to_string).to_vec();
+/// Which tests a machine runs: nothing for all of them, `None` when there is nothing for this one.
+fn chosen(release: Release, system: System, filter: &[String]) -> Option<Vec<String>> {
+    let all = |parts: &[&str]| Some(parts.iter().map(|part| part.to_string()).collect());
+    match (system, release) {
+        (System::Systemd, _) if filter.iter().all(|part| systemd::FILTER.contains(part.as_str())) => {
+            all(&[systemd::FILTER])
+        }
+        (System::Systemd, _) => {
+            let own: Vec<String> = filter.iter().filter(|part| part.contains(systemd::FILTER)).cloned().collect();
+            Some(own).filter(|own| !own.is_empty())
+        }
+        (System::Busybox, Release::Oldest) if filter.is_empty() => all(&FALLBACK_FILTER),
+        (System::Busybox, _) => Some(filter.to_vec()),
     }
-    filter.to_vec()
 }
 
-fn work(programs: Vec<Program>) -> Work {
+fn work(system: System, programs: Vec<Program>) -> Work {
     let path = Path::new;
-    let mut env = ci::test_environment(path(GUEST_HULL), path(GUEST_FILES), path(GUEST_IMAGES), "vm");
+    let hull = if system == System::Systemd { SYSTEMD_HULL } else { GUEST_HULL };
+    let mut env = ci::test_environment(path(hull), path(GUEST_FILES), path(GUEST_IMAGES), "vm");
     env.insert("RUST_BACKTRACE".into(), "0".into());
     Work { programs, env, files: GUEST_FILES.into(), conformance: None }
 }
@@ -153,10 +188,16 @@ fn work(programs: Vec<Program>) -> Work {
 fn boot(release: Release, payload: Payload, disks: &[PathBuf], log: &Path) -> Result<()> {
     let kernel = kernel::ready(release)?;
     note(log, &format!("kernel {}", kernel.version))?;
-    let nonce = format!("{release}-{}", std::process::id());
+    let name = if payload.system == System::Systemd { format!("{release}-systemd") } else { release.to_string() };
+    let nonce = format!("{name}-{}", std::process::id());
     let initramfs = initramfs::write(&kernel, &payload, &nonce)?;
-    let console = workspace::folder("vm")?.join(format!("console-{release}.log"));
-    emulator::run(&kernel.image, &initramfs, disks, &console, BOOT_LIMIT)?;
+    let console = workspace::folder("vm")?.join(format!("console-{name}.log"));
+    let (root, words) = match payload.system {
+        System::Busybox => (None, ""),
+        System::Systemd => (Some(systemd::ready()?), systemd::COMMAND_LINE),
+    };
+    let machine = Machine { kernel: &kernel.image, initramfs: &initramfs, disks, scratch: root.as_deref(), words };
+    emulator::run(&machine, &console, BOOT_LIMIT)?;
     let printed = crate::program::text(&console)?.replace('\r', "");
     let report = guest::Report::read(&printed, &nonce)
         .with_context(|| format!("the machine gave no result, see {}", console.display()))?;
