@@ -139,6 +139,9 @@ impl Client {
         let (body, header) = (number(4), (16 + number(12)).next_multiple_of(8));
         bytes.resize(header + body, 0);
         self.stream.read_exact(&mut bytes[16..]).ok()?;
+        // What is several values is no struct of them, which the decoder here would not tell apart.
+        let signature = bytes[..header].windows(3).position(|part| part == b"\x01g\0");
+        assert!(signature.is_none_or(|at| bytes[at + 4] != b'('), "a body's signature in parentheses");
         let data = Data::new(&bytes[..header], Context::new(LE, 0));
         let (parsed, _): (Header<'_>, usize) = data.deserialize().expect("a header");
         let member = parsed.6.iter().find_map(|(field, value)| match value {

@@ -46,6 +46,7 @@ cp /bin/busybox /root.new/usr/local/bin/
 cp -a /tests /root.new/
 cp /etc/work.json /root.new/etc/
 cp /etc/hull-tests.service /root.new/etc/systemd/system/
+printf '[Unit]\\nDescription=Containers of the tests\\n' > /root.new/etc/systemd/system/hulltest-real.slice
 mkdir -p /root.new/images /root.new/var/lib/hull-tests
 mount -o move /proc /root.new/proc
 mount -o move /sys /root.new/sys
@@ -56,8 +57,8 @@ exec switch_root /root.new /sbin/init
 /// The unit that runs the tests.
 pub const UNIT: &str = "[Unit]
 Description=Hull's tests
-Wants=dbus.service
-After=basic.target dbus.service
+Wants=dbus.service hulltest-real.slice
+After=basic.target dbus.service hulltest-real.slice
 
 [Service]
 Type=oneshot

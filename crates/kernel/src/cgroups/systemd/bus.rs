@@ -6,7 +6,7 @@
 //! system bus when that is not there or DBUS_SYSTEM_BUS_ADDRESS names one; a user has the socket or bus of the session.
 //!
 //! ```text
-//! connect, "\0AUTH EXTERNAL <uid>" -> OK -> BEGIN -> (Hello, on a bus) -> call, reply, signals in between, call ...
+//! connect, "\0AUTH EXTERNAL <uid>" and BEGIN -> OK -> (Hello, on a bus) -> call, reply, signals in between, call ...
 //! ```
 
 use std::collections::VecDeque;
@@ -16,8 +16,9 @@ use std::os::unix::net::{SocketAddr, UnixStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::ser::SerializeStruct;
+use serde::{Serialize, Serializer};
 use zbus::wire::serialized::{Context, Data};
 use zbus::wire::{Endian, LE, to_bytes};
 use zbus::{ObjectPath, Signature, Type, Variant};
@@ -79,6 +80,38 @@ const FIXED_BYTES: usize = 16;
 
 /// The fixed part of a header and its fields.
 type Header<'a> = (u8, u8, u8, u8, u32, u32, Vec<(u8, Variant<'a>)>);
+
+/// The signature of a body as a header field. A body of several values is no struct: its signature has no parentheses,
+/// with which the library would write it.
+struct BodySignature(String);
+
+impl Serialize for BodySignature {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut variant = serializer.serialize_struct("Variant", 2)?;
+        variant.serialize_field("signature", &Signature::Signature)?;
+        variant.serialize_field("value", &self.0)?;
+        variant.end()
+    }
+}
+
+/// A header field that goes out.
+enum Field<'a> {
+    Value(Variant<'a>),
+    BodySignature(BodySignature),
+}
+
+impl Serialize for Field<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Field::Value(value) => value.serialize(serializer),
+            Field::BodySignature(signature) => signature.serialize(serializer),
+        }
+    }
+}
+
+impl Type for Field<'_> {
+    const SIGNATURE: &'static Signature = &Signature::Variant;
+}
 
 /// A message that has come in.
 #[derive(Debug, Default)]
@@ -180,26 +213,28 @@ impl Connection {
 
     /// EXTERNAL: the socket says who we are. A user in a user namespace does not know by which number the other side
     /// knows it, and leaves that to the socket too.
+    ///
+    /// Everything goes out at once, as sd-bus does it: a message that systemd reads together with BEGIN would lie there
+    /// until another one comes, so BEGIN has to be with it before the answer that lets us go on.
     fn authenticate(&mut self, bus: Bus) -> Result<(), SystemdError> {
         let deadline = Instant::now() + PATIENCE;
-        let greeting = match bus {
+        match bus {
             Bus::System => {
                 let uid = rustix::process::geteuid().as_raw().to_string();
                 let digits: String = uid.bytes().map(|byte| format!("{byte:02x}")).collect();
-                format!("\0AUTH EXTERNAL {digits}\r\n")
+                self.write(format!("\0AUTH EXTERNAL {digits}\r\nBEGIN\r\n").as_bytes())?;
             }
-            Bus::User => "\0AUTH EXTERNAL\r\n".to_owned(),
-        };
-        self.write(greeting.as_bytes())?;
+            Bus::User => self.write(b"\0AUTH EXTERNAL\r\nDATA\r\nBEGIN\r\n")?,
+        }
         let mut answer = self.read_line(deadline)?;
-        if answer == "DATA" {
-            self.write(b"DATA\r\n")?;
+        if bus == Bus::User && answer == "DATA" {
             answer = self.read_line(deadline)?;
         }
-        if !answer.starts_with("OK ") {
-            return Err(SystemdError::Refused { socket: self.name.clone(), answer });
+        if answer.starts_with("OK ") {
+            Ok(())
+        } else {
+            Err(SystemdError::Refused { socket: self.name.clone(), answer })
         }
-        self.write(b"BEGIN\r\n")
     }
 
     /// Calls a method and waits for its reply; signals that come before it are kept. `about` is what the call is about,
@@ -298,18 +333,17 @@ fn encode<B: Serialize + Type>(method: &Method, serial: u32, body: &B, is_bus: b
         if *B::SIGNATURE == Signature::Unit { Vec::new() } else { to_bytes(Context::new(LE, 0), body)?.to_vec() };
     let length = u32::try_from(content.len()).map_err(|_| zbus::Error::ExcessData)?;
     let mut fields = vec![
-        (PATH, Variant::ObjectPath(ObjectPath::try_from(method.path)?)),
-        (INTERFACE, Variant::from(method.interface)),
-        (MEMBER, Variant::from(method.member)),
+        (PATH, Field::Value(Variant::ObjectPath(ObjectPath::try_from(method.path)?))),
+        (INTERFACE, Field::Value(Variant::from(method.interface))),
+        (MEMBER, Field::Value(Variant::from(method.member))),
     ];
     if is_bus {
-        fields.push((DESTINATION, Variant::from(method.destination)));
+        fields.push((DESTINATION, Field::Value(Variant::from(method.destination))));
     }
     if !content.is_empty() {
-        let signature = B::SIGNATURE.to_string_no_parens();
-        fields.push((BODY_SIGNATURE, Variant::Signature(Signature::try_from(signature.as_str())?)));
+        fields.push((BODY_SIGNATURE, Field::BodySignature(BodySignature(B::SIGNATURE.to_string_no_parens()))));
     }
-    let header: Header<'_> = (b'l', METHOD_CALL, 0, 1, length, serial, fields);
+    let header = (b'l', METHOD_CALL, 0_u8, 1_u8, length, serial, fields);
     let mut bytes = to_bytes(Context::new(LE, 0), &header)?.to_vec();
     bytes.resize(bytes.len().next_multiple_of(8), 0);
     bytes.extend(content);
@@ -435,6 +469,7 @@ mod tests {
         assert_eq!(header + body, bytes.len());
         let message = decode(&bytes, header).unwrap();
         assert_eq!((message.kind, message.member.as_str(), message.signature.as_str()), (METHOD_CALL, "Member", "su"));
+        assert!(bytes.windows(7).any(|part| part == b"\x01g\0\x02su\0"), "two values and no struct of two");
         assert_eq!(message.body::<(String, u32)>().unwrap(), ("unit".to_owned(), 5));
         assert!(message.body::<u32>().unwrap_err().contains("\"su\""));
         let empty = encode(&method, 8, &(), false).unwrap();
