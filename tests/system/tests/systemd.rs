@@ -160,9 +160,9 @@ StartTransientUnit test-ID.scope replace
   AllowedCPUs = [byte 0x01]
   MemoryHigh = uint64 50331648";
 
-const EXPECTED_DEVICES: &str = "(\"block-*\", \"m\"), (\"char-*\", \"m\"), (\"/dev/char/1:3\", \"rwm\"), \
-    (\"/dev/char/1:5\", \"rwm\"), (\"/dev/char/1:7\", \"rwm\"), (\"/dev/char/1:8\", \"rwm\"), (\"/dev/char/1:9\", \"rwm\"), \
-    (\"/dev/char/5:0\", \"rwm\"), (\"/dev/char/5:2\", \"rwm\"), (\"/dev/char/10:229\", \"rwm\"), (\"char-136\", \"rwm\")";
+const EXPECTED_DEVICES: &str = "(\"/dev/char/10:229\", \"rw\"), (\"char-*\", \"m\"), (\"block-*\", \"m\"), \
+    (\"/dev/char/1:3\", \"rwm\"), (\"/dev/char/1:5\", \"rwm\"), (\"/dev/char/1:7\", \"rwm\"), (\"/dev/char/1:8\", \"rwm\"), \
+    (\"/dev/char/1:9\", \"rwm\"), (\"/dev/char/5:0\", \"rwm\"), (\"/dev/char/5:2\", \"rwm\"), (\"char-136\", \"rwm\")";
 
 #[test]
 fn systemd_hears_of_every_limit_and_the_files_say_the_same() {
