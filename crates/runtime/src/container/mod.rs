@@ -40,7 +40,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 use crate::create::{CreateError, Created, create_and, end, hear_start, leave_own_classes};
 use crate::hooks::{HookError, HookKind};
 use crate::listener::ListenerError;
-use crate::plan::{CgroupDriver, CgroupPlan, PlanError, PlanOptions, RootSource, Streams, plan};
+use crate::plan::{CgroupDriver, CgroupPlan, InitPlan, PlanError, PlanOptions, RootSource, Streams, plan};
 use record::{Record, RecordedUnit, STATE_VERSION, start_time};
 
 /// A command on a container that failed.
@@ -425,14 +425,42 @@ fn create_in(
     cgroup_driver: CgroupDriver<'_>,
 ) -> Result<New, ContainerError> {
     let bundle = std::path::absolute(request.bundle).map_err(ContainerError::file("find", request.bundle))?;
+    let (id, wait_for_start) = (request.id, request.wait_for_start);
+    let hears_readiness = request.tells_readiness && !wait_for_start;
+    let plan = plan_in(folder, spec, &bundle, request, cgroup_driver)?;
+    let readiness = if hears_readiness { Some(readiness::listen(folder)?) } else { None };
+    let mut record = record(spec, &bundle, plan.cgroup.as_ref());
+    // First, because the cgroup is in it: what is left when this process is killed can be found by that.
+    exec::Template::of(spec, &record).write(folder)?;
+    let created = create_recorded(folder, plan, &mut record)?;
+    if wait_for_start {
+        let Created { pid, pidfd, terminal, .. } = created;
+        return Ok(New { pid, pidfd, terminal, readiness });
+    }
+    let started = created.start()?;
+    if let Err(error) = run_poststart(id, &record) {
+        if let Some(cgroup) = &started.cgroup {
+            // The hook is what the caller needs to hear of; a cgroup that stays is removed by the next of this id.
+            let _ = cgroup.remove_with_parent();
+        }
+        leave_own_classes(&record.classes);
+        return Err(error);
+    }
+    Ok(New { pid: started.pid, pidfd: started.pidfd, terminal: started.terminal, readiness })
+}
+
+/// The plan of a container of the command line.
+fn plan_in(
+    folder: &Path,
+    spec: &Spec,
+    bundle: &Path,
+    request: CreateRequest<'_>,
+    cgroup_driver: CgroupDriver<'_>,
+) -> Result<InitPlan, ContainerError> {
     let telling = if request.tells_readiness { Some(readiness::prepare(folder, spec)?) } else { None };
-    let readiness = match request.tells_readiness && !request.wait_for_start {
-        true => Some(readiness::listen(folder)?),
-        false => None,
-    };
     let options = PlanOptions {
         root: RootSource::Spec,
-        bundle: &bundle,
+        bundle,
         streams: request.streams,
         init: false,
         cgroup_path: default_cgroup(spec, request.id),
@@ -450,9 +478,11 @@ fn create_in(
     if request.wait_for_start {
         plan.start_socket = Some(door::open(folder)?);
     }
-    let mut record = record(spec, &bundle, plan.cgroup.as_ref());
-    // First, because the cgroup is in it: what is left when this process is killed can be found by that.
-    exec::Template::of(spec, &record).write(folder)?;
+    Ok(plan)
+}
+
+/// Makes the process, and the record of it while it builds its file systems.
+fn create_recorded(folder: &Path, plan: InitPlan, record: &mut Record) -> Result<Created, ContainerError> {
     let mut drafted = Ok(());
     let created = create_and(plan, |pid, cgroup| {
         record.pid = pid;
@@ -461,32 +491,23 @@ fn create_in(
         record.keeps_cgroup_parent = cgroup.is_some_and(Cgroup::keeps_parent);
         drafted = record.draft(folder);
     })?;
-    let late = created.cgroup.as_ref().filter(|cgroup| cgroup.unit().is_some());
+    let in_unit = created.cgroup.as_ref().filter(|cgroup| cgroup.unit().is_some());
     let classes = created.own_classes();
-    if late.is_some() || !classes.is_empty() {
-        // Where a user's units are, only that user's systemd knew.
-        record.cgroup = late.map(|cgroup| cgroup.path().to_owned()).or(record.cgroup);
+    if in_unit.is_some() || !classes.is_empty() {
+        if let Some(cgroup) = in_unit {
+            // Where a user's units are, only that user's systemd knew.
+            record.cgroup = Some(cgroup.path().to_owned());
+        }
         record.classes = classes;
         drafted = drafted.and_then(|()| record.draft(folder));
     }
-    if let Err(error) = drafted.and_then(|()| Record::publish(folder)) {
-        created.abandon();
-        return Err(error);
-    }
-    if request.wait_for_start {
-        let Created { pid, pidfd, terminal, .. } = created;
-        return Ok(New { pid, pidfd, terminal, readiness });
-    }
-    let started = created.start()?;
-    if let Err(error) = run_poststart(request.id, &record) {
-        if let Some(cgroup) = &started.cgroup {
-            // The hook is what the caller needs to hear of; a cgroup that stays is removed by the next of this id.
-            let _ = cgroup.remove_with_parent();
+    match drafted.and_then(|()| Record::publish(folder)) {
+        Ok(()) => Ok(created),
+        Err(error) => {
+            created.abandon();
+            Err(error)
         }
-        leave_own_classes(&record.classes);
-        return Err(error);
     }
-    Ok(New { pid: started.pid, pidfd: started.pidfd, terminal: started.terminal, readiness })
 }
 
 /// Ends what is left in a container's cgroup, and the cgroup. A unit that has failed stays known to systemd without one.
