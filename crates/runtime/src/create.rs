@@ -27,10 +27,11 @@ use rustix::process::{Signal, pidfd_send_signal};
 use crate::failure::InitFailure;
 use crate::go_between;
 use crate::hooks::{HookError, HookKind};
+use crate::id_map::{self, IdMapError};
 use crate::init;
 use crate::listener::{Listener, ListenerError};
 use crate::own_program;
-use crate::plan::{IdMap, InitPlan, NetDevicePlan, RootInUserNamespace, RootMount};
+use crate::plan::{IdMappingSource, InitPlan, MountPlan, NetDevicePlan, RootInUserNamespace, RootMount};
 use crate::sync::{Message, Sync};
 
 /// A create or start that failed.
@@ -45,6 +46,9 @@ pub enum CreateError {
         #[source]
         source: CgroupError,
     },
+    /// A user without rights over cgroups wants limits.
+    #[error("linux.resources: limits need a cgroup that is delegated to this user")]
+    NoDelegatedCgroup(#[source] CgroupError),
     /// The pid namespace could not be joined.
     #[error("joining the pid namespace")]
     PidNamespace(#[source] std::io::Error),
@@ -67,14 +71,8 @@ pub enum CreateError {
     #[error("talking to the container's first process")]
     Conversation(#[source] Errno),
     /// The id maps could not be written.
-    #[error("writing {path}")]
-    IdMap {
-        /// Which map.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    IdMap(#[from] IdMapError),
     /// The root file system could not be mounted for the user namespace.
     #[error("mounting the root file system")]
     Root(#[source] MountError),
@@ -255,7 +253,12 @@ fn prepare_cgroup(plan: &mut InitPlan) -> Result<Option<PreparedCgroup>, CreateE
         return Ok(Some(PreparedCgroup { cgroup, entry: CgroupEntry::Unit(Some(Box::new(start))) }));
     }
     let mut cgroup = layout.cgroup(&wanted.path).map_err(failed)?;
-    if !cgroup.create().map_err(failed)? {
+    let is_first = match cgroup.create() {
+        Err(_) if wanted.optional && !wanted.limits.limit_more_than_devices() => return Ok(None),
+        Err(error) if wanted.optional => return Err(CreateError::NoDelegatedCgroup(error)),
+        other => other.map_err(failed)?,
+    };
+    if !is_first {
         cgroup.keep_parent();
     }
     match cgroup.apply(&wanted.limits).and_then(|()| cgroup.joiner()) {
@@ -278,6 +281,7 @@ fn launch(
     meanwhile: impl FnOnce(i32, Option<&Cgroup>),
 ) -> Result<Created, (CreateError, Option<OwnedFd>)> {
     let early = |error| (error, None);
+    shift_by_own_maps(&plan.mounts).map_err(early)?;
     let joiner = prepared.as_ref().and_then(|prepared| prepared.joiner());
     own_program::protect().map_err(|error| early(CreateError::OwnProgram(error)))?;
     let (ours, theirs) = Sync::pair().map_err(|errno| early(CreateError::Conversation(errno)))?;
@@ -308,9 +312,7 @@ fn clone(plan: &InitPlan, joiner: Option<&Joiner>) -> Result<Cloned, CreateError
     let into = joiner.and_then(Joiner::clone_into);
     let spaces = &plan.namespaces;
     if spaces.needs_go_between() {
-        let join: Vec<_> = spaces.join_pid.iter().map(|fd| (sys::CLONE_NEWPID, fd.as_fd())).collect();
-        let join = [join, spaces.join.iter().map(|(kind, fd)| (*kind, fd.as_fd())).collect()].concat();
-        return go_between::clone(&join, spaces.create, plan.sibling, into);
+        return go_between::clone(|| go_between::enter(spaces), spaces.create, plan.sibling, into);
     }
     if let Some(namespace) = &spaces.join_pid {
         sys::setns(namespace.as_fd(), sys::CLONE_NEWPID).map_err(CreateError::PidNamespace)?;
@@ -335,8 +337,7 @@ fn converse(
                 sync.send(&Message::Continue, None).map_err(CreateError::Conversation)?;
             }
             Some((Message::NeedsIdMap, _)) => {
-                write_id_map(pid, "uid_map", &plan.namespaces.uid_map)?;
-                write_id_map(pid, "gid_map", &plan.namespaces.gid_map)?;
+                id_map::write(pid, &plan.namespaces.uid_map, &plan.namespaces.gid_map)?;
                 let root = shift(pid, plan, late_root.take())?;
                 sync.send(&Message::Continue, root.as_ref().map(AsFd::as_fd)).map_err(CreateError::Conversation)?;
             }
@@ -367,10 +368,16 @@ fn converse(
     }
 }
 
-fn write_id_map(pid: i32, file: &str, map: &[IdMap]) -> Result<(), CreateError> {
-    let path = PathBuf::from(format!("/proc/{pid}/{file}"));
-    let lines: String = map.iter().map(|line| format!("{} {} {}\n", line.inside, line.outside, line.count)).collect();
-    fs::write(&path, lines).map_err(|source| CreateError::IdMap { path, source })
+/// Shifts the owners of the mounts that have a map of their own.
+fn shift_by_own_maps(mounts: &[MountPlan]) -> Result<(), CreateError> {
+    for mount in mounts {
+        let Some(IdMappingSource::Own { uid, gid }) = mount.id_mapped.as_ref().map(|mapping| &mapping.map) else {
+            continue;
+        };
+        let namespace = id_map::namespace_with(uid, gid)?;
+        mount.shift_ids(namespace.as_fd()).map_err(CreateError::Shift)?;
+    }
+    Ok(())
 }
 
 /// Sets the clocks of the time namespace that the child has made and is not in yet (time_namespaces(7)). The child
@@ -393,12 +400,11 @@ fn move_net_devices(pid: i32, devices: &[NetDevicePlan]) -> Result<(), CreateErr
 
 /// Shifts owners through the new user namespace: of the mounts that ask for it, and of the root.
 fn shift(pid: i32, plan: &InitPlan, late_root: Option<RootInUserNamespace>) -> Result<Option<OwnedFd>, CreateError> {
-    let path = PathBuf::from(format!("/proc/{pid}/ns/user"));
-    let namespace = fs::File::open(&path).map_err(|source| CreateError::IdMap { path, source })?;
-    for mount in &plan.mounts {
+    let namespace = id_map::namespace_of(pid)?;
+    for mount in plan.mounts.iter().filter(|mount| mount.shifts_with_container()) {
         mount.shift_ids(namespace.as_fd()).map_err(CreateError::Shift)?;
     }
-    late_root.map(|make| make(namespace.into()).map_err(CreateError::Root)).transpose()
+    late_root.map(|make| make(namespace).map_err(CreateError::Root)).transpose()
 }
 
 impl Created {

@@ -13,11 +13,12 @@ use hull_kernel::cgroups::{Cgroup, Joiner};
 use hull_kernel::resctrl::Membership;
 use hull_oci::runtime::{Linux, LinuxNamespaceType, Process, State};
 use hull_sys::process::{self as sys, Cloned};
-use rustix::process::{PidfdFlags, pidfd_open, setsid};
+use rustix::process::{PidfdFlags, geteuid, pidfd_open, setsid};
 use rustix::thread::sched_setaffinity;
 
 use crate::create::{CreateError, Created, end};
 use crate::failure::{InitFailure, Step};
+use crate::go_between;
 use crate::init;
 use crate::own_program;
 use crate::plan::{Affinity, PlanError, ProcessPlan, ResctrlPlan, Streams, process as process_plan};
@@ -26,13 +27,24 @@ use crate::sync::{Message, Sync};
 /// The process to be added and the container it is added to.
 pub struct ExecPlan {
     target: OwnedFd,
-    joins_user: bool,
+    joins_user: JoinsUser,
     joins_time: bool,
     cgroup: Option<Cgroup>,
     sibling: bool,
     affinity: Option<Affinity>,
     class: Option<Membership>,
     process: ProcessPlan,
+}
+
+/// Whether and when the container's user namespace is joined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum JoinsUser {
+    /// It is the caller's.
+    No,
+    /// With the other namespaces.
+    With,
+    /// Before the pid namespace, because the caller has rights in it alone.
+    Before,
 }
 
 /// What the caller of [`plan`] decides besides the process.
@@ -67,7 +79,11 @@ pub fn plan(process: &Process, linux: &Linux, options: ExecOptions) -> Result<Ex
         None => None,
     };
     let user = |pid: &str| std::fs::metadata(format!("/proc/{pid}/ns/user")).map(|file| file.ino());
-    let joins_user = user("self").map_err(gone)? != user(&options.pid.to_string()).map_err(gone)?;
+    let joins_user = match user("self").map_err(gone)? == user(&options.pid.to_string()).map_err(gone)? {
+        true => JoinsUser::No,
+        false if geteuid().is_root() => JoinsUser::With,
+        false => JoinsUser::Before,
+    };
     Ok(ExecPlan {
         target,
         joins_user,
@@ -98,13 +114,7 @@ pub fn create(mut plan: ExecPlan) -> Result<Created, CreateError> {
     };
     own_program::protect().map_err(CreateError::OwnProgram)?;
     let (ours, theirs) = Sync::pair().map_err(CreateError::Conversation)?;
-    sys::setns(plan.target.as_fd(), sys::CLONE_NEWPID).map_err(CreateError::PidNamespace)?;
-    if let Some(initial) = plan.affinity.as_ref().and_then(|affinity| affinity.initial.as_ref()) {
-        sched_setaffinity(None, initial).map_err(CreateError::Affinity)?;
-    }
-    let flags = if plan.sibling { sys::CLONE_PARENT as u64 } else { 0 };
-    let into = joiner.as_ref().and_then(Joiner::clone_into);
-    let (pid, pidfd) = match sys::clone3(flags, into).map_err(CreateError::Clone)? {
+    let (pid, pidfd) = match clone(&plan, joiner.as_ref())? {
         Cloned::Child => {
             drop(ours);
             let Err(failure) = join(plan, &theirs, joiner.as_ref());
@@ -122,6 +132,25 @@ pub fn create(mut plan: ExecPlan) -> Result<Created, CreateError> {
             Err(error)
         }
     }
+}
+
+/// The process, in the container's pid namespace. Without rights over the host that one can only be joined from within
+/// the container's user namespace.
+fn clone(plan: &ExecPlan, joiner: Option<&Joiner>) -> Result<Cloned, CreateError> {
+    let into = joiner.and_then(Joiner::clone_into);
+    if let Some(initial) = plan.affinity.as_ref().and_then(|affinity| affinity.initial.as_ref()) {
+        sched_setaffinity(None, initial).map_err(CreateError::Affinity)?;
+    }
+    if plan.joins_user == JoinsUser::Before {
+        let enter = || {
+            sys::setns(plan.target.as_fd(), sys::CLONE_NEWUSER | sys::CLONE_NEWPID)
+                .map_err(|error| InitFailure::because(Step::Namespace, "", error))
+        };
+        return go_between::clone(enter, 0, plan.sibling, into);
+    }
+    sys::setns(plan.target.as_fd(), sys::CLONE_NEWPID).map_err(CreateError::PidNamespace)?;
+    let flags = if plan.sibling { sys::CLONE_PARENT as u64 } else { 0 };
+    sys::clone3(flags, into).map_err(CreateError::Clone)
 }
 
 fn wait_ready(sync: &Sync) -> Result<Option<OwnedFd>, CreateError> {
@@ -151,15 +180,16 @@ fn join(mut plan: ExecPlan, sync: &Sync, joiner: Option<&Joiner>) -> Result<Infa
     init::set_oom_score(plan.process.oom_score_adj)?;
     let mut namespaces =
         sys::CLONE_NEWNS | sys::CLONE_NEWUTS | sys::CLONE_NEWIPC | sys::CLONE_NEWNET | sys::CLONE_NEWCGROUP;
-    if plan.joins_user {
+    if plan.joins_user == JoinsUser::With {
         namespaces |= sys::CLONE_NEWUSER;
     }
     if plan.joins_time {
         namespaces |= sys::CLONE_NEWTIME;
     }
     sys::setns(plan.target.as_fd(), namespaces).map_err(|error| InitFailure::because(Step::Namespace, "", error))?;
-    if plan.joins_user {
-        init::become_root().map_err(|errno| InitFailure::new(Step::UserNamespace, "", errno))?;
+    if plan.joins_user != JoinsUser::No {
+        plan.process.group_change =
+            init::become_root().map_err(|errno| InitFailure::new(Step::UserNamespace, "", errno))?;
     }
     setsid().map_err(|errno| InitFailure::new(Step::Session, "", errno))?;
     init::join_keyring(&plan.process.labels)?;

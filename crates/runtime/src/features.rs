@@ -57,7 +57,6 @@ pub fn features() -> Features {
 }
 
 fn linux() -> LinuxFeatures {
-    let absent = Some(EnabledFeature { enabled: Some(false) });
     let present = Some(EnabledFeature { enabled: Some(true) });
     LinuxFeatures {
         namespaces: words(&NAMESPACES),
@@ -77,7 +76,7 @@ fn linux() -> LinuxFeatures {
             modes: words(&MEMORY_MODES.map(|(word, _)| word)),
             flags: words(&MEMORY_FLAGS.map(|(word, _)| word)),
         }),
-        mount_extensions: Some(MountExtensions { idmap: absent }),
+        mount_extensions: Some(MountExtensions { idmap: present }),
         net_devices: present,
     }
 }
@@ -132,7 +131,7 @@ mod tests {
         assert_eq!(document["ociVersionMax"], "1.3.0");
         assert_eq!(document["hooks"].as_array().unwrap().len(), 6);
         assert_eq!(document["linux"]["cgroup"]["systemd"], true);
-        assert_eq!(document["linux"]["mountExtensions"]["idmap"]["enabled"], false);
+        assert_eq!(document["linux"]["mountExtensions"]["idmap"]["enabled"], true);
         let options = document["mountOptions"].as_array().unwrap();
         assert!(options.iter().any(|option| option == "rro") && options.iter().any(|option| option == "tmpcopyup"));
         assert_eq!(document["linux"]["capabilities"][0], "CAP_CHOWN");

@@ -9,7 +9,7 @@
 //!
 //! It is not dumpable, so no process of a namespace that it joins can look into it.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use hull_sys::process::{self as sys, Cloned};
 use rustix::io::Errno;
@@ -17,17 +17,19 @@ use rustix::process::{Pid, WaitOptions, waitpid};
 
 use crate::create::CreateError;
 use crate::failure::{InitFailure, Step};
+use crate::id_map;
 use crate::init;
+use crate::plan::NamespacePlan;
 use crate::sync::{Message, Sync};
 
-/// Clones the container's process through a go-between, which joins the namespaces of `join` and makes those of `create`
+/// Clones a process through a go-between, which calls `enter` to join namespaces and makes those of `create`
 /// (`CLONE_NEW*`). `sibling` makes the process the creator's sibling instead of its child. The go-between is born in the
 /// cgroup, by the creator's rights, and the process with it.
 ///
 /// # Errors
 /// What the go-between could not join, and clone3(2)'s.
 pub(crate) fn clone(
-    join: &[(i32, BorrowedFd<'_>)],
+    enter: impl FnOnce() -> Result<(), InitFailure>,
     create: i32,
     sibling: bool,
     into_cgroup: Option<BorrowedFd<'_>>,
@@ -37,11 +39,11 @@ pub(crate) fn clone(
     match sys::clone3(parent, into_cgroup).map_err(CreateError::Clone)? {
         Cloned::Child => {
             drop(ours);
-            match enter_and_clone(join, create) {
+            match init::hide().and_then(|()| enter()).and_then(|()| clone_sibling(create)) {
                 Ok(Cloned::Child) => Ok(Cloned::Child),
                 Ok(Cloned::Parent { pid, pidfd }) => {
                     // A creator that is gone needs no answer, and the process sees the end of its own conversation.
-                    let _ = theirs.send(&Message::Process(pid), Some(std::os::fd::AsFd::as_fd(&pidfd)));
+                    let _ = theirs.send(&Message::Process(pid), Some(pidfd.as_fd()));
                     sys::exit_now(0)
                 }
                 Err(failure) => init::fail(&theirs, failure),
@@ -63,26 +65,46 @@ pub(crate) fn clone(
     }
 }
 
-/// The go-between's work. A namespace that belongs to the user namespace is refused to a creator without rights over
-/// that one, so what is refused before the user namespace is joined is tried again in it.
-fn enter_and_clone(join: &[(i32, BorrowedFd<'_>)], create: i32) -> Result<Cloned, InitFailure> {
+fn clone_sibling(create: i32) -> Result<Cloned, InitFailure> {
+    sys::clone3(create as u64 | sys::CLONE_PARENT as u64, None)
+        .map_err(|error| InitFailure::because(Step::Namespace, "clone3", error))
+}
+
+/// Joins what a container joins. A namespace that belongs to the user namespace is refused to a creator without rights
+/// over that one, so what is refused before the user namespace is joined is tried again in it.
+pub(crate) fn enter(spaces: &NamespacePlan) -> Result<(), InitFailure> {
     let failed = |error| InitFailure::because(Step::Namespace, "", error);
-    init::hide()?;
-    let user = join.iter().find(|(kind, _)| *kind == sys::CLONE_NEWUSER);
+    let user = spaces.joined_user();
+    let pid = spaces.join_pid.iter().map(|fd| (sys::CLONE_NEWPID, fd.as_fd()));
+    let others = spaces.join.iter().map(|(kind, fd)| (*kind, fd.as_fd()));
     let mut refused = Vec::new();
-    for (kind, namespace) in join.iter().filter(|(kind, _)| *kind != sys::CLONE_NEWUSER) {
-        match sys::setns(*namespace, *kind) {
+    for (kind, namespace) in others.filter(|(kind, _)| *kind != sys::CLONE_NEWUSER).chain(pid) {
+        match sys::setns(namespace, kind) {
             Err(error) if user.is_some() && Errno::from_io_error(&error) == Some(Errno::PERM) => {
-                refused.push((*kind, *namespace));
+                refused.push((kind, namespace));
             }
             other => other.map_err(failed)?,
         }
     }
-    for (kind, namespace) in user.into_iter().copied().chain(refused) {
+    if let Some(user) = user {
+        sys::setns(user, sys::CLONE_NEWUSER).map_err(failed)?;
+        compare_maps(spaces)?;
+    }
+    for (kind, namespace) in refused {
         sys::setns(namespace, kind).map_err(failed)?;
     }
-    sys::clone3(create as u64 | sys::CLONE_PARENT as u64, None)
-        .map_err(|error| InitFailure::because(Step::Namespace, "clone3", error))
+    Ok(())
+}
+
+/// Engines give the maps of a namespace along with its path; they must be the ones that it has.
+fn compare_maps(spaces: &NamespacePlan) -> Result<(), InitFailure> {
+    for (file, given) in [("uid_map", &spaces.uid_map), ("gid_map", &spaces.gid_map)] {
+        if !given.is_empty() && id_map::read_own(file).as_ref() != Some(given) {
+            let why = "linux.uidMappings and linux.gidMappings are not those of the user namespace that is joined";
+            return Err(InitFailure::because(Step::UserNamespace, file, why));
+        }
+    }
+    Ok(())
 }
 
 fn reap(between: i32) {

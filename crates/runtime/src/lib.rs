@@ -15,6 +15,7 @@ pub mod failure;
 pub mod features;
 mod go_between;
 pub mod hooks;
+pub mod id_map;
 mod init;
 pub mod init_process;
 pub mod listener;

@@ -6,11 +6,14 @@
 use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, Args, Command, Subcommand};
+use rustix::process::geteuid;
 
 use crate::args::later::{LaterFlag, switch, value};
 
 /// Where containers made by this command line are recorded.
 pub const DEFAULT_ROOT: &str = "/run/hull-oci";
+/// The same below the user's own runtime folder.
+const ROOT_NAME: &str = "hull-oci";
 
 /// What stands before the command.
 #[derive(Debug, Args)]
@@ -27,6 +30,9 @@ pub struct FrontArgs {
     /// Tell on stderr what is done
     #[arg(long)]
     pub debug: bool,
+    /// Go on without a cgroup where none can be made: true, false, or auto for every user but root
+    #[arg(long, value_name = "WHEN", default_value = "auto", value_parser = ["auto", "true", "false", ""])]
+    pub rootless: String,
     /// Ignored: criu is looked for in PATH
     #[arg(long, value_name = "FILE", hide = true)]
     pub criu: Option<String>,
@@ -45,6 +51,29 @@ pub struct OciArgs {
     /// Command
     #[command(subcommand)]
     pub command: OciCommand,
+}
+
+impl FrontArgs {
+    /// The folder of states. In the place of the usual one a user without root's rights has one of the own below
+    /// `XDG_RUNTIME_DIR`.
+    pub fn state_root(&self) -> PathBuf {
+        if self.root.as_os_str() != DEFAULT_ROOT || geteuid().is_root() {
+            return self.root.clone();
+        }
+        match std::env::var_os("XDG_RUNTIME_DIR") {
+            Some(own) if !own.is_empty() => PathBuf::from(own).join(ROOT_NAME),
+            _ => self.root.clone(),
+        }
+    }
+
+    /// Whether a container may do without a cgroup; `None` leaves it to who the user is.
+    pub fn without_cgroup(&self) -> Option<bool> {
+        match self.rootless.as_str() {
+            "true" => Some(true),
+            "false" => Some(false),
+            _ => None,
+        }
+    }
 }
 
 /// A command of the OCI runtime.
@@ -124,6 +153,9 @@ pub struct BundleArgs {
     /// Leave the container the caller's session keyring
     #[arg(long)]
     pub no_new_keyring: bool,
+    /// Enter the root without pivot_root(2), on a host whose root is the initial ramfs
+    #[arg(long)]
+    pub no_pivot: bool,
     /// Hand this many descriptors on, from 3 and those of LISTEN_FDS on
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     pub preserve_fds: u32,
@@ -454,14 +486,6 @@ pub struct SpecArgs {
     pub rootless: bool,
 }
 
-/// Flags before the command that are refused.
-pub const LATER: &[LaterFlag] =
-    &[LaterFlag { harmless: &["auto", "false", ""], ..value("rootless", "rootless comes with a later release") }];
-
-/// Flags of `create` and `run` that are refused.
-pub const LATER_CREATE: &[LaterFlag] =
-    &[LaterFlag { harmless: &["false"], ..switch("no-pivot", "Hull has no other way to change the root") }];
-
 /// Flags of `restore` that are refused.
 pub const LATER_RESTORE: &[LaterFlag] = &[
     LaterFlag { harmless: &["false"], ..switch("no-pivot", "criu changes the root in its own way") },
@@ -471,7 +495,6 @@ pub const LATER_RESTORE: &[LaterFlag] = &[
 /// The refused flags of a command.
 pub fn later(command: &str) -> &'static [LaterFlag] {
     match command {
-        "create" | "run" => LATER_CREATE,
         "restore" => LATER_RESTORE,
         _ => &[],
     }
@@ -498,7 +521,7 @@ pub fn flagged(command: Command) -> Command {
 fn framed(command: Command) -> Command {
     let help = Arg::new("help").long("help").short('h').help("Print this help").action(ArgAction::Help).global(true);
     let version = Arg::new("version").long("version").short('v').help("Print the version").action(ArgAction::Version);
-    crate::args::later::recognise(FrontArgs::augment_args(command), LATER)
+    FrontArgs::augment_args(command)
         .version(concat!("version ", env!("CARGO_PKG_VERSION"), "\nspec: 1.3.0"))
         .subcommand_required(true)
         .arg_required_else_help(true)

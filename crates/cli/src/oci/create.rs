@@ -143,6 +143,7 @@ fn make(
         streams,
         wait_for_start: kind.wait_for_start,
         new_keyring: !arguments.no_new_keyring,
+        no_pivot: arguments.no_pivot,
         kept_fds: kind.inherited.count(),
         env: kind.inherited.variables(),
         tells_readiness: readiness::is_awaited(),

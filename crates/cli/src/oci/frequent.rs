@@ -87,6 +87,7 @@ fn front<'a>(words: &mut Words<'a>) -> Option<(FrontArgs, &'a str)> {
         log: None,
         log_format: "text".to_owned(),
         debug: false,
+        rootless: "auto".to_owned(),
         criu: None,
         systemd_cgroup: false,
     };
@@ -99,6 +100,9 @@ fn front<'a>(words: &mut Words<'a>) -> Option<(FrontArgs, &'a str)> {
                 front.log_format = words.value(value).filter(|format| ["text", "json"].contains(format))?.to_owned();
             }
             Word::Flag("debug", value) => front.debug = switch(value)?,
+            Word::Flag("rootless", value) => {
+                front.rootless = words.value(value).filter(|when| ["auto", "true", "false"].contains(when))?.to_owned();
+            }
             Word::Flag("systemd-cgroup", value) => front.systemd_cgroup = switch(value)?,
             Word::Flag(..) => return None,
         }
@@ -117,6 +121,7 @@ fn bundle<'a>(
         pidfd_socket: None,
         pid_file: None,
         no_new_keyring: false,
+        no_pivot: false,
         preserve_fds: 0,
         id: String::new(),
     };
@@ -129,6 +134,7 @@ fn bundle<'a>(
             Word::Flag("pidfd-socket", value) => bundle.pidfd_socket = Some(words.path(value)?),
             Word::Flag("pid-file", value) => bundle.pid_file = Some(words.path(value)?),
             Word::Flag("no-new-keyring", value) => bundle.no_new_keyring = switch(value)?,
+            Word::Flag("no-pivot", value) => bundle.no_pivot = switch(value)?,
             Word::Flag(name, value) => more(name, value, &mut words)?,
         }
     }

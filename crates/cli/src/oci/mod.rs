@@ -132,7 +132,6 @@ fn tell_failure(log: &Log, program: &str, command: Option<&str>, failure: &Failu
 }
 
 fn refuse_later(matches: &ArgMatches) -> Result<(), Failure> {
-    later::refuse(matches, args::LATER)?;
     if let Some((name, inner)) = matches.subcommand() {
         later::refuse(inner, args::later(name))?;
     }
@@ -143,7 +142,9 @@ fn carry_out(arguments: &OciArgs, log: &Log) -> Result<u8, Failure> {
     if arguments.front.criu.is_some() {
         eprintln!("WARNING: --criu ignored (criu binary from $PATH is used); do not use");
     }
-    let containers = Containers::new(&arguments.front.root).with_systemd(arguments.front.systemd_cgroup);
+    let containers = Containers::new(arguments.front.state_root())
+        .with_systemd(arguments.front.systemd_cgroup)
+        .without_cgroup(arguments.front.without_cgroup());
     match &arguments.command {
         OciCommand::Create(bundle) => create::create(&containers, bundle)?,
         OciCommand::Run(run) => return create::run(&containers, run, log),

@@ -130,6 +130,11 @@ pub struct RdmaLimit {
 }
 
 impl Limits {
+    /// Whether there is a limit on anything but devices, which a user namespace keeps from being made anyway.
+    pub fn limit_more_than_devices(&self) -> bool {
+        Limits { devices: Vec::new(), ..self.clone() } != Limits::default()
+    }
+
     /// Checks everything that can be judged without a kernel.
     ///
     /// # Errors

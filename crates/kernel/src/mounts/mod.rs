@@ -8,6 +8,7 @@
 
 pub mod foreign;
 pub mod inside;
+pub mod mount_table;
 pub mod overlay;
 pub mod shifted;
 
@@ -19,8 +20,9 @@ use hull_sys::mount as sys;
 use rustix::fs::CWD;
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
-    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree, unmount,
+    FsMountFlags, FsOpenFlags, FsPickFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
+    fsconfig_create, fsconfig_reconfigure, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, fspick, move_mount,
+    open_tree, unmount,
 };
 use rustix::path::Arg;
 
@@ -119,20 +121,44 @@ pub fn new_filesystem(
         fsconfig_set_string(context.as_fd(), "source", source)
             .map_err(|errno| refused("fsconfig", format!("{kind} source {source}"), errno))?;
     }
-    for FilesystemOption { key, value } in options {
-        let set = match value {
-            Some(value) => fsconfig_set_string(context.as_fd(), key.as_str(), value.as_str()),
-            None => fsconfig_set_flag(context.as_fd(), key.as_str()),
-        };
-        set.map_err(|errno| {
-            let value = value.as_ref().map(|value| format!("={value}")).unwrap_or_default();
-            refused("fsconfig", format!("{kind} option {key}{value}"), errno)
-        })?;
-    }
+    configure(context.as_fd(), kind, options)?;
     fsconfig_create(context.as_fd()).map_err(|errno| refused("creating file system", kind.to_owned(), errno))?;
     let flags = MountAttrFlags::from_bits_retain(attributes as u32);
     fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, flags)
         .map_err(|errno| refused("fsmount", kind.to_owned(), errno))
+}
+
+/// Gives options to a file system that is being made or changed; `kind` names it in errors.
+fn configure(context: BorrowedFd<'_>, kind: &str, options: &[FilesystemOption]) -> Result<(), MountError> {
+    for FilesystemOption { key, value } in options {
+        let set = match value {
+            Some(value) => fsconfig_set_string(context, key.as_str(), value.as_str()),
+            None => fsconfig_set_flag(context, key.as_str()),
+        };
+        set.map_err(|errno| {
+            let value = value.as_ref().map(|value| format!("={value}")).unwrap_or_default();
+            let subject = format!("{kind} option {key}{value}");
+            MountError { operation: "fsconfig", subject, errno, kernel_log: kernel_log(context) }
+        })?;
+    }
+    Ok(())
+}
+
+/// Changes options of the file system that is mounted at `mount`, its root (fspick(2)); what is not mentioned stays.
+/// `subject` names it in errors.
+///
+/// # Errors
+/// The option or step that the kernel refused, with its message.
+pub fn reconfigure(mount: BorrowedFd<'_>, options: &[FilesystemOption], subject: &str) -> Result<(), MountError> {
+    let flags = FsPickFlags::FSPICK_CLOEXEC | FsPickFlags::FSPICK_EMPTY_PATH;
+    let context = fspick(mount, c"", flags).map_err(|errno| MountError::new("fspick", subject, errno))?;
+    configure(context.as_fd(), subject, options)?;
+    fsconfig_reconfigure(context.as_fd()).map_err(|errno| MountError {
+        operation: "reconfiguring file system",
+        subject: subject.to_owned(),
+        errno,
+        kernel_log: kernel_log(context.as_fd()),
+    })
 }
 
 /// Clones the mount at `path` below `dir` into a detached one (a bind mount not yet attached); with `recursive`

@@ -18,6 +18,7 @@ mod readiness;
 mod record;
 mod resources;
 mod restore;
+mod shared_root;
 
 pub use checkpoint::CheckpointRequest;
 pub use criu::{CriuError, CriuOptions};
@@ -35,7 +36,7 @@ use hull_kernel::cgroups::{Cgroup, CgroupError};
 use hull_oci::runtime::{Hooks, LinuxNamespace, LinuxNamespaceType, Spec, State, Status};
 use hull_sys::signals::send_to_pidfd;
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, geteuid, pidfd_open};
 
 use crate::create::{CreateError, Created, create_and, end, hear_start, leave_own_classes};
 use crate::hooks::{HookError, HookKind};
@@ -133,6 +134,7 @@ impl ContainerError {
 pub struct Containers {
     root: PathBuf,
     systemd_cgroup: bool,
+    without_cgroup: Option<bool>,
 }
 
 /// What `create` and `run` are told.
@@ -148,6 +150,8 @@ pub struct CreateRequest<'a> {
     pub wait_for_start: bool,
     /// Join a new session keyring.
     pub new_keyring: bool,
+    /// Enter the root with chroot(2), where the host's root is the initial ramfs.
+    pub no_pivot: bool,
     /// How many descriptors of the caller, from 3 on, stay open in the program.
     pub kept_fds: i32,
     /// Variables that the program gets besides those of the spec, and that later processes do not.
@@ -185,7 +189,7 @@ pub struct New {
 impl Containers {
     /// Containers below `root`.
     pub fn new(root: impl Into<PathBuf>) -> Containers {
-        Containers { root: root.into(), systemd_cgroup: false }
+        Containers { root: root.into(), systemd_cgroup: false, without_cgroup: None }
     }
 
     /// The same, with systemd to make the cgroups of new containers when `systemd_cgroup` says so. Each container keeps
@@ -193,6 +197,13 @@ impl Containers {
     #[must_use]
     pub fn with_systemd(self, systemd_cgroup: bool) -> Containers {
         Containers { systemd_cgroup, ..self }
+    }
+
+    /// Whether a container that names no cgroup and no limits may do without one where none can be made; every user but
+    /// root may when this is not said.
+    pub fn without_cgroup(mut self, allowed: Option<bool>) -> Containers {
+        self.without_cgroup = allowed;
+        self
     }
 
     fn folder(&self, id: &str) -> Result<PathBuf, ContainerError> {
@@ -220,10 +231,10 @@ impl Containers {
     pub fn create(&self, spec: &Spec, request: CreateRequest<'_>) -> Result<New, ContainerError> {
         let folder = self.make_folder(request.id)?;
         let driver = if self.systemd_cgroup { CgroupDriver::Systemd(request.id) } else { CgroupDriver::Files };
-        let result = create_in(&folder, spec, request, driver);
+        let result = create_in(&folder, spec, request, driver, self.without_cgroup);
         if result.is_err() {
             // The failure is what the caller needs; a folder that stays is seen and removed by delete --force.
-            let _ = fs::remove_dir_all(&folder);
+            let _ = shared_root::remove(&folder).map(|()| fs::remove_dir_all(&folder));
         }
         result
     }
@@ -397,6 +408,7 @@ impl Containers {
 
     fn remove_folder(&self, id: &str) -> Result<(), ContainerError> {
         let folder = self.folder(id)?;
+        shared_root::remove(&folder)?;
         match fs::remove_dir_all(&folder) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other.map_err(ContainerError::file("remove", &folder)),
@@ -423,15 +435,20 @@ fn create_in(
     spec: &Spec,
     request: CreateRequest<'_>,
     cgroup_driver: CgroupDriver<'_>,
+    without_cgroup: Option<bool>,
 ) -> Result<New, ContainerError> {
     let bundle = std::path::absolute(request.bundle).map_err(ContainerError::file("find", request.bundle))?;
     let (id, wait_for_start) = (request.id, request.wait_for_start);
     let hears_readiness = request.tells_readiness && !wait_for_start;
-    let plan = plan_in(folder, spec, &bundle, request, cgroup_driver)?;
+    let mut plan = plan_in(folder, spec, &bundle, request, cgroup_driver)?;
+    if let Some(cgroup) = &mut plan.cgroup {
+        cgroup.optional = !names_cgroup(spec) && without_cgroup.unwrap_or_else(|| !geteuid().is_root());
+    }
     let readiness = if hears_readiness { Some(readiness::listen(folder)?) } else { None };
     let mut record = record(spec, &bundle, plan.cgroup.as_ref());
     // First, because the cgroup is in it: what is left when this process is killed can be found by that.
     exec::Template::of(spec, &record).write(folder)?;
+    shared_root::note(folder, &plan)?;
     let created = create_recorded(folder, plan, &mut record)?;
     if wait_for_start {
         let Created { pid, pidfd, terminal, .. } = created;
@@ -469,6 +486,9 @@ fn plan_in(
     };
     let mut plan = plan(telling.as_ref().unwrap_or(spec), options)?;
     plan.new_keyring = request.new_keyring;
+    if request.no_pivot {
+        plan.root.enter_without_pivot()?;
+    }
     plan.process.kept_fds = request.kept_fds;
     plan.process.env.extend(request.env);
     if request.tells_readiness {
@@ -487,6 +507,9 @@ fn create_recorded(folder: &Path, plan: InitPlan, record: &mut Record) -> Result
     let created = create_and(plan, |pid, cgroup| {
         record.pid = pid;
         record.start_time = start_time(pid).unwrap_or_default();
+        if cgroup.is_none() {
+            record.cgroup = None;
+        }
         record.layout = cgroup.map(Cgroup::layout).filter(|layout| !layout.is_unified());
         record.keeps_cgroup_parent = cgroup.is_some_and(Cgroup::keeps_parent);
         drafted = record.draft(folder);
@@ -599,8 +622,11 @@ fn stop(record: &Record) -> Result<(), ContainerError> {
 
 /// `/<id>` for a container whose spec names no cgroup, as runc chooses.
 fn default_cgroup(spec: &Spec, id: &str) -> Option<String> {
-    let named = spec.linux.as_ref().is_some_and(|linux| linux.cgroups_path.as_deref().is_some_and(|p| !p.is_empty()));
-    (!named).then(|| format!("/{id}"))
+    (!names_cgroup(spec)).then(|| format!("/{id}"))
+}
+
+fn names_cgroup(spec: &Spec) -> bool {
+    spec.linux.as_ref().is_some_and(|linux| linux.cgroups_path.as_deref().is_some_and(|path| !path.is_empty()))
 }
 
 /// Lets a frozen container go on, so that a signal that kills does so: on cgroup v1 a frozen process does not die.

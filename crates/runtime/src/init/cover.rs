@@ -15,6 +15,7 @@ use rustix::io::Errno;
 
 use super::filesystem::PROC;
 use crate::failure::{InitFailure, Step};
+use crate::plan::Tree;
 
 /// A mount used at several places.
 struct Cover {
@@ -64,10 +65,11 @@ impl Places<'_> {
 pub(super) fn mask(
     places: &Places<'_>,
     paths: &[PathBuf],
-    null: Option<OwnedFd>,
+    null: Option<Tree>,
     label: Option<&FilesystemOption>,
 ) -> Result<(), InitFailure> {
-    let mut null = null.map(Cover::new);
+    let null = null.map(|mut null| null.take()).transpose();
+    let mut null = null.map_err(|error| InitFailure::mount(Step::Mask, &error))?.map(Cover::new);
     let mut empty = None;
     for path in paths {
         let Some(target) = places.present(path, Step::Mask)? else { continue };

@@ -6,12 +6,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use hull_kernel::mounts::{self, inside};
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid, chownat, mknodat, symlinkat, unlinkat};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid, chownat, mknodat, symlinkat, unlinkat};
 use rustix::io::Errno;
 use rustix::process::umask;
 
 use crate::failure::{InitFailure, Step};
-use crate::plan::{DevicePlan, InitPlan, MountAction};
+use crate::plan::{DevicePlan, HostTree, InitPlan, MountAction};
 
 /// Links of every /dev (config-linux, "Dev symbolic links"), and the container's own terminal multiplexer.
 const LINKS: [(&str, &str); 5] = [
@@ -32,7 +32,7 @@ pub(super) enum Console {
 }
 
 /// Fills /dev.
-pub(super) fn populate(root: &OwnedFd, plan: &InitPlan) -> Result<Console, InitFailure> {
+pub(super) fn populate(root: &OwnedFd, plan: &mut InitPlan) -> Result<Console, InitFailure> {
     let foreign = |mount: &crate::plan::MountPlan| {
         mount.destination == Path::new("/dev") && matches!(mount.action, MountAction::Tree(_))
     };
@@ -43,9 +43,12 @@ pub(super) fn populate(root: &OwnedFd, plan: &InitPlan) -> Result<Console, InitF
         .map_err(|error| InitFailure::mount(Step::Device, &error))?;
     // A mode that is right from the start needs no second look at the name, which may be in a volume of others.
     let former = umask(Mode::empty());
-    for device in &plan.devices {
-        match &device.bind {
-            Some(host) => bind(root, device, host)?,
+    for device in &mut plan.devices {
+        match &mut device.bind {
+            Some(host) => {
+                let host = host.take().map_err(|error| InitFailure::mount(Step::Device, &error))?;
+                bind(root, &device.path, &host)?;
+            }
             None => make(root, &dev, device)?,
         }
     }
@@ -75,6 +78,11 @@ fn make(root: &OwnedFd, dev: &OwnedFd, device: &DevicePlan) -> Result<(), InitFa
     };
     let mode = Mode::from_raw_mode(device.mode);
     match mknodat(parent, name, device.kind, mode, device.number) {
+        // In a user namespace that is not the container's: the runtime's own.
+        Err(Errno::PERM) if device.kind != FileType::Fifo => {
+            let host = HostTree::plain(&device.path, false).clone_detached();
+            return bind(root, &device.path, &host.map_err(|error| InitFailure::mount(Step::Device, &error))?);
+        }
         Err(Errno::EXIST) => {
             unlinkat(parent, name, AtFlags::empty()).map_err(failed)?;
             mknodat(parent, name, device.kind, mode, device.number).map_err(failed)?;
@@ -88,10 +96,10 @@ fn make(root: &OwnedFd, dev: &OwnedFd, device: &DevicePlan) -> Result<(), InitFa
     Ok(())
 }
 
-fn bind(root: &OwnedFd, device: &DevicePlan, host: &OwnedFd) -> Result<(), InitFailure> {
+fn bind(root: &OwnedFd, path: &Path, host: &OwnedFd) -> Result<(), InitFailure> {
     let failed = |error| InitFailure::mount(Step::Device, &error);
-    let target = inside::make_file(root.as_fd(), &device.path).map_err(failed)?;
-    mounts::attach(host.as_fd(), target.as_fd(), &device.path.display().to_string()).map_err(failed)
+    let target = inside::make_file(root.as_fd(), path).map_err(failed)?;
+    mounts::attach(host.as_fd(), target.as_fd(), &path.display().to_string()).map_err(failed)
 }
 
 /// The empty file at /dev/console, on a path without links, that the terminal is mounted on (CVE-2025-52565).

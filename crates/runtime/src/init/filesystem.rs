@@ -1,24 +1,22 @@
-//! The container's file systems: root, mounts, kernel parameters, and leaving the host's tree for good.
+//! The container's file systems: mounts and kernel parameters.
 //!
-//! The root mount is attached over the child's own `/`, every other mount below it at a place resolved inside it, and
-//! pivot_root(2) then makes it the root. What procfs is, is decided by the file system's magic number, never by a
+//! Every mount is attached below the root mount at a place resolved inside it. What procfs is, is decided by the file system's magic number, never by a
 //! path, so a link or a fake /proc in an image changes nothing (CVE-2019-16884, CVE-2019-19921).
 
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use hull_kernel::cgroups::Layout;
-use hull_kernel::mounts::{
-    self, FilesystemOption, MOUNT_ATTR_RDONLY, MountAttributes, MountError, Propagation, inside,
-};
+use hull_kernel::mounts::{self, FilesystemOption, MOUNT_ATTR_RDONLY, MountAttributes, MountError, inside};
 use hull_kernel::tree;
-use rustix::fs::{CWD, Mode, OFlags, PROC_SUPER_MAGIC, ResolveFlags, fstatfs, mkdirat, openat, openat2, symlinkat};
+use rustix::fs::{
+    AtFlags, Mode, OFlags, PROC_SUPER_MAGIC, ResolveFlags, StatxAttributes, StatxFlags, fstat, fstatfs, openat2, statx,
+};
 use rustix::io::Errno;
-use rustix::process::{chdir, fchdir, pivot_root};
 
+use super::cgroup_mount;
 use crate::failure::{InitFailure, Step};
-use crate::plan::{CgroupHierarchies, MountAction, MountPlan};
+use crate::plan::{CgroupHierarchies, HostTree, InitPlan, MountAction, MountPlan, Tree, check_null};
 
 /// Where procfs is expected.
 pub(super) const PROC: &str = "/proc";
@@ -37,68 +35,141 @@ const MOUNTABLE_BELOW_PROC: [&str; 10] = [
     "/proc/sys/crypto/fips_enabled",
 ];
 
-/// Cuts the mount namespace off from the host's and puts the root mount over `/`.
-pub(super) fn attach_root(root: &OwnedFd) -> Result<(), InitFailure> {
-    mounts::set_propagation(c"/", true, Propagation::Private).map_err(at(Step::Root))?;
-    mounts::attach_over_root(root.as_fd()).map_err(at(Step::Root))
-}
-
-fn at(step: Step) -> impl Fn(MountError) -> InitFailure {
+/// A mount operation that failed at a step.
+pub(super) fn at(step: Step) -> impl Fn(MountError) -> InitFailure {
     move |error| InitFailure::mount(step, &error)
 }
 
-/// Makes every mount in order; returns the procfs at /proc, when the container has one of its own there.
-pub(super) fn mount_all(root: &OwnedFd, plans: &mut [MountPlan]) -> Result<Option<OwnedFd>, InitFailure> {
-    let mut proc = None;
+/// Clones what only the child can clone, before anything of the host's is covered or cut off.
+pub(super) fn complete(plan: &mut InitPlan) -> Result<(), InitFailure> {
+    for mount in &mut plan.mounts {
+        if let MountAction::Tree(tree) = &mut mount.action {
+            tree.complete().map_err(at(Step::Mount))?;
+        }
+    }
+    for tree in plan.devices.iter_mut().filter_map(|device| device.bind.as_mut()) {
+        tree.complete().map_err(at(Step::Device))?;
+    }
+    if let Some(null @ Tree::Later(_)) = &mut plan.null_device {
+        null.complete().map_err(at(Step::Mask))?;
+        null.cloned().map_or(Ok(()), check_null).map_err(at(Step::Mask))?;
+    }
+    Ok(())
+}
+
+/// What is made and still needed.
+#[derive(Default)]
+pub(super) struct Mounted {
+    /// The procfs at /proc, when the container has one of its own there.
+    proc: Option<OwnedFd>,
+    /// Whether kernel parameters can be written through it.
+    has_parameters: bool,
+    /// What becomes read-only in the end.
+    read_only_late: Vec<(OwnedFd, String)>,
+}
+
+/// Makes every mount in order.
+pub(super) fn mount_all(root: &OwnedFd, plans: &mut [MountPlan]) -> Result<Mounted, InitFailure> {
+    let mut mounted = Mounted::default();
     for plan in plans {
-        let mount = make(plan)?;
-        let target = target(root.as_fd(), plan, mount.as_fd())?;
         let subject = plan.destination.display().to_string();
+        if let MountAction::Remount { here, tree, filesystem } = &plan.action {
+            let target = remount(root, &plan.destination, here, tree, filesystem.as_deref())?;
+            propagate(&target, plan, &subject)?;
+            continue;
+        }
+        let inherited = inherited_mode(root, plan);
+        let mount = make(plan, inherited)?;
+        let target = target(root.as_fd(), plan, mount.as_fd())?;
         if plan.copy_up {
-            copy_up(&target, &mount, plan)?;
+            tree::copy_tree(target.as_fd(), mount.as_fd())
+                .map_err(|error| InitFailure::because(Step::Mount, subject.as_str(), error))?;
         }
-        if let Some((propagation, recursive)) = plan.propagation {
-            let attributes = MountAttributes { propagation: propagation as u64, ..MountAttributes::default() };
-            mounts::set_attributes(mount.as_fd(), recursive, &attributes, &subject).map_err(at(Step::Mount))?;
-        }
+        propagate(&mount, plan, &subject)?;
         mounts::attach(mount.as_fd(), target.as_fd(), &subject).map_err(at(Step::Mount))?;
         match &plan.action {
             MountAction::Cgroup { hierarchies: CgroupHierarchies::Legacy(hierarchies), attributes } => {
-                for (name, options) in hierarchies {
-                    let hierarchy = mounts::new_filesystem("cgroup", Some("cgroup"), options, *attributes);
-                    attach_legacy_cgroup(&mount, name, &hierarchy.map_err(at(Step::Mount))?)?;
-                }
-                finish_legacy_cgroups(&mount, *attributes)?;
+                cgroup_mount::attach_new(&mount, hierarchies, *attributes)?;
             }
             MountAction::Cgroup { hierarchies: CgroupHierarchies::LegacyOwn(layout, wanted), attributes } => {
-                attach_own_cgroups(&mount, layout, wanted)?;
-                finish_legacy_cgroups(&mount, *attributes)?;
+                cgroup_mount::attach_own(&mount, layout, wanted, *attributes)?;
             }
-            MountAction::Filesystem { kind, .. } if kind == "proc" && plan.destination == Path::new(PROC) => {
-                proc = Some(mount);
+            MountAction::Filesystem { kind, options, attributes, .. }
+                if kind == "proc" && plan.destination == Path::new(PROC) =>
+            {
+                let is_whole = !options.iter().any(|option| option.key == "subset");
+                mounted.has_parameters = is_whole && attributes & MOUNT_ATTR_RDONLY == 0;
+                mounted.proc = Some(mount);
             }
             // Covered by something else.
-            _ if plan.destination == Path::new(PROC) => proc = None,
+            _ if plan.destination == Path::new(PROC) => mounted.proc = None,
+            _ if plan.is_read_only_late() => mounted.read_only_late.push((mount, subject)),
             _ => {}
         }
     }
-    Ok(proc)
+    Ok(mounted)
 }
 
-/// The detached mount of one plan; a tree was cloned by the parent.
-fn make(plan: &mut MountPlan) -> Result<OwnedFd, InitFailure> {
+impl Mounted {
+    /// The procfs at /proc, when the container has one of its own there.
+    pub(super) fn proc(&self) -> Option<&OwnedFd> {
+        self.proc.as_ref()
+    }
+
+    /// The same, when kernel parameters can be written through it.
+    pub(super) fn parameters(&self) -> Option<&OwnedFd> {
+        self.proc().filter(|_| self.has_parameters)
+    }
+
+    /// Makes read-only what had to wait for it.
+    pub(super) fn finish(&self) -> Result<(), InitFailure> {
+        let attributes = MountAttributes { set: MOUNT_ATTR_RDONLY, ..MountAttributes::default() };
+        for (mount, subject) in &self.read_only_late {
+            mounts::set_attributes(mount.as_fd(), false, &attributes, subject).map_err(at(Step::ReadOnly))?;
+        }
+        Ok(())
+    }
+}
+
+fn propagate(mount: &OwnedFd, plan: &MountPlan, subject: &str) -> Result<(), InitFailure> {
+    for (propagation, recursive) in &plan.propagation {
+        let attributes = MountAttributes { propagation: *propagation as u64, ..MountAttributes::default() };
+        mounts::set_attributes(mount.as_fd(), *recursive, &attributes, subject).map_err(at(Step::Mount))?;
+    }
+    Ok(())
+}
+
+/// The mode of the directory that a tmpfs covers, where the spec gives it none, as runc does.
+fn inherited_mode(root: &OwnedFd, plan: &MountPlan) -> Option<FilesystemOption> {
+    let MountAction::Filesystem { kind, options, .. } = &plan.action else { return None };
+    if kind != "tmpfs" || options.iter().any(|option| option.key == "mode") {
+        return None;
+    }
+    let covered = inside::open_path(root.as_fd(), &plan.destination).ok()?;
+    let mode = fstat(&covered).ok()?.st_mode & 0o7777;
+    Some(FilesystemOption { key: "mode".to_owned(), value: Some(format!("{mode:o}")) })
+}
+
+/// The detached mount of one plan; a tree was cloned before. `inherited` is one more option of a tmpfs.
+fn make(plan: &mut MountPlan, inherited: Option<FilesystemOption>) -> Result<OwnedFd, InitFailure> {
+    let late = plan.is_read_only_late();
     let named = |mut error: MountError| {
         error.subject = format!("{} at {}", error.subject, plan.destination.display());
         InitFailure::mount(Step::Mount, &error)
     };
     match &mut plan.action {
-        MountAction::Tree(tree) => tree
-            .take()
-            .ok_or_else(|| InitFailure::new(Step::Mount, plan.destination.display().to_string(), Errno::BADF)),
+        MountAction::Tree(tree) => tree.take().map_err(named),
         MountAction::Filesystem { kind, source, options, attributes } => {
-            // What is to be filled becomes read-only afterwards.
-            let attributes = if plan.copy_up { *attributes & !MOUNT_ATTR_RDONLY } else { *attributes };
-            mounts::new_filesystem(kind, Some(source), options, attributes).map_err(named)
+            options.extend(inherited);
+            let now = if late { *attributes & !MOUNT_ATTR_RDONLY } else { *attributes };
+            match mounts::new_filesystem(kind, Some(source), options, now) {
+                // The network namespace that it would show belongs to somebody else: the host's, as that one sees it.
+                Err(error) if kind == "sysfs" && error.errno == Errno::PERM => {
+                    let whole = MountAttributes { set: now, ..MountAttributes::default() };
+                    HostTree { whole, ..HostTree::plain("/sys", true) }.clone_detached().map_err(|_| named(error))
+                }
+                other => other.map_err(named),
+            }
         }
         MountAction::Cgroup { hierarchies: CgroupHierarchies::Unified, attributes } => {
             mounts::new_filesystem("cgroup2", Some("cgroup"), &[], *attributes).map_err(named)
@@ -107,21 +178,34 @@ fn make(plan: &mut MountPlan) -> Result<OwnedFd, InitFailure> {
             let mode = FilesystemOption::parse("mode=755");
             mounts::new_filesystem("tmpfs", Some("cgroup"), &[mode], *attributes & !MOUNT_ATTR_RDONLY).map_err(named)
         }
+        MountAction::Remount { .. } => Err(named(MountError::new("mount", "nothing new", Errno::INVAL))),
     }
 }
 
-/// Fills a tmpfs that is not attached yet with what it will cover.
-fn copy_up(covered: &OwnedFd, tmpfs: &OwnedFd, plan: &MountPlan) -> Result<(), InitFailure> {
-    let subject = plan.destination.display().to_string();
-    tree::copy_tree(covered.as_fd(), tmpfs.as_fd())
-        .map_err(|error| InitFailure::because(Step::Mount, subject.as_str(), error))?;
-    match &plan.action {
-        MountAction::Filesystem { attributes, .. } if attributes & MOUNT_ATTR_RDONLY != 0 => {
-            let read_only = MountAttributes { set: MOUNT_ATTR_RDONLY, ..MountAttributes::default() };
-            mounts::set_attributes(tmpfs.as_fd(), false, &read_only, &subject).map_err(at(Step::Mount))
-        }
-        _ => Ok(()),
+/// Changes what is mounted at `destination`, and gives it.
+fn remount(
+    root: &OwnedFd,
+    destination: &Path,
+    here: &MountAttributes,
+    tree: &MountAttributes,
+    filesystem: Option<&[FilesystemOption]>,
+) -> Result<OwnedFd, InitFailure> {
+    let subject = format!("{} (remount)", destination.display());
+    let failed = |errno| InitFailure::new(Step::Mount, subject.as_str(), errno);
+    let mount = inside::open_path(root.as_fd(), destination).map_err(failed)?;
+    let stat = statx(&mount, c"", AtFlags::EMPTY_PATH, StatxFlags::empty()).map_err(failed)?;
+    if !stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT) {
+        return Err(InitFailure::because(Step::Mount, subject, "nothing is mounted there"));
     }
+    for (recursive, attributes) in [(true, tree), (false, here)] {
+        if *attributes != MountAttributes::default() {
+            mounts::set_attributes(mount.as_fd(), recursive, attributes, &subject).map_err(at(Step::Mount))?;
+        }
+    }
+    if let Some(options @ [_, ..]) = filesystem {
+        mounts::reconfigure(mount.as_fd(), options, &subject).map_err(at(Step::Mount))?;
+    }
+    Ok(mount)
 }
 
 /// Resolves, and where needed makes, the place of a mount.
@@ -163,37 +247,6 @@ fn kernel_directory(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, Errno>
     }
 }
 
-/// Below the tmpfs at the cgroup mount's place: a directory with one v1 hierarchy, and links for the names of controllers
-/// that share it.
-fn attach_legacy_cgroup(tmpfs: &OwnedFd, name: &str, hierarchy: &OwnedFd) -> Result<(), InitFailure> {
-    let failed = |errno| InitFailure::new(Step::Mount, format!("cgroup hierarchy {name}"), errno);
-    mkdirat(tmpfs, name, Mode::from_raw_mode(0o755)).map_err(failed)?;
-    let directory =
-        openat(tmpfs, name, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(failed)?;
-    mounts::attach(hierarchy.as_fd(), directory.as_fd(), name).map_err(at(Step::Mount))?;
-    for part in name.split(',').filter(|part| *part != name) {
-        symlinkat(name, tmpfs, part).map_err(failed)?;
-    }
-    Ok(())
-}
-
-/// Below it the cgroups that this process is in, for a container that sees the host's hierarchies otherwise.
-fn attach_own_cgroups(tmpfs: &OwnedFd, layout: &Layout, wanted: &MountAttributes) -> Result<(), InitFailure> {
-    let own = layout.own_legacy_folders().map_err(|error| InitFailure::because(Step::Mount, "cgroup", error))?;
-    for (hierarchy, folder) in own {
-        let own = mounts::clone_tree(CWD, &folder, false).map_err(at(Step::Mount))?;
-        mounts::set_attributes(own.as_fd(), false, wanted, "cgroup").map_err(at(Step::Mount))?;
-        attach_legacy_cgroup(tmpfs, &hierarchy.directory(), &own)?;
-    }
-    Ok(())
-}
-
-/// The tmpfs as the spec wants it, now that everything in it is there.
-fn finish_legacy_cgroups(tmpfs: &OwnedFd, attributes: u64) -> Result<(), InitFailure> {
-    let attributes = MountAttributes { set: attributes & MOUNT_ATTR_RDONLY, ..MountAttributes::default() };
-    mounts::set_attributes(tmpfs.as_fd(), false, &attributes, "cgroup tmpfs").map_err(at(Step::Mount))
-}
-
 /// Writes kernel parameters through the container's own procfs, or a private one when it mounts none.
 pub(super) fn set_sysctls(proc: Option<&OwnedFd>, sysctls: &[(PathBuf, String)]) -> Result<(), InitFailure> {
     if sysctls.is_empty() {
@@ -217,27 +270,6 @@ pub(super) fn set_sysctls(proc: Option<&OwnedFd>, sysctls: &[(PathBuf, String)])
         let flags = OFlags::WRONLY | OFlags::CLOEXEC;
         let file = openat2(proc, &below, flags, Mode::empty(), resolve).map_err(|errno| failed(errno.into()))?;
         std::fs::File::from(file).write_all(value.as_bytes()).map_err(failed)?;
-    }
-    Ok(())
-}
-
-/// Makes `root` the root directory and drops the host's tree (pivot_root(2), "pivot_root(".", ".")").
-pub(super) fn pivot(
-    root: OwnedFd,
-    read_only: bool,
-    propagation: Option<(Propagation, bool)>,
-) -> Result<(), InitFailure> {
-    let failed = |call: &'static str| move |errno| InitFailure::new(Step::Pivot, call, errno);
-    fchdir(&root).map_err(failed("fchdir"))?;
-    pivot_root(c".", c".").map_err(failed("pivot_root"))?;
-    mounts::detach(c".").map_err(at(Step::Pivot))?;
-    chdir(c"/").map_err(failed("chdir"))?;
-    if let Some((propagation, recursive)) = propagation {
-        mounts::set_propagation(c"/", recursive, propagation).map_err(at(Step::Pivot))?;
-    }
-    if read_only {
-        let attributes = MountAttributes { set: MOUNT_ATTR_RDONLY, ..MountAttributes::default() };
-        mounts::set_attributes(root.as_fd(), false, &attributes, "/").map_err(at(Step::Pivot))?;
     }
     Ok(())
 }

@@ -7,9 +7,13 @@
 
 use std::os::fd::{AsFd, RawFd};
 
+use std::fs::File;
+use std::io::Read;
+
 use hull_kernel::capabilities::{self, ProcessCapabilities};
 use hull_kernel::seccomp::Program;
 use hull_sys::process as sys;
+use rustix::fs::{PROC_SUPER_MAGIC, fstatfs};
 use rustix::io::Errno;
 use rustix::process::{Gid, Uid, umask};
 use rustix::thread::{
@@ -21,11 +25,22 @@ use crate::failure::{InitFailure, Step};
 use crate::plan::ProcessPlan;
 use crate::sync::hand_over_listener;
 
+/// Whether setgroups(2) works in the process' user namespace.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum GroupChange {
+    /// It does.
+    #[default]
+    Allowed,
+    /// It was given up for the right to map a group without root's rights (user_namespaces(7)).
+    Denied,
+}
+
 /// What [`ProcessPlan`] says about identity, borrowed.
 pub(super) struct Credentials<'a> {
     uid: u32,
     gid: u32,
     groups: &'a [u32],
+    group_change: GroupChange,
     umask: u32,
     capabilities: Option<&'a ProcessCapabilities>,
     no_new_privileges: bool,
@@ -40,6 +55,7 @@ impl<'a> Credentials<'a> {
             uid: plan.uid,
             gid: plan.gid,
             groups: &plan.groups,
+            group_change: plan.group_change,
             umask: plan.umask,
             capabilities: plan.capabilities.as_ref(),
             no_new_privileges: plan.no_new_privileges,
@@ -83,7 +99,11 @@ impl<'a> Credentials<'a> {
         umask(rustix::fs::Mode::from_raw_mode(self.umask));
         set_keep_capabilities(true).map_err(failed)?;
         let groups: Vec<Gid> = self.groups.iter().copied().map(Gid::from_raw).collect();
-        set_thread_groups(&groups).map_err(failed)?;
+        let change = set_groups(&groups, self.group_change).map_err(failed)?;
+        if change == GroupChange::Denied && !groups.is_empty() {
+            let why = "additional groups cannot be set: the user namespace denies setgroups";
+            return Err(InitFailure::because(Step::User, format!("{}:{}", self.uid, self.gid), why));
+        }
         let (uid, gid) = (Uid::from_raw(self.uid), Gid::from_raw(self.gid));
         set_thread_res_gid(gid, gid, gid).map_err(failed)?;
         set_thread_res_uid(uid, uid, uid).map_err(failed)?;
@@ -91,9 +111,30 @@ impl<'a> Credentials<'a> {
     }
 }
 
+/// Sets the groups, unless that is denied.
+fn set_groups(groups: &[Gid], change: GroupChange) -> Result<GroupChange, Errno> {
+    if change == GroupChange::Denied {
+        return Ok(change);
+    }
+    match set_thread_groups(groups) {
+        Err(Errno::PERM) if is_denied() => Ok(GroupChange::Denied),
+        other => other.map(|()| GroupChange::Allowed),
+    }
+}
+
+/// Whether the kernel says so, in a procfs that is one.
+fn is_denied() -> bool {
+    let Ok(mut file) = File::open("/proc/self/setgroups") else { return false };
+    let mut text = String::new();
+    fstatfs(&file).is_ok_and(|stat| stat.f_type == PROC_SUPER_MAGIC)
+        && file.read_to_string(&mut text).is_ok()
+        && text.trim_end() == "deny"
+}
+
 /// Becomes uid and gid 0 of the user namespace just entered.
-pub(crate) fn become_root() -> Result<(), Errno> {
-    set_thread_groups(&[])?;
+pub(crate) fn become_root() -> Result<GroupChange, Errno> {
+    let change = set_groups(&[], GroupChange::Allowed)?;
     set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT)?;
-    set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT)
+    set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT)?;
+    Ok(change)
 }

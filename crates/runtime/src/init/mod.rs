@@ -10,12 +10,14 @@
 //! executes, so no process of a joined pid namespace can look into it (CVE-2016-9962), and every descriptor of the
 //! parent is closed before a path of the container is used for the working directory or the program (CVE-2024-21626).
 
+mod cgroup_mount;
 mod cover;
 mod device;
 mod filesystem;
 mod identity;
 mod placement;
 mod program;
+mod root;
 mod terminal;
 
 use std::convert::Infallible;
@@ -33,10 +35,11 @@ use rustix::process::{DumpableBehavior, getpid, set_dumpable_behavior, setsid};
 
 use crate::failure::{InitFailure, Step};
 use crate::hooks::{HookKind, HookPlan};
-use crate::plan::{InitPlan, LabelPlan, NamespacePlan, RootMount};
+use crate::plan::{InitPlan, LabelPlan, NamespacePlan, ProcessPlan, RootMount};
 use crate::sync::{Message, Sync};
 
 use identity::Credentials;
+pub use identity::GroupChange;
 pub(crate) use identity::become_root;
 pub(crate) use placement::refused as placement_refused;
 pub(crate) use program::{execute, search_and_execute};
@@ -65,7 +68,7 @@ fn become_container(mut plan: InitPlan, sync: &Sync, joiner: Option<&Joiner>) ->
         join_class(class)?;
     }
     open_labels(&mut plan.process.labels)?;
-    let sent_root = enter_namespaces(&plan.namespaces, sync)?;
+    let sent_root = enter_namespaces(&plan.namespaces, &mut plan.process, sync)?;
     if !plan.net_devices.is_empty() {
         ask(sync, Message::NeedsNetDevices, Step::NetDevices)?;
     }
@@ -78,26 +81,32 @@ fn become_container(mut plan: InitPlan, sync: &Sync, joiner: Option<&Joiner>) ->
         loopback::set_up().map_err(|error| InitFailure::because(Step::Loopback, "", error))?;
     }
     set_oom_score(plan.process.oom_score_adj)?;
+    filesystem::complete(&mut plan)?;
     let root = match plan.root.source.take() {
         Some(RootMount::Ready(root)) => root,
+        Some(RootMount::Later(tree)) => {
+            tree.clone_detached().map_err(|error| InitFailure::mount(Step::Root, &error))?
+        }
         _ => sent_root.ok_or(InitFailure::new(Step::Root, "", Errno::BADF))?,
     };
-    filesystem::attach_root(&root)?;
-    let proc = filesystem::mount_all(&root, &mut plan.mounts)?;
+    root::attach(&root, &plan.root.entry)?;
+    let mounted = filesystem::mount_all(&root, &mut plan.mounts)?;
     // Before /proc/sys becomes read-only.
-    filesystem::set_sysctls(proc.as_ref(), &plan.sysctls)?;
-    let console = device::populate(&root, &plan)?;
+    filesystem::set_sysctls(mounted.parameters(), &plan.sysctls)?;
+    let console = device::populate(&root, &mut plan)?;
     let terminal = match plan.process.terminal {
         Some(size) => Some(terminal::make(&root, size, plan.process.uid, console)?),
         None => None,
     };
-    let places = cover::Places { root: &root, proc: proc.as_ref() };
+    let places = cover::Places { root: &root, proc: mounted.proc() };
     cover::mask(&places, &plan.masked_paths, plan.null_device.take(), plan.mount_label.as_ref())?;
     cover::make_read_only(&places, &plan.read_only_paths)?;
     inside::make_directory(root.as_fd(), &plan.process.cwd, Mode::from_raw_mode(0o755))
         .map_err(|error| InitFailure::mount(Step::WorkingDirectory, &error))?;
+    mounted.finish()?;
+    drop(mounted);
     run_create_hooks(plan.process.hooks.as_ref(), sync)?;
-    filesystem::pivot(root, plan.root.read_only, plan.root.propagation)?;
+    root::enter(root, &plan.root)?;
     if let Some(terminal) = &terminal {
         terminal.hand_over(sync)?;
     }
@@ -139,7 +148,11 @@ pub(crate) fn begin(joiner: Option<&Joiner>) -> Result<(), InitFailure> {
 }
 
 /// Joins what no go-between has joined, and finishes the namespaces; returns the root mount when the parent had to make it late.
-fn enter_namespaces(plan: &NamespacePlan, sync: &Sync) -> Result<Option<OwnedFd>, InitFailure> {
+fn enter_namespaces(
+    plan: &NamespacePlan,
+    process: &mut ProcessPlan,
+    sync: &Sync,
+) -> Result<Option<OwnedFd>, InitFailure> {
     let io = |step| move |error: std::io::Error| InitFailure::because(step, "", error);
     let mut root = None;
     if plan.creates_user() {
@@ -156,7 +169,7 @@ fn enter_namespaces(plan: &NamespacePlan, sync: &Sync) -> Result<Option<OwnedFd>
         }
     }
     if plan.has_user() {
-        become_root().map_err(|errno| InitFailure::new(Step::UserNamespace, "", errno))?;
+        process.group_change = become_root().map_err(|errno| InitFailure::new(Step::UserNamespace, "", errno))?;
     }
     if plan.create_cgroup {
         sys::unshare(sys::CLONE_NEWCGROUP).map_err(io(Step::Namespace))?;

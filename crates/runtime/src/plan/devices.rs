@@ -2,7 +2,7 @@
 //!
 //! In a user namespace mknod(2) is refused, so there the host's node is bind mounted instead.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 use hull_kernel::mounts::MountError;
@@ -10,7 +10,7 @@ use hull_oci::runtime::LinuxDevice;
 use rustix::fs::{FileType, fstat, major, makedev, minor};
 use rustix::io::Errno;
 
-use super::mounts::open_source;
+use super::host_tree::{HostTree, Tree};
 use super::{NamespacePlan, PlanError};
 
 /// One node to make.
@@ -29,7 +29,7 @@ pub struct DevicePlan {
     /// Group.
     pub gid: u32,
     /// The host's node to bind instead of making one.
-    pub bind: Option<OwnedFd>,
+    pub bind: Option<Tree>,
 }
 
 /// The nodes that the specification demands in every container (config-linux, "Default Devices").
@@ -43,7 +43,11 @@ const STANDARD: [(&str, u32, u32); 6] = [
 ];
 
 /// Plans the standard nodes and `linux.devices`.
-pub(super) fn plan(devices: &[LinuxDevice], namespaces: &NamespacePlan) -> Result<Vec<DevicePlan>, PlanError> {
+pub(super) fn plan(
+    devices: &[LinuxDevice],
+    namespaces: &NamespacePlan,
+    later: bool,
+) -> Result<Vec<DevicePlan>, PlanError> {
     let mut planned: Vec<DevicePlan> = Vec::with_capacity(STANDARD.len() + devices.len());
     for (path, major, minor) in STANDARD {
         planned.push(DevicePlan {
@@ -63,7 +67,7 @@ pub(super) fn plan(devices: &[LinuxDevice], namespaces: &NamespacePlan) -> Resul
     }
     if namespaces.has_user() {
         for device in &mut planned {
-            device.bind = Some(open_device(&device.path)?);
+            device.bind = Some(Tree::plan(HostTree::plain(&device.path, false), later, &device.path)?);
         }
     }
     Ok(planned)
@@ -100,20 +104,25 @@ fn one(index: usize, device: &LinuxDevice) -> Result<DevicePlan, PlanError> {
     })
 }
 
-fn open_device(path: &Path) -> Result<OwnedFd, PlanError> {
-    open_source(path, path, false)
+/// A detached clone of the host's /dev/null. One that is made now is checked.
+pub(super) fn null_device(later: bool) -> Result<Tree, PlanError> {
+    let path = Path::new("/dev/null");
+    let null = Tree::plan(HostTree::plain(path, false), later, path)?;
+    if let Some(node) = null.cloned() {
+        check_null(node).map_err(|source| PlanError::MountSource { destination: path.to_path_buf(), source })?;
+    }
+    Ok(null)
 }
 
-/// A detached clone of the host's /dev/null, checked to be character device 1:3, so that no other file can stand in
-/// for what masks a path.
-pub(super) fn null_device() -> Result<OwnedFd, PlanError> {
-    let null = open_device(Path::new("/dev/null"))?;
-    let not_null = |errno| PlanError::MountSource {
-        destination: PathBuf::from("/dev/null"),
-        source: MountError::new("checking the null device", "/dev/null", errno),
-    };
-    let stat = fstat(null.as_fd()).map_err(not_null)?;
+/// Checks that a file is the null device, character device 1:3, so that no other file can stand in for what masks a
+/// path.
+///
+/// # Errors
+/// `ENODEV` when it is something else.
+pub(crate) fn check_null(node: BorrowedFd<'_>) -> Result<(), MountError> {
+    let failed = |errno| MountError::new("checking the null device", "/dev/null", errno);
+    let stat = fstat(node.as_fd()).map_err(failed)?;
     let is_null = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
         && (major(stat.st_rdev), minor(stat.st_rdev)) == (1, 3);
-    if is_null { Ok(null) } else { Err(not_null(Errno::NODEV)) }
+    if is_null { Ok(()) } else { Err(failed(Errno::NODEV)) }
 }

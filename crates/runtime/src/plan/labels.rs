@@ -141,7 +141,7 @@ mod tests {
                 attributes: 0,
             },
             copy_up: false,
-            propagation: None,
+            propagation: Vec::new(),
             id_mapped: None,
         };
         let mut mounts = ["tmpfs", "proc", "devpts", "sysfs"].map(mount);

@@ -5,8 +5,10 @@
 //! in config.json, never skipped.
 
 mod devices;
+mod host_tree;
 mod labels;
 mod limits;
+mod mount_options;
 mod mounts;
 mod namespaces;
 mod net_devices;
@@ -25,17 +27,21 @@ use hull_kernel::cgroups::{CgroupError, Limits};
 use hull_kernel::mounts::{FilesystemOption, MountError, Propagation};
 use hull_kernel::resctrl::{Membership, ResctrlError};
 use hull_oci::runtime::{Linux, Spec};
+use rustix::process::geteuid;
 
 use crate::hooks;
 use crate::listener::planned_state;
 
 pub use devices::DevicePlan;
+pub(crate) use devices::check_null;
+pub use host_tree::{HostTree, Tree};
 pub use labels::LabelPlan;
 pub use limits::limits as cgroup_limits;
 pub(crate) use limits::plan as plan_cgroup;
-pub(crate) use mounts::option_words;
-pub use mounts::{CgroupHierarchies, MountAction, MountPlan};
-pub use namespaces::{IdMap, NamespacePlan};
+pub(crate) use mount_options::option_words;
+use mounts::Surroundings;
+pub use mounts::{CgroupHierarchies, IdMapping, IdMappingSource, MountAction, MountPlan};
+pub use namespaces::{IdMap, MountNamespace, NamespacePlan};
 pub use net_devices::NetDevicePlan;
 pub use placement::Placement;
 pub(crate) use placement::{Affinity, MEMORY_FLAGS, MEMORY_MODES};
@@ -167,12 +173,45 @@ pub struct RootPlan {
     pub read_only: bool,
     /// Propagation of the container's root mount after pivot_root.
     pub propagation: Option<(Propagation, bool)>,
+    /// How it becomes the root directory.
+    pub entry: RootEntry,
+}
+
+impl RootPlan {
+    /// Does without pivot_root(2).
+    ///
+    /// # Errors
+    /// A private propagation, which is not safe then: the host's tree stays below the container's.
+    pub fn enter_without_pivot(&mut self) -> Result<(), PlanError> {
+        if let Some((Propagation::Private, _)) = self.propagation {
+            return Err(PlanError::invalid("linux.rootfsPropagation", "private is not safe without pivot_root"));
+        }
+        if self.entry == RootEntry::Pivot {
+            self.entry = RootEntry::Cover;
+        }
+        Ok(())
+    }
+}
+
+/// How the container's root becomes the root directory of its processes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RootEntry {
+    /// pivot_root(2), after which nothing of the host's tree is left.
+    Pivot,
+    /// It is put over `/` and chroot(2) leads into it, where the host's root is the kernel's initial ramfs, which
+    /// pivot_root(2) cannot leave.
+    Cover,
+    /// It is mounted on this directory, in a mount namespace that the container shares with others, and chroot(2) leads
+    /// into it.
+    Share(PathBuf),
 }
 
 /// Where the child gets the root mount from.
 pub enum RootMount {
     /// Opened already.
     Ready(OwnedFd),
+    /// A directory of the host, to be cloned by the child.
+    Later(HostTree),
     /// Made by the parent after the user namespace exists.
     InUserNamespace(RootInUserNamespace),
 }
@@ -185,6 +224,9 @@ pub struct CgroupPlan {
     pub limits: Limits,
     /// The unit that systemd makes for it; without one its directories are made here.
     pub unit: Option<UnitPlan>,
+    /// Go on without a cgroup where none can be made and no limit needs it: a user without rights over cgroups, who
+    /// named none.
+    pub optional: bool,
 }
 
 /// The unit of a container, decided.
@@ -232,8 +274,8 @@ pub struct InitPlan {
     pub masked_paths: Vec<PathBuf>,
     /// Paths made read-only.
     pub read_only_paths: Vec<PathBuf>,
-    /// A detached clone of the host's /dev/null, verified to be it, to mask files with.
-    pub null_device: Option<OwnedFd>,
+    /// A detached clone of the host's /dev/null, to mask files with.
+    pub null_device: Option<Tree>,
     /// Kernel parameters: path below /proc/sys, value.
     pub sysctls: Vec<(PathBuf, String)>,
     /// Host name.
@@ -277,13 +319,16 @@ pub fn plan(spec: &Spec, options: PlanOptions<'_>) -> Result<InitPlan, PlanError
     let hooks = hooks::plan(spec.hooks.as_ref(), options.bundle, &spec.annotations)?;
     let state = || planned_state(options.bundle, &spec.annotations);
     let namespaces = namespaces::plan(linux)?;
-    let mut mounts = mounts::plan(&spec.mounts, options.bundle, &namespaces)?;
+    // Without rights over the runtime's mounts trees of the host can only be cloned in a mount namespace of the child's.
+    let later = namespaces.has_user() && !geteuid().is_root();
+    let around = Surroundings { bundle: options.bundle, namespaces: &namespaces, later };
+    let mut mounts = mounts::plan(&spec.mounts, &around)?;
     let mount_label = labels::mount_option(linux)?;
     if let Some(option) = &mount_label {
         labels::label_mounts(&mut mounts, option);
     }
     let masked_paths = absolute_paths("linux.maskedPaths", &linux.masked_paths)?;
-    let null_device = if masked_paths.is_empty() { None } else { Some(devices::null_device()?) };
+    let null_device = if masked_paths.is_empty() { None } else { Some(devices::null_device(later)?) };
     Ok(InitPlan {
         net_devices: net_devices::plan(linux, &namespaces)?,
         resctrl: resctrl::plan(linux)?,
@@ -294,10 +339,10 @@ pub fn plan(spec: &Spec, options: PlanOptions<'_>) -> Result<InitPlan, PlanError
         },
         waits_for_cgroup: false,
         sibling: options.sibling,
-        root: root(spec, linux, options.root, options.bundle)?,
+        root: root(spec, linux, options.root, &around)?,
         mounts,
         mount_label,
-        devices: devices::plan(&linux.devices, &namespaces)?,
+        devices: devices::plan(&linux.devices, &namespaces, later)?,
         masked_paths,
         read_only_paths: absolute_paths("linux.readonlyPaths", &linux.readonly_paths)?,
         null_device,
@@ -311,24 +356,35 @@ pub fn plan(spec: &Spec, options: PlanOptions<'_>) -> Result<InitPlan, PlanError
     })
 }
 
-fn root(spec: &Spec, linux: &Linux, source: RootSource, bundle: &Path) -> Result<RootPlan, PlanError> {
+fn root(spec: &Spec, linux: &Linux, source: RootSource, around: &Surroundings<'_>) -> Result<RootPlan, PlanError> {
     let root = spec.root.as_ref().ok_or_else(|| PlanError::invalid("root", "is required"))?;
+    let path = around.bundle.join(&root.path);
     let source = match source {
         RootSource::Detached(mount) => RootMount::Ready(mount),
         RootSource::InUserNamespace(make) => RootMount::InUserNamespace(make),
         RootSource::Spec => {
-            let path = bundle.join(&root.path);
-            RootMount::Ready(mounts::open_source(&path, Path::new("/"), true)?)
+            let tree = HostTree::plain(&path, true);
+            match around.later {
+                true => RootMount::Later(tree),
+                false => RootMount::Ready(
+                    tree.clone_detached()
+                        .map_err(|source| PlanError::MountSource { destination: PathBuf::from("/"), source })?,
+                ),
+            }
         }
+    };
+    let entry = match around.namespaces.mount {
+        MountNamespace::New => RootEntry::Pivot,
+        MountNamespace::Joined | MountNamespace::Runtime => RootEntry::Share(path),
     };
     let propagation = match linux.rootfs_propagation.as_deref() {
         None | Some("") => None,
         Some(word) => Some(
-            mounts::propagation(word)
+            mount_options::propagation(word)
                 .ok_or_else(|| PlanError::invalid("linux.rootfsPropagation", format!("unknown value {word:?}")))?,
         ),
     };
-    Ok(RootPlan { source: Some(source), read_only: root.readonly, propagation })
+    Ok(RootPlan { source: Some(source), read_only: root.readonly, propagation, entry })
 }
 
 fn absolute_paths(field: &str, paths: &[String]) -> Result<Vec<PathBuf>, PlanError> {

@@ -1,21 +1,20 @@
-//! `mounts` of config.json: which file system or tree, with which attributes (mount(8), config.md "Linux mount options").
+//! `mounts` of config.json: which file system or tree goes where (config.md, "Mounts").
 //!
-//! An option is one of: an attribute of the mount, set or cleared; the same for the whole tree (`rro` and its like);
-//! a propagation; a word of the specification (`bind`, `rbind`, `tmpcopyup`); else it goes to the file system, which
-//! may refuse it. Sources of bind mounts are opened here and get their attributes before anything is attached.
+//! Bind mounts get their attributes before anything is attached, and so do owners that are shifted. What is mounted
+//! already is changed by `remount`: with `bind` the mount alone, without it the file system too. Destinations are
+//! read from the container's root, as the specification allows for relative ones; `..` is taken out of them here.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::path::{Component, Path, PathBuf};
 
 use hull_kernel::cgroups::Layout;
 use hull_kernel::mounts::{
-    self, FilesystemOption, MOUNT_ATTR_ATIME, MOUNT_ATTR_IDMAP, MOUNT_ATTR_NOATIME, MOUNT_ATTR_NODEV,
-    MOUNT_ATTR_NODIRATIME, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NOSYMFOLLOW, MOUNT_ATTR_RDONLY,
-    MOUNT_ATTR_RELATIME, MOUNT_ATTR_STRICTATIME, MountAttributes, MountError, Propagation,
+    self, FilesystemOption, MOUNT_ATTR_IDMAP, MOUNT_ATTR_RDONLY, MountAttributes, MountError, Propagation,
 };
 use hull_oci::runtime::{LinuxIdMapping, Mount};
-use rustix::fs::CWD;
 
+use super::host_tree::{HostTree, Tree};
+use super::mount_options::{MountOptions, parse};
 use super::{IdMap, NamespacePlan, PlanError};
 
 /// One mount of the container.
@@ -27,10 +26,33 @@ pub struct MountPlan {
     pub action: MountAction,
     /// Fill it, a new tmpfs, with what it covers.
     pub copy_up: bool,
-    /// Propagation given to it, and whether to its whole tree.
-    pub propagation: Option<(Propagation, bool)>,
-    /// Its owners are shifted through the container's user namespace, once that exists; recursively when true.
-    pub id_mapped: Option<bool>,
+    /// Propagations given to it, in this order, each with whether it is for its whole tree.
+    pub propagation: Vec<(Propagation, bool)>,
+    /// Its owners are shifted.
+    pub id_mapped: Option<IdMapping>,
+}
+
+/// How the owners of a tree are shifted.
+#[derive(Debug, PartialEq, Eq)]
+pub struct IdMapping {
+    /// With what is mounted below it.
+    pub recursive: bool,
+    /// Through which map.
+    pub map: IdMappingSource,
+}
+
+/// Where the map of an id-mapped mount comes from.
+#[derive(Debug, PartialEq, Eq)]
+pub enum IdMappingSource {
+    /// The container's user namespace.
+    Container,
+    /// The mount's own map.
+    Own {
+        /// Of users.
+        uid: Vec<IdMap>,
+        /// Of groups.
+        gid: Vec<IdMap>,
+    },
 }
 
 impl MountPlan {
@@ -39,22 +61,40 @@ impl MountPlan {
     /// # Errors
     /// The kernel's refusal: not every file system can do it.
     pub(crate) fn shift_ids(&self, user_namespace: BorrowedFd<'_>) -> Result<(), MountError> {
-        let (Some(recursive), MountAction::Tree(Some(tree))) = (self.id_mapped, &self.action) else { return Ok(()) };
+        let (Some(IdMapping { recursive, .. }), MountAction::Tree(tree)) = (&self.id_mapped, &self.action) else {
+            return Ok(());
+        };
+        let Some(tree) = tree.cloned() else { return Ok(()) };
         let attributes = MountAttributes {
             set: MOUNT_ATTR_IDMAP,
             userns_fd: user_namespace.as_raw_fd() as u64,
             ..MountAttributes::default()
         };
         let subject = format!("{} (shifting ids)", self.destination.display());
-        mounts::set_attributes(tree.as_fd(), recursive, &attributes, &subject)
+        mounts::set_attributes(tree, *recursive, &attributes, &subject)
+    }
+
+    /// Whether its owners are shifted through the container's user namespace.
+    pub(crate) fn shifts_with_container(&self) -> bool {
+        self.id_mapped.as_ref().is_some_and(|mapping| mapping.map == IdMappingSource::Container)
+    }
+
+    /// Whether it becomes read-only only when all is in place: in a tmpfs and in /dev more is made after it is mounted.
+    pub(crate) fn is_read_only_late(&self) -> bool {
+        match &self.action {
+            MountAction::Filesystem { kind, attributes, .. } => {
+                attributes & MOUNT_ATTR_RDONLY != 0 && (kind == "tmpfs" || self.destination == Path::new("/dev"))
+            }
+            _ => false,
+        }
     }
 }
 
 /// What is mounted.
 #[derive(Debug)]
 pub enum MountAction {
-    /// A tree of the host, cloned and with its attributes set; detached. Taken when it is attached.
-    Tree(Option<OwnedFd>),
+    /// A tree of the host.
+    Tree(Tree),
     /// A new file system, made by the child in its namespaces.
     Filesystem {
         /// Type, as /proc/filesystems names it.
@@ -73,176 +113,143 @@ pub enum MountAction {
         /// `MOUNT_ATTR_*` bits.
         attributes: u64,
     },
+    /// Nothing new: what is mounted there changes.
+    Remount {
+        /// Attributes of the mount.
+        here: MountAttributes,
+        /// Attributes of all below it too.
+        tree: MountAttributes,
+        /// Options of the file system, unless only the mount is meant.
+        filesystem: Option<Vec<FilesystemOption>>,
+    },
 }
 
 /// The host's cgroup layout, as far as a mount of it goes.
 #[derive(Debug)]
 pub enum CgroupHierarchies {
-    /// cgroup v2 alone.
+    /// cgroup v2, mounted in the container's cgroup namespace.
     Unified,
-    /// cgroup v1: name of each hierarchy's directory and the options that mount it.
+    /// cgroup v1, mounted in it: name of each hierarchy's directory and the options that mount it.
     Legacy(Vec<(String, Vec<FilesystemOption>)>),
     /// cgroup v1 without a cgroup namespace: of each hierarchy the cgroup that the container is in.
     LegacyOwn(Layout, MountAttributes),
 }
 
-/// What the options of one mount say.
-#[derive(Debug, Default)]
-struct Options {
-    here: MountAttributes,
-    tree: MountAttributes,
-    propagation: Option<(Propagation, bool)>,
-    bind: Option<bool>,
-    copy_up: bool,
-    id_mapped: Option<bool>,
-    filesystem: Vec<FilesystemOption>,
-}
-
-/// Attribute options: name, bits set, bits cleared. With an `r` before the name they hold for the whole tree.
-const ATTRIBUTES: [(&str, u64, u64); 19] = [
-    ("ro", MOUNT_ATTR_RDONLY, 0),
-    ("rw", 0, MOUNT_ATTR_RDONLY),
-    ("nosuid", MOUNT_ATTR_NOSUID, 0),
-    ("suid", 0, MOUNT_ATTR_NOSUID),
-    ("nodev", MOUNT_ATTR_NODEV, 0),
-    ("dev", 0, MOUNT_ATTR_NODEV),
-    ("noexec", MOUNT_ATTR_NOEXEC, 0),
-    ("exec", 0, MOUNT_ATTR_NOEXEC),
-    ("nosymfollow", MOUNT_ATTR_NOSYMFOLLOW, 0),
-    ("symfollow", 0, MOUNT_ATTR_NOSYMFOLLOW),
-    ("nodiratime", MOUNT_ATTR_NODIRATIME, 0),
-    ("diratime", 0, MOUNT_ATTR_NODIRATIME),
-    ("noatime", MOUNT_ATTR_NOATIME, MOUNT_ATTR_ATIME),
-    ("atime", MOUNT_ATTR_RELATIME, MOUNT_ATTR_ATIME),
-    ("relatime", MOUNT_ATTR_RELATIME, MOUNT_ATTR_ATIME),
-    ("norelatime", MOUNT_ATTR_STRICTATIME, MOUNT_ATTR_ATIME),
-    ("strictatime", MOUNT_ATTR_STRICTATIME, MOUNT_ATTR_ATIME),
-    ("nostrictatime", MOUNT_ATTR_RELATIME, MOUNT_ATTR_ATIME),
-    ("defaults", 0, 0),
-];
-
-/// The propagation that an option word names, and whether it holds for the whole tree.
-pub(super) fn propagation(word: &str) -> Option<(Propagation, bool)> {
-    Some(match word {
-        "private" => (Propagation::Private, false),
-        "rprivate" => (Propagation::Private, true),
-        "slave" => (Propagation::Slave, false),
-        "rslave" => (Propagation::Slave, true),
-        "shared" => (Propagation::Shared, false),
-        "rshared" => (Propagation::Shared, true),
-        "unbindable" => (Propagation::Unbindable, false),
-        "runbindable" => (Propagation::Unbindable, true),
-        _ => return None,
-    })
-}
-
-/// The option words that have a meaning here, sorted; others go to the file system.
-pub(crate) fn option_words() -> Vec<String> {
-    const PROPAGATIONS: [&str; 8] =
-        ["private", "rprivate", "slave", "rslave", "shared", "rshared", "unbindable", "runbindable"];
-    let attributes = ATTRIBUTES.iter().map(|(name, ..)| *name);
-    let recursive = attributes.clone().filter(|name| *name != "defaults").map(|name| format!("r{name}"));
-    let mut words: Vec<String> = attributes
-        .chain(PROPAGATIONS)
-        .chain(["bind", "rbind", "tmpcopyup"])
-        .map(str::to_owned)
-        .chain(recursive)
-        .collect();
-    words.sort();
-    words
-}
-
-fn attribute(attributes: &mut MountAttributes, set: u64, clear: u64) {
-    attributes.set = (attributes.set & !clear) | set;
-    attributes.clear = (attributes.clear & !set) | clear;
-}
-
-fn parse(field: &str, options: &[String]) -> Result<Options, PlanError> {
-    let known = |word: &str| ATTRIBUTES.iter().find(|(name, ..)| *name == word);
-    let mut parsed = Options::default();
-    for option in options {
-        if let Some((_, set, clear)) = known(option) {
-            attribute(&mut parsed.here, *set, *clear);
-        } else if let Some((_, set, clear)) = option.strip_prefix('r').and_then(known) {
-            attribute(&mut parsed.tree, *set, *clear);
-        } else if let Some(propagation) = propagation(option) {
-            parsed.propagation = Some(propagation);
-        } else {
-            match option.as_str() {
-                "bind" => parsed.bind = Some(parsed.bind.unwrap_or(false)),
-                "rbind" => parsed.bind = Some(true),
-                "tmpcopyup" => parsed.copy_up = true,
-                "idmap" => parsed.id_mapped = Some(false),
-                "ridmap" => parsed.id_mapped = Some(true),
-                "remount" => return Err(PlanError::unsupported(format!("{field}.options: {option}"), "")),
-                other => parsed.filesystem.push(FilesystemOption::parse(other)),
-            }
-        }
-    }
-    Ok(parsed)
+/// What the plans of mounts need to know of the rest.
+pub(super) struct Surroundings<'a> {
+    pub bundle: &'a Path,
+    pub namespaces: &'a NamespacePlan,
+    /// The container's first process clones the host's trees.
+    pub later: bool,
 }
 
 /// Plans all mounts.
-pub(super) fn plan(mounts: &[Mount], bundle: &Path, namespaces: &NamespacePlan) -> Result<Vec<MountPlan>, PlanError> {
-    mounts.iter().enumerate().map(|(index, mount)| one(index, mount, bundle, namespaces)).collect()
+pub(super) fn plan(mounts: &[Mount], around: &Surroundings<'_>) -> Result<Vec<MountPlan>, PlanError> {
+    mounts.iter().enumerate().map(|(index, mount)| one(index, mount, around)).collect()
 }
 
-fn one(index: usize, mount: &Mount, bundle: &Path, namespaces: &NamespacePlan) -> Result<MountPlan, PlanError> {
+fn one(index: usize, mount: &Mount, around: &Surroundings<'_>) -> Result<MountPlan, PlanError> {
     let field = format!("mounts[{index}]");
-    // The specification allows a relative destination and reads it from the root.
-    let destination = Path::new("/").join(&mount.destination);
-    let options = parse(&field, &mount.options)?;
+    let destination = from_root(&mount.destination);
+    let options = parse(&mount.options);
+    if destination == Path::new("/") && !options.remount {
+        return Err(PlanError::unsupported(format!("{field}.destination"), "the root directory is root.path alone"));
+    }
     let kind = mount.type_.as_deref().unwrap_or("");
     let action = match (options.bind, kind) {
-        (Some(_), _) | (None, "bind" | "none" | "") => tree(&field, mount, &destination, &options, bundle)?,
-        (None, "cgroup" | "cgroup2") => cgroup(&destination, &options, namespaces)?,
-        (None, kind) => filesystem(&field, kind, mount, &options)?,
+        _ if options.remount => remount(&field, &options)?,
+        (Some(_), _) | (None, "bind" | "none" | "") => tree(&field, mount, &destination, &options, around)?,
+        (None, "cgroup" | "cgroup2") => cgroup(&field, kind, &destination, &options, around)?,
+        (None, kind) => filesystem(&field, kind, mount, &options, around.namespaces)?,
     };
     if options.copy_up && !matches!(&action, MountAction::Filesystem { kind, .. } if kind == "tmpfs") {
         return Err(PlanError::invalid(format!("{field}.options"), "tmpcopyup is for tmpfs mounts"));
     }
-    let id_mapped = id_mapped(&field, mount, &options, namespaces)?;
+    let id_mapped = id_mapped(&field, mount, &options, around)?;
     let plan = MountPlan { destination, action, copy_up: options.copy_up, propagation: options.propagation, id_mapped };
-    if let Some(namespace) = namespaces.joined_user() {
+    if let Some(namespace) = around.namespaces.joined_user().filter(|_| plan.shifts_with_container()) {
         plan.shift_ids(namespace)
             .map_err(|source| PlanError::MountSource { destination: plan.destination.clone(), source })?;
     }
     Ok(plan)
 }
 
-/// Whether owners are shifted: through the container's own user namespace, which is the only map there is.
+/// A destination as an absolute path without `.` and `..`.
+fn from_root(destination: &Path) -> PathBuf {
+    let mut path = PathBuf::from("/");
+    for component in destination.components() {
+        match component {
+            Component::Normal(name) => path.push(name),
+            Component::ParentDir => drop(path.pop()),
+            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+        }
+    }
+    path
+}
+
+/// Whether and how owners are shifted (config.md, `uidMappings`, `gidMappings`, `idmap`, `ridmap`).
 fn id_mapped(
     field: &str,
     mount: &Mount,
-    options: &Options,
-    namespaces: &NamespacePlan,
-) -> Result<Option<bool>, PlanError> {
-    let given = !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty();
-    if !given && options.id_mapped.is_none() {
+    options: &MountOptions,
+    around: &Surroundings<'_>,
+) -> Result<Option<IdMapping>, PlanError> {
+    let mappings_field = || format!("{field}.uidMappings");
+    let given = (!mount.uid_mappings.is_empty(), !mount.gid_mappings.is_empty());
+    if given == (false, false) && options.id_mapped.is_none() {
         return Ok(None);
     }
-    if options.bind.is_none() {
-        return Err(PlanError::unsupported(format!("{field}.uidMappings"), "only bind mounts are shifted"));
+    let namespaces = around.namespaces;
+    match () {
+        () if options.bind.is_none() || options.remount => {
+            return Err(PlanError::unsupported(mappings_field(), "only bind mounts are shifted"));
+        }
+        () if around.later => {
+            return Err(PlanError::unsupported(mappings_field(), "shifting the owners of the host's files needs root"));
+        }
+        () if given.0 != given.1 => {
+            return Err(PlanError::invalid(mappings_field(), "uidMappings and gidMappings go together"));
+        }
+        () if given == (false, false) && !namespaces.has_user() => {
+            let why = "idmap without mappings needs a user namespace, whose mappings it takes";
+            return Err(PlanError::invalid(format!("{field}.options"), why));
+        }
+        () => {}
     }
-    let own = |mappings: &[LinuxIdMapping], map: &[IdMap]| {
-        let of = |m: &LinuxIdMapping| IdMap { inside: m.container_id, outside: m.host_id, count: m.size };
-        mappings.iter().map(of).eq(map.iter().copied())
+    let maps = |mappings: &[LinuxIdMapping]| -> Vec<IdMap> {
+        let one = |m: &LinuxIdMapping| IdMap { inside: m.container_id, outside: m.host_id, count: m.size };
+        mappings.iter().map(one).collect()
     };
-    let same = own(&mount.uid_mappings, &namespaces.uid_map) && own(&mount.gid_mappings, &namespaces.gid_map);
-    let has_namespace = namespaces.creates_user() || namespaces.joined_user().is_some();
-    if !has_namespace || (given && namespaces.creates_user() && !same) {
-        let why = "a mount can only have the map of the container's own user namespace";
-        return Err(PlanError::unsupported(format!("{field}.uidMappings"), why));
+    let (uid, gid) = (maps(&mount.uid_mappings), maps(&mount.gid_mappings));
+    if let Some(index) = uid.iter().chain(&gid).position(|line| line.count == 0) {
+        return Err(PlanError::invalid(format!("{field}.uidMappings[{}].size", index % uid.len()), "must not be zero"));
     }
-    Ok(Some(options.id_mapped.unwrap_or(false)))
+    let is_containers = given == (false, false)
+        || (namespaces.creates_user() && uid == namespaces.uid_map && gid == namespaces.gid_map);
+    let map = if is_containers { IdMappingSource::Container } else { IdMappingSource::Own { uid, gid } };
+    Ok(Some(IdMapping { recursive: options.id_mapped.unwrap_or(false), map }))
+}
+
+fn remount(field: &str, options: &MountOptions) -> Result<MountAction, PlanError> {
+    let refused = |what: String| Err(PlanError::invalid(format!("{field}.options"), what));
+    let mistake = options.filesystem.iter().find(|option| option.value.is_none());
+    let filesystem = match (options.bind, mistake) {
+        (Some(_), Some(option)) => return refused(format!("unknown bind option {:?}", option.key)),
+        (Some(_), None) => None,
+        (None, _) => Some(options.filesystem.clone()),
+    };
+    if options.copy_up {
+        return refused("tmpcopyup is for tmpfs mounts".to_owned());
+    }
+    Ok(MountAction::Remount { here: options.here, tree: options.tree, filesystem })
 }
 
 fn tree(
     field: &str,
     mount: &Mount,
     destination: &Path,
-    options: &Options,
-    bundle: &Path,
+    options: &MountOptions,
+    around: &Surroundings<'_>,
 ) -> Result<MountAction, PlanError> {
     let Some(source) = &mount.source else {
         return Err(PlanError::invalid(format!("{field}.source"), "a bind mount needs it"));
@@ -251,67 +258,48 @@ fn tree(
     if let Some(option) = options.filesystem.iter().find(|option| option.value.is_none()) {
         return Err(PlanError::invalid(format!("{field}.options"), format!("unknown bind option {:?}", option.key)));
     }
-    let recursive = options.bind.unwrap_or(true);
-    let path = bundle.join(source);
-    let tree = match options.propagation {
-        Some((Propagation::Shared, _)) => open_shared(&path, destination, recursive)?,
-        _ => open_source(&path, destination, recursive)?,
+    let tree = HostTree {
+        path: around.bundle.join(source),
+        recursive: options.bind.unwrap_or(true),
+        exchanging: options.propagation.iter().any(|(propagation, _)| *propagation == Propagation::Shared),
+        whole: options.tree,
+        top: options.here,
     };
-    let failed = |source| PlanError::MountSource { destination: destination.to_path_buf(), source };
-    if options.tree != MountAttributes::default() {
-        mounts::set_attributes(tree.as_fd(), true, &options.tree, "bind mount tree").map_err(failed)?;
-    }
-    if options.here != MountAttributes::default() {
-        mounts::set_attributes(tree.as_fd(), false, &options.here, "bind mount").map_err(failed)?;
-    }
-    Ok(MountAction::Tree(Some(tree)))
+    Ok(MountAction::Tree(Tree::plan(tree, around.later, destination)?))
 }
 
-/// Clones the host's tree at `path`; `destination` names the mount in errors. The clone receives what the host mounts
-/// below it later and gives nothing back: on most machines everything is shared, and a mount that the container made
-/// on a shared clone would appear on the host.
-pub(super) fn open_source(path: &Path, destination: &Path, recursive: bool) -> Result<OwnedFd, PlanError> {
-    let tree = open_shared(path, destination, recursive)?;
-    let receiving = MountAttributes { propagation: Propagation::Slave as u64, ..MountAttributes::default() };
-    mounts::set_attributes(tree.as_fd(), true, &receiving, "the clone of a mount")
-        .map_err(|source| PlanError::MountSource { destination: destination.to_path_buf(), source })?;
-    Ok(tree)
-}
-
-/// The clone that still exchanges mounts with the host. A path below `/proc/PID/root` is that process' own: it is
-/// cloned in its mount namespace.
-fn open_shared(path: &Path, destination: &Path, recursive: bool) -> Result<OwnedFd, PlanError> {
-    let tree = match of_process(path) {
-        Some((pid, inside)) => mounts::foreign::clone_tree_of_process(pid, &inside, recursive),
-        None => mounts::clone_tree(CWD, path, recursive),
-    };
-    tree.map_err(|source| PlanError::MountSource { destination: destination.to_path_buf(), source })
-}
-
-fn of_process(path: &Path) -> Option<(i32, PathBuf)> {
-    let mut components = path.strip_prefix("/proc").ok()?.components();
-    let pid = components.next()?.as_os_str().to_str()?.parse().ok()?;
-    let inside = components.as_path().strip_prefix("root").ok()?;
-    Some((pid, Path::new("/").join(inside)))
-}
-
-fn cgroup(destination: &Path, options: &Options, namespaces: &NamespacePlan) -> Result<MountAction, PlanError> {
-    let layout = Layout::detect()
-        .map_err(|error| PlanError::Cgroup { destination: destination.to_path_buf(), source: Box::new(error) })?;
+fn cgroup(
+    field: &str,
+    kind: &str,
+    destination: &Path,
+    options: &MountOptions,
+    around: &Surroundings<'_>,
+) -> Result<MountAction, PlanError> {
+    no_recursive(field, options)?;
     let attributes = options.here.set;
-    let hierarchies = match (layout.is_unified(), namespaces.has_cgroup()) {
+    let layout = layout(destination)?;
+    let is_unified = kind == "cgroup2" || layout.is_unified();
+    let hierarchies = match (is_unified, around.namespaces.has_cgroup()) {
         (true, true) => CgroupHierarchies::Unified,
         (false, true) => CgroupHierarchies::Legacy(legacy(&layout)),
         (false, false) => CgroupHierarchies::LegacyOwn(layout, options.here),
-        // A mount of cgroup v2 shows all that its creator's cgroup namespace has, which here is the host's.
+        // A mount of cgroup v2 shows all that its creator's cgroup namespace has, which here is the host's, and would
+        // change how the host has it mounted.
         (true, false) => {
-            let tree = open_source(Path::new("/sys/fs/cgroup"), destination, true)?;
-            let failed = |source| PlanError::MountSource { destination: destination.to_path_buf(), source };
-            mounts::set_attributes(tree.as_fd(), true, &options.here, "cgroup tree").map_err(failed)?;
-            return Ok(MountAction::Tree(Some(tree)));
+            let Some(unified) = layout.unified() else {
+                let why = "this host has mounted no cgroup v2";
+                return Err(PlanError::unsupported(format!("{field}.type: cgroup2"), why));
+            };
+            let tree = HostTree { whole: options.here, ..HostTree::plain(&unified.mount, true) };
+            return Ok(MountAction::Tree(Tree::plan(tree, around.later, destination)?));
         }
     };
     Ok(MountAction::Cgroup { hierarchies, attributes })
+}
+
+fn layout(destination: &Path) -> Result<Layout, PlanError> {
+    Layout::detect()
+        .map_err(|error| PlanError::Cgroup { destination: destination.to_path_buf(), source: Box::new(error) })
 }
 
 /// What the host mounts, as the child mounts it again in its own cgroup namespace.
@@ -328,9 +316,16 @@ fn legacy(layout: &Layout) -> Vec<(String, Vec<FilesystemOption>)> {
     legacy.collect()
 }
 
-fn filesystem(field: &str, kind: &str, mount: &Mount, options: &Options) -> Result<MountAction, PlanError> {
-    if options.tree != MountAttributes::default() {
-        return Err(PlanError::invalid(format!("{field}.options"), "recursive options are for bind mounts"));
+fn filesystem(
+    field: &str,
+    kind: &str,
+    mount: &Mount,
+    options: &MountOptions,
+    namespaces: &NamespacePlan,
+) -> Result<MountAction, PlanError> {
+    no_recursive(field, options)?;
+    if kind == "devpts" {
+        check_group(field, options, namespaces)?;
     }
     let source = mount.source.as_ref().map_or(kind.to_owned(), |source| source.display().to_string());
     Ok(MountAction::Filesystem {
@@ -341,41 +336,110 @@ fn filesystem(field: &str, kind: &str, mount: &Mount, options: &Options) -> Resu
     })
 }
 
+/// A group of terminals that the container's new user namespace does not have: the kernel would not say which it was.
+fn check_group(field: &str, options: &MountOptions, namespaces: &NamespacePlan) -> Result<(), PlanError> {
+    let group = options.filesystem.iter().rev().find(|option| option.key == "gid");
+    let Some(gid) = group.and_then(|option| option.value.as_ref()?.parse::<u32>().ok()) else { return Ok(()) };
+    let has = |line: &IdMap| gid >= line.inside && gid - line.inside < line.count;
+    if namespaces.creates_user() && !namespaces.gid_map.iter().any(has) {
+        let why = format!("gid={gid} is not mapped in the container's user namespace");
+        return Err(PlanError::invalid(format!("{field}.options"), why));
+    }
+    Ok(())
+}
+
+fn no_recursive(field: &str, options: &MountOptions) -> Result<(), PlanError> {
+    if options.tree != MountAttributes::default() {
+        return Err(PlanError::invalid(format!("{field}.options"), "recursive options are for bind mounts"));
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hull_oci::runtime::{Linux, LinuxNamespace, LinuxNamespaceType};
 
-    fn words(options: &[&str]) -> Options {
-        parse("mounts[0]", &options.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>()).unwrap()
+    fn mount(destination: &str, kind: &str, options: &[&str]) -> Mount {
+        Mount {
+            destination: destination.into(),
+            type_: Some(kind.to_owned()),
+            source: Some("/dev/null".into()),
+            options: options.iter().map(|word| (*word).to_owned()).collect(),
+            ..serde_json::from_str("{\"destination\": \"/\"}").unwrap()
+        }
+    }
+
+    fn map(inside: u32, outside: u32, count: u32) -> Vec<LinuxIdMapping> {
+        vec![LinuxIdMapping { container_id: inside, host_id: outside, size: count }]
+    }
+
+    fn planned(mount: &Mount, user: bool) -> Result<MountPlan, String> {
+        let mut kinds = vec![LinuxNamespaceType::Mount];
+        let mut linux = Linux::default();
+        if user {
+            kinds.push(LinuxNamespaceType::User);
+            (linux.uid_mappings, linux.gid_mappings) = (map(0, 1000, 10), map(0, 1000, 5));
+        }
+        linux.namespaces = kinds.into_iter().map(|type_| LinuxNamespace { type_, path: None }).collect();
+        let namespaces = super::super::namespaces::plan(&linux).unwrap();
+        let around = Surroundings { bundle: Path::new("/"), namespaces: &namespaces, later: false };
+        one(3, mount, &around).map_err(|error| error.to_string())
     }
 
     #[test]
-    fn the_later_of_two_opposites_wins() {
-        let options = words(&["ro", "nosuid", "rw"]);
-        assert_eq!(options.here.set, MOUNT_ATTR_NOSUID);
-        assert_eq!(options.here.clear, MOUNT_ATTR_RDONLY);
-        assert_eq!(words(&["rw", "ro"]).here.set, MOUNT_ATTR_RDONLY);
+    fn destinations_start_at_the_root_and_stay_in_it() {
+        for (given, expected) in
+            [("data", "/data"), ("/a/./b/", "/a/b"), ("/a/../b", "/b"), ("../../etc", "/etc"), ("./x/..", "/")]
+        {
+            assert_eq!(from_root(Path::new(given)), Path::new(expected), "{given}");
+        }
     }
 
     #[test]
-    fn an_r_before_an_attribute_means_the_whole_tree() {
-        let options = words(&["rro", "rnoatime"]);
-        assert_eq!(options.tree.set, MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOATIME);
-        assert_eq!(options.here, MountAttributes::default());
-        assert_eq!(words(&["relatime"]).here.clear, MOUNT_ATTR_ATIME);
+    fn what_cannot_be_is_refused_by_its_field() {
+        let table = [
+            (mount("/", "tmpfs", &[]), "mounts[3].destination is not supported"),
+            (mount("/x", "proc", &["rro"]), "mounts[3].options: recursive options are for bind mounts"),
+            (mount("/x", "bind", &["bind", "sized"]), "mounts[3].options: unknown bind option \"sized\""),
+            (mount("/x", "", &["bind", "remount", "sized"]), "mounts[3].options: unknown bind option \"sized\""),
+            (mount("/x", "bind", &["bind", "tmpcopyup"]), "mounts[3].options: tmpcopyup is for tmpfs mounts"),
+            (mount("/x", "tmpfs", &["idmap"]), "mounts[3].uidMappings is not supported: only bind mounts are shifted"),
+            (
+                mount("/x", "bind", &["bind", "idmap"]),
+                "mounts[3].options: idmap without mappings needs a user namespace",
+            ),
+        ];
+        for (mount, expected) in table {
+            let error = planned(&mount, false).unwrap_err();
+            assert!(error.contains(expected), "{error}");
+        }
+        let error = planned(&mount("/dev/pts", "devpts", &["gid=5"]), true).unwrap_err();
+        assert!(error.contains("gid=5 is not mapped"), "{error}");
+        planned(&mount("/dev/pts", "devpts", &["gid=4"]), true).unwrap();
     }
 
     #[test]
-    fn what_is_no_option_of_ours_goes_to_the_file_system() {
-        let options = words(&["size=64k", "mode=755", "rprivate", "rbind"]);
-        assert_eq!(options.filesystem, [FilesystemOption::parse("size=64k"), FilesystemOption::parse("mode=755")]);
-        assert_eq!(options.propagation, Some((Propagation::Private, true)));
-        assert_eq!(options.bind, Some(true));
+    fn the_map_of_a_mount_is_the_containers_or_its_own() {
+        let of = |mount: &Mount, user| planned(mount, user).map(|plan| plan.id_mapped.map(|mapping| mapping.map));
+        let mut bind = mount("/x", "bind", &["bind", "idmap"]);
+        assert_eq!(of(&bind, true), Ok(Some(IdMappingSource::Container)));
+        bind.uid_mappings = map(0, 1000, 10);
+        assert!(of(&bind, true).unwrap_err().contains("go together"));
+        bind.gid_mappings = map(0, 1000, 5);
+        assert_eq!(of(&bind, true), Ok(Some(IdMappingSource::Container)));
+        bind.gid_mappings = map(0, 2000, 5);
+        let own = |outside, count| vec![IdMap { inside: 0, outside, count }];
+        let expected = IdMappingSource::Own { uid: own(1000, 10), gid: own(2000, 5) };
+        assert_eq!(of(&bind, false), Ok(Some(expected)));
+        bind.uid_mappings[0].size = 0;
+        assert!(of(&bind, false).unwrap_err().contains("mounts[3].uidMappings[0].size"));
     }
 
     #[test]
-    fn options_that_this_runtime_lacks_are_refused_by_name() {
-        let error = parse("mounts[3]", &["remount".to_owned()]).unwrap_err();
-        assert_eq!(error.to_string(), "config.json: mounts[3].options: remount is not supported");
+    fn read_only_waits_where_more_is_made() {
+        let late = |mount: Mount| planned(&mount, false).unwrap().is_read_only_late();
+        assert!(late(mount("/x", "tmpfs", &["ro"])) && late(mount("/dev", "devtmpfs", &["ro"])));
+        assert!(!late(mount("/x", "tmpfs", &[])) && !late(mount("/x", "proc", &["ro"])));
     }
 }

@@ -27,6 +27,17 @@ pub struct IdMap {
     pub count: u32,
 }
 
+/// Whose mounts the container sees and adds to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MountNamespace {
+    /// Its own.
+    New,
+    /// Those of the namespace that it joins.
+    Joined,
+    /// The runtime's.
+    Runtime,
+}
+
 /// Namespaces of the container.
 #[derive(Debug)]
 pub struct NamespacePlan {
@@ -46,6 +57,8 @@ pub struct NamespacePlan {
     pub uid_map: Vec<IdMap>,
     /// Gid map of a new user namespace.
     pub gid_map: Vec<IdMap>,
+    /// Which mount namespace the container has.
+    pub mount: MountNamespace,
     /// Whether the container has a UTS namespace that is not the host's.
     pub has_uts: bool,
     /// Whether the container has an IPC namespace that is not the host's.
@@ -123,9 +136,11 @@ pub(super) fn plan(linux: &Linux) -> Result<NamespacePlan, PlanError> {
             }
         }
     }
-    if create & sys::CLONE_NEWNS == 0 {
-        return Err(PlanError::unsupported("linux.namespaces", "a container needs a new mount namespace"));
-    }
+    let mount = match create & sys::CLONE_NEWNS != 0 {
+        true => MountNamespace::New,
+        false if seen.contains(&LinuxNamespaceType::Mount) => MountNamespace::Joined,
+        false => MountNamespace::Runtime,
+    };
     join.sort_by_key(|(kind, _)| *kind != sys::CLONE_NEWUSER);
     let has = |kind| seen.contains(&kind);
     let plan = NamespacePlan {
@@ -137,6 +152,7 @@ pub(super) fn plan(linux: &Linux) -> Result<NamespacePlan, PlanError> {
         join_pid,
         uid_map: id_maps("linux.uidMappings", &linux.uid_mappings)?,
         gid_map: id_maps("linux.gidMappings", &linux.gid_mappings)?,
+        mount,
         has_uts: has(LinuxNamespaceType::Uts),
         has_ipc: has(LinuxNamespaceType::Ipc),
         has_network: has(LinuxNamespaceType::Network),
@@ -149,9 +165,14 @@ fn check_maps(plan: &NamespacePlan) -> Result<(), PlanError> {
     for (field, map) in [("linux.uidMappings", &plan.uid_map), ("linux.gidMappings", &plan.gid_map)] {
         match (plan.creates_user(), map.is_empty()) {
             (true, true) => return Err(PlanError::invalid(field, "a new user namespace needs it")),
-            (false, false) => return Err(PlanError::invalid(field, "needs a new user namespace")),
+            // With one that is joined they are compared with what it has, as its engines give both.
+            (false, false) if !plan.has_user() => return Err(PlanError::invalid(field, "needs a new user namespace")),
             _ => {}
         }
+    }
+    if plan.has_user() && plan.mount == MountNamespace::Runtime {
+        let why = "a container with a user namespace needs a mount namespace that belongs to it";
+        return Err(PlanError::unsupported("linux.namespaces", why));
     }
     Ok(())
 }
@@ -264,6 +285,19 @@ mod tests {
         let mut mapped = linux(&[LinuxNamespaceType::Mount]);
         mapped.uid_mappings = vec![LinuxIdMapping { container_id: 0, host_id: 100_000, size: 1 }];
         assert!(plan(&mapped).is_err());
+        mapped.namespaces = linux(&[LinuxNamespaceType::User]).namespaces;
+        mapped.gid_mappings = mapped.uid_mappings.clone();
+        let error = plan(&mapped).unwrap_err().to_string();
+        assert!(error.contains("needs a mount namespace that belongs to it"), "{error}");
+    }
+
+    #[test]
+    fn a_mount_namespace_is_new_joined_or_the_runtimes() {
+        let mut spec = linux(&[LinuxNamespaceType::Mount]);
+        assert_eq!(plan(&spec).unwrap().mount, MountNamespace::New);
+        spec.namespaces[0].path = Some("/proc/self/ns/mnt".into());
+        assert_eq!(plan(&spec).unwrap().mount, MountNamespace::Joined);
+        assert_eq!(plan(&linux(&[])).unwrap().mount, MountNamespace::Runtime);
     }
 
     #[test]

@@ -14,6 +14,7 @@ use super::labels::LabelPlan;
 use super::placement::{self, Placement};
 use super::{PlanError, Streams};
 use crate::hooks::HookPlan;
+use crate::init::GroupChange;
 use crate::listener::Listener;
 use crate::own_program;
 
@@ -32,6 +33,8 @@ pub struct ProcessPlan {
     pub gid: u32,
     /// Supplementary groups.
     pub groups: Vec<u32>,
+    /// Whether they can be set, as the process finds out.
+    pub group_change: GroupChange,
     /// File mode creation mask.
     pub umask: u32,
     /// The five sets; `None` leaves what the caller has.
@@ -93,6 +96,7 @@ pub(crate) fn plan(
         uid: process.user.uid,
         gid: process.user.gid,
         groups: process.user.additional_gids.clone(),
+        group_change: GroupChange::default(),
         umask: process.user.umask.unwrap_or(0o022),
         capabilities: process.capabilities.as_ref().map(capabilities).transpose()?,
         rlimits: rlimits(process)?,

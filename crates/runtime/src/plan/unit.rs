@@ -28,7 +28,7 @@ pub(super) fn plan(spec: &Spec, linux: &Linux, id: &str) -> Result<CgroupPlan, P
         }
     }
     let limits = checked_limits(linux)?;
-    Ok(CgroupPlan { path: place.path.clone(), limits, unit: Some(UnitPlan { place, properties }) })
+    Ok(CgroupPlan { path: place.path.clone(), limits, unit: Some(UnitPlan { place, properties }), optional: false })
 }
 
 #[cfg(test)]
