@@ -31,7 +31,7 @@ use crate::id_map::{self, IdMapError};
 use crate::init;
 use crate::listener::{Listener, ListenerError};
 use crate::own_program;
-use crate::plan::{IdMappingSource, InitPlan, MountPlan, NetDevicePlan, RootInUserNamespace, RootMount};
+use crate::plan::{IdMappingSource, InitPlan, MountPlan, NetDevicePlan, RootInUserNamespace, RootMount, limit_field};
 use crate::sync::{Message, Sync};
 
 /// A create or start that failed.
@@ -49,6 +49,15 @@ pub enum CreateError {
     /// A user without rights over cgroups wants limits.
     #[error("linux.resources: limits need a cgroup that is delegated to this user")]
     NoDelegatedCgroup(#[source] CgroupError),
+    /// A limit that this machine does not have.
+    #[error("{field}")]
+    Limit {
+        /// Its field of config.json.
+        field: &'static str,
+        /// Why.
+        #[source]
+        source: CgroupError,
+    },
     /// The pid namespace could not be joined.
     #[error("joining the pid namespace")]
     PidNamespace(#[source] std::io::Error),
@@ -244,7 +253,10 @@ fn create_in_class(mut plan: InitPlan, meanwhile: impl FnOnce(i32, Option<&Cgrou
 
 fn prepare_cgroup(plan: &mut InitPlan) -> Result<Option<PreparedCgroup>, CreateError> {
     let Some(wanted) = plan.cgroup.take() else { return Ok(None) };
-    let failed = |source| CreateError::Cgroup { path: wanted.path.clone(), source };
+    let failed = |source| match limit_field(&source) {
+        Some(field) => CreateError::Limit { field, source },
+        None => CreateError::Cgroup { path: wanted.path.clone(), source },
+    };
     let layout = Layout::detect().map_err(failed)?;
     if let Some(unit) = wanted.unit {
         let (start, cgroup) =

@@ -185,6 +185,88 @@ fn runtime_fields_interfaces_of_the_host_come_with_their_addresses() {
     wait_for("the end of both", || (count() + 2 == before).then_some(()));
 }
 
+#[test]
+fn runtime_fields_limits_are_in_the_files_of_the_cgroup() {
+    let bundle = Bundle::new(|config| {
+        config["process"]["args"] = json!(["sleep", "1000"]);
+        let mut memory = json!({"limit": 64 << 20, "reservation": 32 << 20, "checkBeforeUpdate": true});
+        if !is_vm() {
+            memory["swappiness"] = json!(7);
+            memory["disableOOMKiller"] = json!(true);
+        }
+        config["linux"]["resources"]["memory"] = memory;
+        config["linux"]["resources"]["cpu"] = json!({"quota": 20_000, "period": 50_000, "burst": 10_000});
+        config["linux"]["resources"]["hugepageLimits"] = json!([{"pageSize": "2MB", "limit": 4 << 20}]);
+        if is_vm() {
+            config["linux"]["resources"]["unified"] = json!({"memory.high": "48M", "cgroup.max.depth": "3"});
+        }
+    });
+    let id = bundle.id("limits");
+    bundle.start_detached(&id);
+    let legacy = [
+        ("memory/{}/memory.limit_in_bytes", "67108864"),
+        ("memory/{}/memory.soft_limit_in_bytes", "33554432"),
+        ("memory/{}/memory.swappiness", "7"),
+        ("memory/{}/memory.oom_control", "oom_kill_disable 1"),
+        ("cpu/{}/cpu.cfs_quota_us", "20000"),
+        ("cpu/{}/cpu.cfs_period_us", "50000"),
+        ("cpu/{}/cpu.cfs_burst_us", "10000"),
+        ("unified/{}/hugetlb.2MB.max", "4194304"),
+        ("unified/{}/hugetlb.2MB.rsvd.max", "4194304"),
+    ];
+    let unified = [
+        ("{}/memory.max", "67108864"),
+        ("{}/memory.low", "33554432"),
+        ("{}/memory.high", "50331648"),
+        ("{}/cgroup.max.depth", "3"),
+        ("{}/cpu.max", "20000 50000"),
+        ("{}/cpu.max.burst", "10000"),
+        ("{}/hugetlb.2MB.max", "4194304"),
+        ("{}/hugetlb.2MB.rsvd.max", "4194304"),
+    ];
+    for (file, value) in if is_vm() { &unified[..] } else { &legacy[..] } {
+        let path = format!("/sys/fs/cgroup/{}", file.replace("{}", &id));
+        let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+        assert_eq!(text.lines().next(), Some(*value), "{path}");
+    }
+    bundle.delete(&id);
+}
+
+#[test]
+fn runtime_fields_an_idle_group_is_idle_and_limits_of_the_other_version_are_refused_by_their_names() {
+    let bundle = Bundle::new(|config| {
+        config["process"]["args"] = json!(["sleep", "1000"]);
+        config["linux"]["resources"]["cpu"] = json!({"idle": 1});
+    });
+    let id = bundle.id("idle");
+    bundle.start_detached(&id);
+    let folder = if is_vm() { "" } else { "/cpu" };
+    let idle = fs::read_to_string(format!("/sys/fs/cgroup{folder}/{id}/cpu.idle")).expect("cpu.idle");
+    bundle.delete(&id);
+    assert_eq!(idle, "1\n");
+    let refused = |resources: Value, words: &str| {
+        bundle.configure(|config| config["linux"]["resources"] = resources);
+        let run = bundle.run_container("refused");
+        assert!(run.code != 0 && run.stderr.contains(words), "{run:#?}");
+    };
+    if is_vm() {
+        refused(json!({"memory": {"swappiness": 7}}), "linux.resources.memory.swappiness: ");
+        refused(json!({"memory": {"disableOOMKiller": true}}), "linux.resources.memory.disableOOMKiller: ");
+        refused(json!({"network": {"classID": 1}}), "linux.resources.network.classID: ");
+        refused(
+            json!({"network": {"priorities": [{"name": "lo", "priority": 1}]}}),
+            "linux.resources.network.priorities: ",
+        );
+    } else {
+        refused(json!({"unified": {"memory.high": "48M"}}), "linux.resources.unified: ");
+        refused(json!({"network": {"classID": 1}}), "the cgroup controller net_cls is not available");
+    }
+    refused(
+        json!({"rdma": {"hull0": {"hcaHandles": 1}}}),
+        if is_vm() { "rdma" } else { "the cgroup controller rdma is" },
+    );
+}
+
 /// Where AppArmor is: in a policy namespace made for this, whose one profile confines nothing and has a name of its own.
 #[test]
 fn runtime_fields_a_program_runs_under_its_apparmor_profile() {

@@ -18,6 +18,8 @@ impl Containers {
     pub fn update(&self, id: &str, resources: &LinuxResources) -> Result<(), ContainerError> {
         let mut limits = cgroup_limits(resources)?;
         limits.devices.clear();
+        // In a new cgroup the killer is on already; in one in use it may have to be turned on again.
+        limits.oom_kill_disable = resources.memory.as_ref().and_then(|memory| memory.disable_oom_killer);
         Ok(self.cgroup_in_use(id)?.update(&limits)?)
     }
 

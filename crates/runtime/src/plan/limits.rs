@@ -4,7 +4,8 @@
 //! [`hull_kernel::cgroups`]. What the kernel has dropped (`memory.kernel`) is refused by name.
 
 use hull_kernel::cgroups::{
-    Access, BlkioThrottle, BlkioWeightDevice, DeviceKind, DeviceRule, HugetlbLimit, Limits, RdmaLimit, ThrottleKind,
+    Access, BlkioThrottle, BlkioWeightDevice, CgroupError, DeviceKind, DeviceRule, HugetlbLimit, Limits, RdmaLimit,
+    ThrottleKind,
 };
 use hull_oci::runtime::{
     Linux, LinuxBlockIo, LinuxCpu, LinuxDeviceCgroup, LinuxMemory, LinuxResources, LinuxThrottleDevice,
@@ -28,8 +29,38 @@ pub(crate) fn plan(linux: &Linux, path: Option<String>) -> Result<Option<CgroupP
 /// The limits of a container that may have none, checked.
 pub(super) fn checked_limits(linux: &Linux) -> Result<Limits, PlanError> {
     let limits = linux.resources.as_ref().map(limits).transpose()?.unwrap_or_default();
-    limits.validate().map_err(|error| PlanError::invalid("linux.resources", error.to_string()))?;
+    limits
+        .validate()
+        .map_err(|error| PlanError::invalid(field_of(&error).unwrap_or("linux.resources"), error.to_string()))?;
     Ok(limits)
+}
+
+/// The field of config.json that a limit comes from which no kernel, or not this one, takes.
+pub(crate) fn field_of(error: &CgroupError) -> Option<&'static str> {
+    const FIELDS: [(&str, &str); 20] = [
+        ("memory_max_bytes", "linux.resources.memory.limit"),
+        ("memory_swap_total", "linux.resources.memory.swap"),
+        ("memory_reservation", "linux.resources.memory.reservation"),
+        ("swappiness", "linux.resources.memory.swappiness"),
+        ("oom_kill_disable", "linux.resources.memory.disableOOMKiller"),
+        ("cpu_shares", "linux.resources.cpu.shares"),
+        ("cpu_quota_us", "linux.resources.cpu.quota"),
+        ("cpu_period_us", "linux.resources.cpu.period"),
+        ("cpu_burst_us", "linux.resources.cpu.burst"),
+        ("cpu_idle", "linux.resources.cpu.idle"),
+        ("cpu_realtime_runtime_us", "linux.resources.cpu.realtimeRuntime"),
+        ("cpu_realtime_period_us", "linux.resources.cpu.realtimePeriod"),
+        ("cpuset_cpus", "linux.resources.cpu.cpus"),
+        ("cpuset_mems", "linux.resources.cpu.mems"),
+        ("blkio_weight", "linux.resources.blockIO.weight"),
+        ("blkio_leaf_weight", "linux.resources.blockIO.leafWeight"),
+        ("hugetlb", "linux.resources.hugepageLimits"),
+        ("net_cls_classid", "linux.resources.network.classID"),
+        ("net_prio", "linux.resources.network.priorities"),
+        ("unified", "linux.resources.unified"),
+    ];
+    let (CgroupError::Invalid { field, .. } | CgroupError::Unsupported { field, .. }) = error else { return None };
+    FIELDS.iter().find(|(name, _)| name == field).map(|(_, path)| *path)
 }
 
 /// `linux.resources` as [`Limits`].
@@ -62,6 +93,10 @@ pub fn limits(resources: &LinuxResources) -> Result<Limits, PlanError> {
         limits.net_prio = network.priorities.iter().map(|one| (one.name.clone(), one.priority)).collect();
     }
     for (device, rdma) in &resources.rdma {
+        if rdma.hca_handles.is_none() && rdma.hca_objects.is_none() {
+            let reason = "needs hcaHandles or hcaObjects";
+            return Err(PlanError::invalid(format!("linux.resources.rdma.{device}"), reason));
+        }
         let limit = RdmaLimit { hca_handles: rdma.hca_handles, hca_objects: rdma.hca_objects };
         limits.rdma.insert(device.clone(), limit);
     }
@@ -93,6 +128,10 @@ fn set_memory(limits: &mut Limits, memory: &LinuxMemory) -> Result<(), PlanError
     }
     if memory.kernel_tcp.is_some_and(|bytes| bytes > 0) {
         return Err(PlanError::unsupported("linux.resources.memory.kernelTCP", "the kernel dropped this limit"));
+    }
+    if memory.use_hierarchy == Some(false) {
+        let reason = "memory is always counted with that of child cgroups";
+        return Err(PlanError::unsupported("linux.resources.memory.useHierarchy: false", reason));
     }
     limits.memory_max_bytes = memory.limit;
     limits.memory_swap_total = memory.swap;
@@ -199,6 +238,24 @@ mod tests {
         let memory = LinuxMemory { kernel: Some(1 << 20), ..LinuxMemory::default() };
         let resources = LinuxResources { memory: Some(memory), ..LinuxResources::default() };
         assert!(limits(&resources).unwrap_err().to_string().contains("linux.resources.memory.kernel is not supported"));
+    }
+
+    #[test]
+    fn what_no_kernel_takes_is_refused_by_its_field() {
+        for (resources, reason) in [
+            (r#"{"memory":{"swappiness":101}}"#, "linux.resources.memory.swappiness: swappiness cannot be \"101\""),
+            (r#"{"memory":{"useHierarchy":false}}"#, "linux.resources.memory.useHierarchy: false is not supported"),
+            (r#"{"memory":{"limit":9,"swap":3}}"#, "linux.resources.memory.swap: "),
+            (r#"{"cpu":{"quota":2000,"burst":3000}}"#, "linux.resources.cpu.burst: "),
+            (r#"{"cpu":{"idle":2}}"#, "linux.resources.cpu.idle: "),
+            (r#"{"hugepageLimits":[{"pageSize":"big","limit":1}]}"#, "linux.resources.hugepageLimits: "),
+            (r#"{"rdma":{"mlx5_1":{}}}"#, "linux.resources.rdma.mlx5_1: needs hcaHandles"),
+            (r#"{"unified":{"cgroup.procs":"1"}}"#, "linux.resources.unified: "),
+        ] {
+            let linux = Linux { resources: Some(serde_json::from_str(resources).unwrap()), ..Linux::default() };
+            let error = plan(&linux, Some("/x".to_owned())).map(drop).unwrap_err().to_string();
+            assert!(error.contains(reason), "{resources}: {error}");
+        }
     }
 
     #[test]

@@ -36,6 +36,7 @@ pub use devices::DevicePlan;
 pub(crate) use devices::check_null;
 pub use host_tree::{HostTree, Tree};
 pub use labels::LabelPlan;
+pub(crate) use limits::field_of as limit_field;
 pub use limits::limits as cgroup_limits;
 pub(crate) use limits::plan as plan_cgroup;
 pub(crate) use mount_options::option_words;
