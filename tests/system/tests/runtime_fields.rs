@@ -122,6 +122,11 @@ fn runtime_fields_a_time_namespace_belongs_to_the_containers_user_namespace() {
         fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).expect("the test's own folders");
     }
     expect_clocks(&bundle.run_container("clocks-user").expect(0));
+    bundle.configure(|config| config["process"]["args"] = json!(["sleep", "1000"]));
+    let id = bundle.id("clocks-user-exec");
+    bundle.start_detached(&id);
+    expect_clocks(&bundle.run(&["exec", &id, "sh", "-c", CLOCKS]).expect(0));
+    bundle.delete(&id);
 }
 
 #[test]
