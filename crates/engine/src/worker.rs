@@ -149,6 +149,7 @@ fn add(spec: &ExecSpec, pid: i32, folder: &Path, streams: Option<Streams>) -> Re
         sibling: true,
         kept_fds: 0,
         state: container_state(folder, pid),
+        filters: None,
     };
     let linux = Linux { seccomp: spec.seccomp.clone(), ..Linux::default() };
     let plan = exec::plan(&spec.process, &linux, options).map_err(|error| (125, chain(&error)))?;

@@ -18,6 +18,7 @@ use rustix::thread::sched_setaffinity;
 
 use crate::create::{CreateError, Created, end};
 use crate::failure::{InitFailure, Step};
+use crate::filters::Filters;
 use crate::go_between;
 use crate::init;
 use crate::own_program;
@@ -48,7 +49,7 @@ enum JoinsUser {
 }
 
 /// What the caller of [`plan`] decides besides the process.
-pub struct ExecOptions {
+pub struct ExecOptions<'a> {
     /// Process id of the container's first process.
     pub pid: i32,
     /// The container's cgroup.
@@ -61,6 +62,8 @@ pub struct ExecOptions {
     pub kept_fds: i32,
     /// The container's state, for the agent of a filter that notifies.
     pub state: State,
+    /// Where compiled filters are kept.
+    pub filters: Option<&'a Filters>,
 }
 
 /// Plans an exec of `process`. Of the container's `linux` section the filter, the memory policy, the personality and
@@ -68,7 +71,7 @@ pub struct ExecOptions {
 ///
 /// # Errors
 /// The field that is wrong, or the container's process that cannot be opened.
-pub fn plan(process: &Process, linux: &Linux, options: ExecOptions) -> Result<ExecPlan, PlanError> {
+pub fn plan(process: &Process, linux: &Linux, options: ExecOptions<'_>) -> Result<ExecPlan, PlanError> {
     let gone =
         |source| PlanError::Open { field: "pid".to_owned(), path: format!("/proc/{}", options.pid).into(), source };
     let pid = rustix::process::Pid::from_raw(options.pid)
@@ -94,7 +97,7 @@ pub fn plan(process: &Process, linux: &Linux, options: ExecOptions) -> Result<Ex
         affinity: Affinity::plan(process.exec_cpu_affinity.as_ref())?,
         process: ProcessPlan {
             kept_fds: options.kept_fds,
-            ..process_plan::plan(process, linux, options.streams, false, || options.state)?
+            ..process_plan::plan(process, linux, options.streams, false, options.filters, || options.state)?
         },
     })
 }

@@ -13,6 +13,7 @@ pub mod create;
 pub mod exec;
 pub mod failure;
 pub mod features;
+pub mod filters;
 mod go_between;
 pub mod hooks;
 pub mod id_map;

@@ -448,6 +448,7 @@ fn built_in(start: StartPlan, streams: Option<Streams>) -> Result<InitPlan, Engi
         cgroup_driver: CgroupDriver::Files,
         cgroup_path: Some(start.cgroup_path),
         sibling: true,
+        filters: None,
     };
     let mut plan = hull_runtime::plan::plan(&start.spec, options)?;
     plan.set_id(&start.state_dir.file_name().unwrap_or_default().to_string_lossy());

@@ -145,6 +145,7 @@ impl Containers {
             sibling: false,
             kept_fds: request.kept_fds,
             state: record.state(request.id, status),
+            filters: Some(&super::filters_beside(&folder)),
         };
         Ok(create(plan(request.process, &template.linux, options)?)?)
     }

@@ -1,6 +1,7 @@
 //! Containers of the OCI runtime command line: create, start, state, kill and delete as separate commands.
 //!
 //! ```text
+//! <root>/filters:v1/      compiled seccomp filters, see [`crate::filters`]
 //! <root>/<id>/            made by create, removed by delete
 //!   state.json            pid, its start time, bundle, cgroup; written once, when the process waits
 //!   exec.json             the process and filter that later ones start from, and the cgroup; written before there is one
@@ -39,10 +40,14 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, geteuid, pidfd_open};
 
 use crate::create::{CreateError, Created, create_and, end, hear_start, leave_own_classes};
+use crate::filters::Filters;
 use crate::hooks::{HookError, HookKind};
 use crate::listener::ListenerError;
 use crate::plan::{CgroupDriver, CgroupPlan, InitPlan, PlanError, PlanOptions, RootSource, Streams, plan};
 use record::{Record, RecordedUnit, STATE_VERSION, start_time};
+
+/// The folder of compiled filters: no container can have this name.
+const FILTERS: &str = "filters:v1";
 
 /// A command on a container that failed.
 #[derive(Debug, thiserror::Error)]
@@ -425,6 +430,7 @@ impl Containers {
             other => other.map_err(ContainerError::file("read", &self.root))?,
         };
         let mut ids: Vec<String> = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
+        ids.retain(|id| id != FILTERS);
         ids.sort();
         Ok(ids)
     }
@@ -466,6 +472,11 @@ fn create_in(
     Ok(New { pid: started.pid, pidfd: started.pidfd, terminal: started.terminal, readiness })
 }
 
+/// The compiled filters that are kept beside the folders of containers.
+fn filters_beside(folder: &Path) -> Filters {
+    Filters::new(folder.with_file_name(FILTERS))
+}
+
 /// The plan of a container of the command line.
 fn plan_in(
     folder: &Path,
@@ -475,6 +486,7 @@ fn plan_in(
     cgroup_driver: CgroupDriver<'_>,
 ) -> Result<InitPlan, ContainerError> {
     let telling = if request.tells_readiness { Some(readiness::prepare(folder, spec)?) } else { None };
+    let filters = filters_beside(folder);
     let options = PlanOptions {
         root: RootSource::Spec,
         bundle,
@@ -483,6 +495,7 @@ fn plan_in(
         cgroup_path: default_cgroup(spec, request.id),
         cgroup_driver,
         sibling: false,
+        filters: Some(&filters),
     };
     let mut plan = plan(telling.as_ref().unwrap_or(spec), options)?;
     plan.new_keyring = request.new_keyring;

@@ -29,6 +29,7 @@ use hull_kernel::resctrl::{Membership, ResctrlError};
 use hull_oci::runtime::{Linux, Spec};
 use rustix::process::geteuid;
 
+use crate::filters::Filters;
 use crate::hooks;
 use crate::listener::planned_state;
 
@@ -164,6 +165,8 @@ pub struct PlanOptions<'a> {
     pub cgroup_driver: CgroupDriver<'a>,
     /// Clone the container's process as a sibling (`CLONE_PARENT`), so that the caller's parent waits for it.
     pub sibling: bool,
+    /// Where compiled filters are kept.
+    pub filters: Option<&'a Filters>,
 }
 
 /// The root file system, decided.
@@ -350,7 +353,10 @@ pub fn plan(spec: &Spec, options: PlanOptions<'_>) -> Result<InitPlan, PlanError
         sysctls: namespaces::sysctls(&linux.sysctl, &namespaces)?,
         hostname: in_own_uts("hostname", &spec.hostname, &namespaces)?,
         domainname: in_own_uts("domainname", &spec.domainname, &namespaces)?,
-        process: ProcessPlan { hooks, ..process::plan(process, linux, options.streams, options.init, state)? },
+        process: ProcessPlan {
+            hooks,
+            ..process::plan(process, linux, options.streams, options.init, options.filters, state)?
+        },
         namespaces,
         start_socket: None,
         new_keyring: true,

@@ -6,13 +6,14 @@ use std::path::PathBuf;
 use hull_kernel::capabilities::{Capabilities, ProcessCapabilities};
 use hull_kernel::rlimits;
 use hull_kernel::seccomp::Program;
-use hull_oci::runtime::{Linux, LinuxCapabilities, LinuxSeccomp, Process, State};
+use hull_oci::runtime::{Linux, LinuxCapabilities, Process, State};
 use rustix::process::Resource;
 use rustix::termios::Winsize;
 
 use super::labels::LabelPlan;
 use super::placement::{self, Placement};
 use super::{PlanError, Streams};
+use crate::filters::{Filters, compile};
 use crate::hooks::HookPlan;
 use crate::init::GroupChange;
 use crate::listener::Listener;
@@ -78,6 +79,7 @@ pub(crate) fn plan(
     linux: &Linux,
     streams: Option<Streams>,
     init: bool,
+    filters: Option<&Filters>,
     state: impl FnOnce() -> State,
 ) -> Result<ProcessPlan, PlanError> {
     check(process, streams.is_some())?;
@@ -86,7 +88,11 @@ pub(crate) fn plan(
         let cells = |count: u64| u16::try_from(count).unwrap_or(u16::MAX);
         Winsize { ws_row: cells(size.height), ws_col: cells(size.width), ws_xpixel: 0, ws_ypixel: 0 }
     });
-    let seccomp = linux.seccomp.as_ref().map(compile).transpose()?;
+    let seccomp = linux.seccomp.as_ref().map(|seccomp| match filters {
+        Some(filters) => filters.compiled(seccomp),
+        None => compile(seccomp),
+    });
+    let seccomp = seccomp.transpose()?;
     let notifies = seccomp.as_ref().is_some_and(Program::notifies);
     let listener = linux.seccomp.as_ref().filter(|_| notifies).and_then(|seccomp| Listener::of(seccomp, state()));
     Ok(ProcessPlan {
@@ -185,9 +191,4 @@ fn rlimits(process: &Process) -> Result<Vec<(Resource, u64, u64, String)>, PlanE
         planned.push((resource, limit.soft, limit.hard, limit.type_.clone()));
     }
     Ok(planned)
-}
-
-fn compile(seccomp: &LinuxSeccomp) -> Result<Program, PlanError> {
-    let filter = crate::seccomp::filter(seccomp).map_err(|error| PlanError::Seccomp(Box::new(error)))?;
-    hull_kernel::seccomp::compile(&filter).map_err(|error| PlanError::Seccomp(Box::new(error)))
 }
