@@ -30,7 +30,7 @@ use crate::hooks::{HookError, HookKind};
 use crate::id_map::{self, IdMapError};
 use crate::init;
 use crate::listener::{Listener, ListenerError};
-use crate::own_program;
+use crate::own_program::ReadOnlyWay;
 use crate::plan::{IdMappingSource, InitPlan, MountPlan, NetDevicePlan, RootInUserNamespace, RootMount, limit_field};
 use crate::sync::{Message, Sync};
 
@@ -141,6 +141,8 @@ pub struct Created {
     classes: Vec<(PathBuf, bool)>,
     listener: Option<Listener>,
     sync: Sync,
+    /// Closed once Start was said, beside the exec, because the kernel takes its time for it.
+    closed_late: Option<OwnedFd>,
 }
 
 /// The cgroup of a create in progress: removed on the way out unless the create succeeds.
@@ -295,16 +297,16 @@ fn launch(
     let early = |error| (error, None);
     shift_by_own_maps(&plan.mounts).map_err(early)?;
     let joiner = prepared.as_ref().and_then(|prepared| prepared.joiner());
-    own_program::protect().map_err(|error| early(CreateError::OwnProgram(error)))?;
+    let way = ReadOnlyWay::open().map_err(|error| early(CreateError::OwnProgram(error)))?;
     let (ours, theirs) = Sync::pair().map_err(|errno| early(CreateError::Conversation(errno)))?;
     let (pid, pidfd) = match clone(&plan, joiner).map_err(early)? {
         Cloned::Child => {
             drop(ours);
-            init::run(plan, theirs, joiner)
+            init::run(plan, theirs, joiner, way)
         }
         Cloned::Parent { pid, pidfd } => (pid, pidfd),
     };
-    drop(theirs);
+    drop((theirs, way));
     meanwhile(pid, prepared.as_ref().map(|prepared| &prepared.cgroup));
     let late_root = match plan.root.source.take() {
         Some(RootMount::InUserNamespace(make)) => Some(make),
@@ -313,7 +315,16 @@ fn launch(
     match converse(&ours, pid, &plan, late_root, prepared) {
         Ok(terminal) => {
             let listener = plan.process.listener.take();
-            Ok(Created { pid, pidfd, terminal, cgroup: None, classes: Vec::new(), listener, sync: ours })
+            Ok(Created {
+                pid,
+                pidfd,
+                terminal,
+                cgroup: None,
+                classes: Vec::new(),
+                listener,
+                sync: ours,
+                closed_late: None,
+            })
         }
         Err(error) => Err((error, Some(pidfd))),
     }
@@ -432,20 +443,24 @@ impl Created {
         terminal: Option<OwnedFd>,
         listener: Option<Listener>,
         sync: Sync,
+        closed_late: Option<OwnedFd>,
     ) -> Created {
-        Created { pid, pidfd, terminal, cgroup: None, classes: Vec::new(), listener, sync }
+        Created { pid, pidfd, terminal, cgroup: None, classes: Vec::new(), listener, sync, closed_late }
     }
 
     /// Executes the program.
     ///
     /// # Errors
     /// What failed in the child; its process and cgroup are gone then.
-    pub fn start(self) -> Result<Started, CreateError> {
+    pub fn start(mut self) -> Result<Started, CreateError> {
+        let late = self.closed_late.take();
         let deliver = |number| match &self.listener {
             Some(listener) => Ok(listener.deliver(self.pidfd.as_fd(), self.pid, number)?),
             None => Err(ListenerError::Unwanted(self.pid).into()),
         };
-        match hear_start(&self.sync, deliver) {
+        let said = self.sync.send(&Message::Start, None).map_err(CreateError::Conversation);
+        drop(late);
+        match said.and_then(|()| hear_running(&self.sync, deliver)) {
             Ok(()) => Ok(Started { pid: self.pid, pidfd: self.pidfd, terminal: self.terminal, cgroup: self.cgroup }),
             Err(error) => {
                 self.abandon();
@@ -471,6 +486,10 @@ impl Created {
 /// to the filter's agent.
 pub(crate) fn hear_start<E: From<CreateError>>(sync: &Sync, deliver: impl Fn(i32) -> Result<(), E>) -> Result<(), E> {
     sync.send(&Message::Start, None).map_err(CreateError::Conversation)?;
+    hear_running(sync, deliver)
+}
+
+fn hear_running<E: From<CreateError>>(sync: &Sync, deliver: impl Fn(i32) -> Result<(), E>) -> Result<(), E> {
     loop {
         match sync.receive().map_err(CreateError::Conversation)? {
             None => return Ok(()),

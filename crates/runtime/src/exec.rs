@@ -21,7 +21,7 @@ use crate::failure::{InitFailure, Step};
 use crate::filters::Filters;
 use crate::go_between;
 use crate::init;
-use crate::own_program;
+use crate::own_program::ReadOnlyWay;
 use crate::plan::{Affinity, PlanError, ProcessPlan, ResctrlPlan, Streams, process as process_plan};
 use crate::sync::{Message, Sync};
 
@@ -115,12 +115,12 @@ pub fn create(mut plan: ExecPlan) -> Result<Created, CreateError> {
         }
         None => None,
     };
-    own_program::protect().map_err(CreateError::OwnProgram)?;
+    let way = ReadOnlyWay::open().map_err(CreateError::OwnProgram)?;
     let (ours, theirs) = Sync::pair().map_err(CreateError::Conversation)?;
     let (pid, pidfd) = match clone(&plan, joiner.as_ref())? {
         Cloned::Child => {
             drop(ours);
-            let Err(failure) = join(plan, &theirs, joiner.as_ref());
+            let Err(failure) = join(plan, &theirs, joiner.as_ref(), way);
             init::fail(&theirs, failure)
         }
         Cloned::Parent { pid, pidfd } => (pid, pidfd),
@@ -129,7 +129,10 @@ pub fn create(mut plan: ExecPlan) -> Result<Created, CreateError> {
     let listener = plan.process.listener.take();
     match wait_ready(&ours) {
         // The cgroup is the container's, not this process', so it is not handed on to be removed.
-        Ok(terminal) => Ok(Created::of_exec(pid, pidfd, terminal, listener, ours)),
+        Ok(terminal) => {
+            let late = way.map(ReadOnlyWay::into_mount);
+            Ok(Created::of_exec(pid, pidfd, terminal, listener, ours, late))
+        }
         Err(error) => {
             end(pidfd.as_fd());
             Err(error)
@@ -170,8 +173,14 @@ fn wait_ready(sync: &Sync) -> Result<Option<OwnedFd>, CreateError> {
 }
 
 /// The child's half.
-fn join(mut plan: ExecPlan, sync: &Sync, joiner: Option<&Joiner>) -> Result<Infallible, InitFailure> {
-    init::begin(joiner)?;
+fn join(
+    mut plan: ExecPlan,
+    sync: &Sync,
+    joiner: Option<&Joiner>,
+    way: Option<ReadOnlyWay>,
+) -> Result<Infallible, InitFailure> {
+    init::begin(joiner, way.as_ref())?;
+    drop(way);
     if let Some(affinity) = &plan.affinity {
         let refused = init::placement_refused("process.execCPUAffinity.final");
         sched_setaffinity(None, &affinity.last).map_err(|errno| refused(errno.into()))?;

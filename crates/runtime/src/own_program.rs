@@ -2,9 +2,10 @@
 //!
 //! The process that executes a container's program is still this binary at that moment, and a program that is a script
 //! for the interpreter `/proc/self/exe` has it executed inside: from there `/proc/PID/exe` leads to the file on the
-//! host, for writing too. So before a process is cloned that will enter a container, the kernel is told another way to
-//! the same file, whose mount refuses to write whatever the rights of who asks. Nothing is executed or copied for it.
+//! host, for writing too. So each process that will enter a container first tells the kernel another way to
+//! the same file, whose mount refuses to write whatever the rights of who asks. Nothing is executed for it.
 
+use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
@@ -12,8 +13,11 @@ use hull_kernel::mounts::{self, MOUNT_ATTR_RDONLY, MountAttributes, MountError, 
 use hull_sys::executable::change_executable;
 use rustix::fs::{CWD, Mode, OFlags, StatVfsMountFlags, statvfs};
 use rustix::io::Errno;
+use rustix::process::geteuid;
 
 const OWN_PROGRAM: &str = "/proc/self/exe";
+/// A file that every host has.
+const LEFT_AT: &CStr = c"/dev/null";
 
 /// This very program through a read-only, detached mount of its own.
 ///
@@ -30,24 +34,55 @@ pub(crate) fn read_only_mount() -> Result<OwnedFd, MountError> {
     Ok(program)
 }
 
-/// Makes `/proc/self/exe` of this process, and of those that it clones, lead through a read-only mount. Does nothing
-/// where it does already. One descriptor stays open for it until the process ends, since closing it makes the kernel
-/// wait for a grace period.
-///
-/// # Errors
-/// The call that failed.
-pub(crate) fn protect() -> Result<(), MountError> {
-    let failed = |operation| move |errno| MountError::new(operation, OWN_PROGRAM, errno);
-    let here = statvfs(OWN_PROGRAM).map_err(failed("statvfs"))?;
-    if here.f_flag.contains(StatVfsMountFlags::RDONLY) {
-        return Ok(());
+/// Another way to this very program, opened by the parent for the child that will enter a container.
+#[derive(Debug)]
+pub(crate) struct ReadOnlyWay {
+    /// The detached mount. Whoever closes the last descriptor of it waits for a grace period of the kernel's, unless it
+    /// is attached somewhere by then.
+    mount: OwnedFd,
+    program: OwnedFd,
+}
+
+impl ReadOnlyWay {
+    /// Opens it; `None` where `/proc/self/exe` leads through a read-only mount already, and for a caller without rights
+    /// over the host, for whom the file is somebody else's or their own to change anyway.
+    ///
+    /// # Errors
+    /// The call that failed.
+    pub(crate) fn open() -> Result<Option<ReadOnlyWay>, MountError> {
+        let failed = |operation| move |errno| MountError::new(operation, OWN_PROGRAM, errno);
+        let here = statvfs(OWN_PROGRAM).map_err(failed("statvfs"))?;
+        if here.f_flag.contains(StatVfsMountFlags::RDONLY) || !geteuid().is_root() {
+            return Ok(None);
+        }
+        let mount = read_only_mount()?;
+        let path = format!("/proc/self/fd/{}", mount.as_raw_fd());
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let program = rustix::fs::open(path, flags, Mode::empty()).map_err(failed("open"))?;
+        Ok(Some(ReadOnlyWay { mount, program }))
     }
-    let mount = read_only_mount()?;
-    let path = format!("/proc/self/fd/{}", mount.as_raw_fd());
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-    let program = rustix::fs::open(path, flags, Mode::empty()).map_err(failed("open"))?;
-    change_executable(program.as_fd())
-        .map_err(|error| failed("PR_SET_MM_EXE_FILE")(Errno::from_io_error(&error).unwrap_or(Errno::INVAL)))?;
-    std::mem::forget(mount);
-    Ok(())
+
+    /// The child's first act: `/proc/self/exe` leads this way from here on. Done in the child because its copy of the
+    /// parent's memory has hardly a page of the program mapped yet, so that none has to be found again.
+    ///
+    /// # Errors
+    /// The call that failed.
+    pub(crate) fn take(&self) -> Result<(), MountError> {
+        change_executable(self.program.as_fd()).map_err(|error| {
+            let errno = Errno::from_io_error(&error).unwrap_or(Errno::INVAL);
+            MountError::new("PR_SET_MM_EXE_FILE", OWN_PROGRAM, errno)
+        })
+    }
+
+    /// Attaches the mount in a mount namespace of the child's own, somewhere in the tree that it is about to leave: it
+    /// goes with all of that at once, and closing it here is no more than that. A tree without the place keeps it
+    /// detached.
+    pub(crate) fn leave_behind(self) {
+        let _detached_is_slower = mounts::attach_at(self.mount.as_fd(), LEFT_AT);
+    }
+
+    /// The mount alone, to be closed when there is time.
+    pub(crate) fn into_mount(self) -> OwnedFd {
+        self.mount
+    }
 }

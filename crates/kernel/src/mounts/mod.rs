@@ -187,13 +187,21 @@ pub fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>, subject: &str) -> R
     move_mount(mount, c"", target, c"", flags).map_err(|errno| MountError::new("move_mount", subject, errno))
 }
 
+/// Attaches a detached mount on the file or directory at `path`, as this process sees it.
+///
+/// # Errors
+/// move_mount(2)'s.
+pub fn attach_at(mount: BorrowedFd<'_>, path: &CStr) -> Result<(), MountError> {
+    move_mount(mount, c"", CWD, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+        .map_err(|errno| MountError::new("move_mount", path.to_string_lossy(), errno))
+}
+
 /// Attaches a detached mount over the process' own root directory; pivot_root(2) then makes it the root.
 ///
 /// # Errors
 /// move_mount(2)'s.
 pub fn attach_over_root(mount: BorrowedFd<'_>) -> Result<(), MountError> {
-    move_mount(mount, c"", CWD, c"/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
-        .map_err(|errno| MountError::new("move_mount", "/", errno))
+    attach_at(mount, c"/")
 }
 
 /// Changes the attributes of the mount behind `mount`, or of everything below it too.

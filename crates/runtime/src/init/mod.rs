@@ -35,6 +35,7 @@ use rustix::process::{DumpableBehavior, getpid, set_dumpable_behavior, setsid};
 
 use crate::failure::{InitFailure, Step};
 use crate::hooks::{HookKind, HookPlan};
+use crate::own_program::ReadOnlyWay;
 use crate::plan::{InitPlan, LabelPlan, NamespacePlan, ProcessPlan, RootMount};
 use crate::sync::{Message, Sync};
 
@@ -46,8 +47,8 @@ pub(crate) use program::{execute, search_and_execute};
 pub(crate) use terminal::{Terminal, adopt_terminal};
 
 /// Runs the child; it ends in another program or in exit.
-pub(crate) fn run(plan: InitPlan, sync: Sync, joiner: Option<&Joiner>) -> ! {
-    let Err(failure) = become_container(plan, &sync, joiner);
+pub(crate) fn run(plan: InitPlan, sync: Sync, joiner: Option<&Joiner>, way: Option<ReadOnlyWay>) -> ! {
+    let Err(failure) = become_container(plan, &sync, joiner, way);
     fail(&sync, failure)
 }
 
@@ -59,8 +60,13 @@ pub(crate) fn fail(sync: &Sync, failure: InitFailure) -> ! {
     sys::exit_now(i32::from(code))
 }
 
-fn become_container(mut plan: InitPlan, sync: &Sync, joiner: Option<&Joiner>) -> Result<Infallible, InitFailure> {
-    begin(joiner)?;
+fn become_container(
+    mut plan: InitPlan,
+    sync: &Sync,
+    joiner: Option<&Joiner>,
+    way: Option<ReadOnlyWay>,
+) -> Result<Infallible, InitFailure> {
+    begin(joiner, way.as_ref())?;
     if plan.waits_for_cgroup {
         wait_for_cgroup(sync)?;
     }
@@ -106,7 +112,7 @@ fn become_container(mut plan: InitPlan, sync: &Sync, joiner: Option<&Joiner>) ->
     mounted.finish()?;
     drop(mounted);
     run_create_hooks(plan.process.hooks.as_ref(), sync)?;
-    root::enter(root, &plan.root)?;
+    root::enter(root, &plan.root, way)?;
     if let Some(terminal) = &terminal {
         terminal.hand_over(sync)?;
     }
@@ -138,9 +144,12 @@ pub(crate) fn hide() -> Result<(), InitFailure> {
         .map_err(|errno| InitFailure::new(Step::Session, "PR_SET_DUMPABLE", errno))
 }
 
-/// First steps of every child: not dumpable, and in its cgroup.
-pub(crate) fn begin(joiner: Option<&Joiner>) -> Result<(), InitFailure> {
+/// First steps of every child: not dumpable, not a way to Hull's own file, and in its cgroup.
+pub(crate) fn begin(joiner: Option<&Joiner>, way: Option<&ReadOnlyWay>) -> Result<(), InitFailure> {
     hide()?;
+    if let Some(way) = way {
+        way.take().map_err(|error| InitFailure::mount(Step::Session, &error))?;
+    }
     match joiner {
         Some(joiner) => joiner.join_self().map_err(|error| InitFailure::because(Step::Cgroup, "", error)),
         None => Ok(()),

@@ -18,6 +18,7 @@ use rustix::process::{chdir, chroot, fchdir, pivot_root};
 
 use super::filesystem::at;
 use crate::failure::{InitFailure, Step};
+use crate::own_program::ReadOnlyWay;
 use crate::plan::{RootEntry, RootPlan};
 
 /// Puts the root mount in its place. In a mount namespace of the container's own, that one is cut off from the host's.
@@ -35,8 +36,8 @@ pub(super) fn attach(root: &OwnedFd, entry: &RootEntry) -> Result<(), InitFailur
     mounts::set_attributes(root.as_fd(), true, &private, &subject).map_err(at(Step::Root))
 }
 
-/// Makes `root` the root directory.
-pub(super) fn enter(root: OwnedFd, plan: &RootPlan) -> Result<(), InitFailure> {
+/// Makes `root` the root directory. What Hull's own program is reached by goes with the tree that is left.
+pub(super) fn enter(root: OwnedFd, plan: &RootPlan, way: Option<ReadOnlyWay>) -> Result<(), InitFailure> {
     let failed = |call: &'static str| move |errno| InitFailure::new(Step::Pivot, call, errno);
     if plan.entry == RootEntry::Cover {
         hide_kernel_file_systems(&root)?;
@@ -45,6 +46,9 @@ pub(super) fn enter(root: OwnedFd, plan: &RootPlan) -> Result<(), InitFailure> {
     match plan.entry {
         // pivot_root(2), "pivot_root(".", ".")".
         RootEntry::Pivot => {
+            if let Some(way) = way {
+                way.leave_behind();
+            }
             pivot_root(c".", c".").map_err(failed("pivot_root"))?;
             mounts::detach(c".").map_err(at(Step::Pivot))?;
         }
