@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+mod attacks;
 mod builtin;
 mod clients;
 mod crashes;
