@@ -262,20 +262,26 @@ fn prepare_cgroup(plan: &mut InitPlan) -> Result<Option<PreparedCgroup>, CreateE
     let layout = Layout::detect().map_err(failed)?;
     if let Some(unit) = wanted.unit {
         let (start, cgroup) =
-            UnitStart::prepare(&layout, unit.place, unit.properties, wanted.limits).map_err(failed)?;
+            UnitStart::prepare(&layout, unit.place, unit.properties, wanted.limits, wanted.owner).map_err(failed)?;
         plan.waits_for_cgroup = true;
         return Ok(Some(PreparedCgroup { cgroup, entry: CgroupEntry::Unit(Some(Box::new(start))) }));
     }
     let mut cgroup = layout.cgroup(&wanted.path).map_err(failed)?;
-    let is_first = match cgroup.create() {
+    let made = match cgroup.create() {
         Err(_) if wanted.optional && !wanted.limits.limit_more_than_devices() => return Ok(None),
         Err(error) if wanted.optional => return Err(CreateError::NoDelegatedCgroup(error)),
         other => other.map_err(failed)?,
     };
-    if !is_first {
+    if !made.parent {
         cgroup.keep_parent();
     }
-    match cgroup.apply(&wanted.limits).and_then(|()| cgroup.joiner()) {
+    if made.was_there && wanted.must_be_unused {
+        cgroup.refuse_in_use().map_err(failed)?;
+    }
+    // Only root gives files away.
+    let owner = wanted.owner.filter(|_| rustix::process::geteuid().is_root());
+    let delegated = || owner.map_or(Ok(()), |uid| cgroup.delegate(uid));
+    match cgroup.apply(&wanted.limits).and_then(|()| delegated()).and_then(|()| cgroup.joiner()) {
         Ok(joiner) => Ok(Some(PreparedCgroup { cgroup, entry: CgroupEntry::Joiner(joiner) })),
         Err(error) => {
             let _ = cgroup.remove_with_parent();

@@ -6,6 +6,7 @@
 
 mod attacks;
 mod builtin;
+mod cgroups;
 mod clients;
 mod crashes;
 mod debian;

@@ -57,6 +57,7 @@ pub use layout::{Hierarchy, Layout};
 pub use limits::{BlkioThrottle, BlkioWeightDevice, HugetlbLimit, Limits, RdmaLimit, ThrottleKind};
 pub use oom::OomWatch;
 pub use stats::Stats;
+pub use tree::Made;
 
 use folder::Folder;
 
@@ -206,32 +207,32 @@ impl Cgroup {
     /// Makes the cgroup and what is missing above it, in every hierarchy; on v2 switches the controllers on, on v1
     /// gives empty cpusets their parent's. An existing cgroup is taken over as it is.
     ///
-    /// Says whether something above it was missing, so that whoever takes it away again knows what else is theirs.
+    /// Says what was missing.
     ///
     /// Safe against peers that create and remove cgroups under the same parent at the same time. When a hierarchy
     /// refuses, what was made before stays; [`Cgroup::remove_with_parent`] takes it away.
     ///
     /// # Errors
     /// [`CgroupError::Make`], and those of reading and filling a cpuset.
-    pub fn create(&self) -> Result<bool, CgroupError> {
-        let mut made_parent = false;
+    pub fn create(&self) -> Result<Made, CgroupError> {
+        let mut made = Made::default();
         for place in &self.legacy {
             let mount = &place.hierarchy.mount;
             if !place.hierarchy.controllers.iter().any(|name| name == "cpuset") {
-                made_parent |= tree::make(mount, &place.path, &|_| Ok(()))?;
+                made |= tree::make(mount, &place.path, &|_| Ok(()))?;
                 continue;
             }
-            made_parent |= tree::make(mount, &place.path, &|folder| tree::prepare_cpuset(mount, folder))?;
+            made |= tree::make(mount, &place.path, &|folder| tree::prepare_cpuset(mount, folder))?;
             tree::fill_cpuset(mount, &place.folder)?;
         }
         if let Some(place) = &self.unified {
-            made_parent |= tree::make(&place.hierarchy.mount, &place.path, &|_| Ok(()))?;
+            made |= tree::make(&place.hierarchy.mount, &place.path, &|_| Ok(()))?;
             // Beside v1, v2's few controllers are switched on only when a limit needs one.
             if self.legacy.is_empty() {
                 unified::enable_usual(&place.hierarchy, &place.path)?;
             }
         }
-        Ok(made_parent)
+        Ok(made)
     }
 
     /// Sets the limits of a cgroup that was just created and has no process yet.
@@ -381,6 +382,20 @@ impl Cgroup {
         match self.unified_folder().filter(|_| self.legacy.is_empty()) {
             Some(folder) => unified::delegate(folder, uid),
             None => Ok(()),
+        }
+    }
+
+    /// Refuses a cgroup that was there before and is in use or frozen: the limits would be somebody else's too, and a
+    /// process that gets into a frozen cgroup stands still.
+    ///
+    /// # Errors
+    /// [`CgroupError::NotEmpty`], [`CgroupError::Frozen`].
+    pub fn refuse_in_use(&self) -> Result<(), CgroupError> {
+        let path = || PathBuf::from(self.path());
+        match self.processes()?.len() {
+            0 if self.is_frozen()? => Err(CgroupError::Frozen { path: path() }),
+            0 => Ok(()),
+            count => Err(CgroupError::NotEmpty { path: path(), count }),
         }
     }
 

@@ -12,6 +12,7 @@ mod mount_options;
 mod mounts;
 mod namespaces;
 mod net_devices;
+mod ownership;
 mod placement;
 pub(crate) mod process;
 mod resctrl;
@@ -231,6 +232,10 @@ pub struct CgroupPlan {
     /// Go on without a cgroup where none can be made and no limit needs it: a user without rights over cgroups, who
     /// named none.
     pub optional: bool,
+    /// The user of the host that it is handed to, with cgroup v2.
+    pub owner: Option<u32>,
+    /// Refuse one that was there before and has processes or is frozen.
+    pub must_be_unused: bool,
 }
 
 /// The unit of a container, decided.
@@ -331,16 +336,20 @@ pub fn plan(spec: &Spec, options: PlanOptions<'_>) -> Result<InitPlan, PlanError
     if let Some(option) = &mount_label {
         labels::label_mounts(&mut mounts, option);
     }
+    let mut cgroup = match options.cgroup_driver {
+        CgroupDriver::Files => limits::plan(linux, options.cgroup_path)?,
+        CgroupDriver::Systemd(id) => Some(unit::plan(spec, linux, id)?),
+    };
+    if let Some(cgroup) = &mut cgroup {
+        cgroup.owner = ownership::owner(&spec.mounts, process.user.uid, &namespaces);
+    }
     let masked_paths = absolute_paths("linux.maskedPaths", &linux.masked_paths)?;
     let null_device = if masked_paths.is_empty() { None } else { Some(devices::null_device(later)?) };
     Ok(InitPlan {
         net_devices: net_devices::plan(linux, &namespaces)?,
         resctrl: resctrl::plan(linux)?,
         class: None,
-        cgroup: match options.cgroup_driver {
-            CgroupDriver::Files => limits::plan(linux, options.cgroup_path)?,
-            CgroupDriver::Systemd(id) => Some(unit::plan(spec, linux, id)?),
-        },
+        cgroup,
         waits_for_cgroup: false,
         sibling: options.sibling,
         root: root(spec, linux, options.root, &around)?,

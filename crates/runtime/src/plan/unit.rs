@@ -28,7 +28,8 @@ pub(super) fn plan(spec: &Spec, linux: &Linux, id: &str) -> Result<CgroupPlan, P
         }
     }
     let limits = checked_limits(linux)?;
-    Ok(CgroupPlan { path: place.path.clone(), limits, unit: Some(UnitPlan { place, properties }), optional: false })
+    let (path, unit) = (place.path.clone(), Some(UnitPlan { place, properties }));
+    Ok(CgroupPlan { path, limits, unit, owner: None, must_be_unused: false, optional: false })
 }
 
 #[cfg(test)]

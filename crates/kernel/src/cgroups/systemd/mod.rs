@@ -206,10 +206,12 @@ pub struct UnitStart {
     place: UnitPlace,
     properties: Vec<Property>,
     limits: Limits,
+    owner: Option<u32>,
 }
 
 impl UnitStart {
-    /// Connects to systemd and finds out where the unit's cgroup will be. `properties` are the ones of the container's own.
+    /// Connects to systemd and finds out where the unit's cgroup will be. `properties` are the ones of the container's own;
+    /// `owner` is the user that the cgroup is handed to ([`Cgroup::delegate`]).
     ///
     /// # Errors
     /// [`CgroupError::Systemd`].
@@ -218,6 +220,7 @@ impl UnitStart {
         place: UnitPlace,
         properties: Vec<Property>,
         mut limits: Limits,
+        owner: Option<u32>,
     ) -> Result<(UnitStart, Cgroup), CgroupError> {
         if place.unit.bus == Bus::User && !layout.is_unified() {
             return Err(SystemdError::UserOnLegacy.into());
@@ -229,7 +232,7 @@ impl UnitStart {
         };
         let cgroup = layout.cgroup(&path)?.in_unit(place.unit.clone());
         limits.round_quota(None);
-        Ok((UnitStart { systemd, place, properties, limits }, cgroup))
+        Ok((UnitStart { systemd, place, properties, limits, owner }, cgroup))
     }
 
     /// Makes the unit around the process and sets the limits that have no property.
@@ -246,7 +249,8 @@ impl UnitStart {
         cgroup.create()?;
         cgroup.take_in(pid)?;
         // systemd has written into the files already, so they are not as in a new cgroup.
-        cgroup.write_limits(&self.limits, false)
+        cgroup.write_limits(&self.limits, false)?;
+        self.owner.map_or(Ok(()), |uid| cgroup.delegate(uid))
     }
 }
 
