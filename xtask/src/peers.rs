@@ -21,7 +21,7 @@ use crate::apt::Apt;
 use crate::{images, workspace};
 
 /// What is unpacked, besides the libraries that these need.
-const PACKAGES: [&str; 14] = [
+const PACKAGES: [&str; 15] = [
     "runc",
     "crun",
     "docker.io",
@@ -36,9 +36,10 @@ const PACKAGES: [&str; 14] = [
     "containernetworking-plugins",
     "golang-github-containers-common",
     "iptables",
+    "strace",
 ];
 /// What gets a script: the rest of the tree are helpers and things that every machine has.
-const PROGRAMS: [&str; 20] = [
+const PROGRAMS: [&str; 21] = [
     "runc",
     "crun",
     "docker",
@@ -59,6 +60,7 @@ const PROGRAMS: [&str; 20] = [
     "ip6tables",
     "iptables-save",
     "iptables-restore",
+    "strace",
 ];
 /// Where programs lie in the tree.
 const FOLDERS: [&str; 4] = ["usr/sbin", "usr/bin", "sbin", "bin"];

@@ -15,6 +15,7 @@ mod first_process;
 mod identity;
 mod images;
 mod isolation;
+mod killed;
 mod life;
 mod limits;
 mod logs;

@@ -39,7 +39,11 @@ pub(super) fn unfinished_cgroup(folder: &Path) -> Result<Option<Cgroup>, Contain
     if !folder.join(TEMPLATE_FILE).exists() {
         return Ok(None);
     }
-    let template = Template::read(folder)?;
+    let template = match Template::read(folder) {
+        // Cut off while it was being written, before there was anything else.
+        Err(ContainerError::Json { .. }) => return Ok(None),
+        other => other?,
+    };
     match template.cgroup {
         Some(path) => Ok(Some(in_unit(Layout::detect()?.cgroup(&path)?, template.unit.as_ref()))),
         None => Ok(None),
