@@ -161,4 +161,31 @@ mod tests {
         assert!(start_time(std::process::id() as i32).is_some());
         assert_eq!(start_time(0), None);
     }
+    /// state.json and exec.json as a fuzz target has them: cut off anywhere, and with any byte another one.
+    #[test]
+    fn damaged_records_are_read_or_refused() {
+        let whole = include_bytes!("../../../../fuzz/seeds/state/both");
+        let (state, template) = whole.split_at(whole.iter().position(|byte| *byte == 0).unwrap());
+        let root = tempfile::tempdir().unwrap();
+        let (folder, containers) = (root.path().join("box"), super::super::Containers::new(root.path()));
+        fs::create_dir(&folder).unwrap();
+        let look = |state: &[u8], template: &[u8]| {
+            fs::write(folder.join(STATE_FILE), state).unwrap();
+            fs::write(folder.join("exec.json"), template).unwrap();
+            let looked = (containers.state("box"), containers.process("box"));
+            for error in [looked.0.err(), looked.1.err()].into_iter().flatten() {
+                assert!(error.to_string().contains("is not valid"), "{error}");
+            }
+        };
+        look(state, &template[1..]);
+        assert!(containers.state("box").is_ok() && containers.process("box").is_ok(), "the seed is whole");
+        for end in 0..state.len() {
+            look(&state[..end], &template[1..]);
+            for byte in [b'0', b'"', b'{', 0xff] {
+                let mut changed = state.to_vec();
+                changed[end] = byte;
+                look(&changed, &template[1..template.len().min(end + 1)]);
+            }
+        }
+    }
 }

@@ -5,6 +5,8 @@
 //! in config.json, never skipped.
 
 mod devices;
+#[cfg(test)]
+mod foreign;
 mod host_tree;
 mod labels;
 mod limits;
