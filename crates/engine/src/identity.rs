@@ -235,7 +235,7 @@ mod tests {
         assert_eq!(error("foo"), "unable to find user foo: no matching entries in passwd file");
         assert_eq!(error("root:foo"), "unable to find group foo: no matching entries in group file");
         assert_eq!(error("4294967296"), "uids and gids must be in range 0-2147483647: 4294967296");
-        assert_eq!(error("-1"), "unable to find user -1: no matching entries in passwd file");
+        assert_eq!(error("-1"), "uids and gids must be in range 0-2147483647: -1");
     }
 
     #[test]
