@@ -29,6 +29,8 @@ use crate::sync::{Message, Sync};
 pub struct ExecPlan {
     target: OwnedFd,
     joins_user: JoinsUser,
+    /// Namespaces of the caller's that a user without rights over them cannot join, and need not.
+    shared: i32,
     joins_time: bool,
     cgroup: Option<Cgroup>,
     sibling: bool,
@@ -87,9 +89,11 @@ pub fn plan(process: &Process, linux: &Linux, options: ExecOptions<'_>) -> Resul
         false if geteuid().is_root() => JoinsUser::With,
         false => JoinsUser::Before,
     };
+    let shared = if joins_user == JoinsUser::Before { shared_with(options.pid) } else { 0 };
     Ok(ExecPlan {
         target,
         joins_user,
+        shared,
         joins_time: linux.namespaces.iter().any(|namespace| namespace.type_ == LinuxNamespaceType::Time),
         cgroup: options.cgroup,
         sibling: options.sibling,
@@ -138,6 +142,22 @@ pub fn create(mut plan: ExecPlan) -> Result<Created, CreateError> {
             Err(error)
         }
     }
+}
+
+/// The namespaces that this process and process `pid` are both in.
+fn shared_with(pid: i32) -> i32 {
+    let number =
+        |pid: &str, kind: &str| std::fs::metadata(format!("/proc/{pid}/ns/{kind}")).map(|file| file.ino()).ok();
+    let pid = pid.to_string();
+    [
+        ("uts", sys::CLONE_NEWUTS),
+        ("ipc", sys::CLONE_NEWIPC),
+        ("net", sys::CLONE_NEWNET),
+        ("cgroup", sys::CLONE_NEWCGROUP),
+    ]
+    .into_iter()
+    .filter(|(kind, _)| number("self", kind) == number(&pid, kind))
+    .fold(0, |shared, (_, flag)| shared | flag)
 }
 
 /// The process, in the container's pid namespace. Without rights over the host that one can only be joined from within
@@ -192,6 +212,7 @@ fn join(
     init::set_oom_score(plan.process.oom_score_adj)?;
     let mut namespaces =
         sys::CLONE_NEWNS | sys::CLONE_NEWUTS | sys::CLONE_NEWIPC | sys::CLONE_NEWNET | sys::CLONE_NEWCGROUP;
+    namespaces &= !plan.shared;
     if plan.joins_user == JoinsUser::With {
         namespaces |= sys::CLONE_NEWUSER;
     }

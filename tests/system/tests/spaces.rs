@@ -3,10 +3,11 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
 use serde_json::{Value, json};
-use system_tests::{Bundle, wait_for};
+use system_tests::{Bundle, Run, wait_for};
 
 /// A process in namespaces of its own; it ends with the test.
 struct Holder(Child);
@@ -158,4 +159,77 @@ fn a_root_is_entered_without_pivot_root() {
     bundle.configure(|config| config["linux"]["rootfsPropagation"] = json!("private"));
     let run = bundle.run(&["run", "--no-pivot", "--bundle", &bundle.folder, &bundle.id("nopivot")]);
     assert!(run.code != 0 && run.stderr.contains("not safe without pivot_root"), "{run:#?}");
+}
+
+/// A user of the host without rights, and the bundle that `spec --rootless` writes for it.
+const USER: u32 = 12_345;
+
+fn rootless(script: &str) -> Bundle {
+    let bundle = Bundle::script(script, |_| {});
+    let files = bundle.hull.files();
+    for folder in [files.parent().expect("a folder"), &files] {
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).expect("permissions");
+    }
+    fs::remove_file(format!("{}/config.json", bundle.folder)).expect("config.json");
+    let run = Command::new("chown").args(["-R", &format!("{USER}:{USER}"), &bundle.folder]).status();
+    assert!(run.expect("chown").success());
+    bundle.hull.make_folder("run");
+    std::os::unix::fs::chown(bundle.hull.file("run"), Some(USER), Some(USER)).expect("chown");
+    let run = as_user(&bundle, &["spec", "--rootless", "--bundle", &bundle.folder]);
+    assert_eq!(run.code, 0, "{run:#?}");
+    bundle.configure(|config| {
+        config["process"]["args"] = json!(["sh", "-c", script]);
+        config["root"]["readonly"] = json!(false);
+    });
+    bundle
+}
+
+/// Hull as that user, with a state folder of the user's own.
+fn as_user(bundle: &Bundle, words: &[&str]) -> Run {
+    Run::new(words, user_command(bundle, words).output().expect("runc"))
+}
+
+fn user_command(bundle: &Bundle, words: &[&str]) -> Command {
+    let mut command = Command::new(&bundle.runc);
+    command.args(words).uid(USER).gid(USER).current_dir(&bundle.folder).stdin(Stdio::null());
+    command.env("XDG_RUNTIME_DIR", bundle.hull.file("run"));
+    command
+}
+
+#[test]
+fn a_user_without_rights_runs_a_container() {
+    let bundle = rootless(
+        "id -u; cat /proc/self/setgroups; touch /made; stat -c %u /made; test -c /dev/null && echo x > /dev/null && hostname",
+    );
+    let id = bundle.id("rootless");
+    let run = as_user(&bundle, &["run", "--bundle", &bundle.folder, &id]);
+    assert_eq!((run.code, run.text()), (0, "0\ndeny\n0\nhull"), "{run:#?}");
+    assert_eq!(fs::metadata(format!("{}/rootfs/made", bundle.folder)).expect("a file").uid(), USER);
+
+    bundle.configure(|config| config["process"]["args"] = json!(["sleep", "1000"]));
+    let mut detached = user_command(&bundle, &["run", "--detach", "--bundle", &bundle.folder, &id]);
+    // Streams that nobody reads, so that nobody waits for their end.
+    assert!(detached.stdout(Stdio::null()).stderr(Stdio::null()).status().expect("runc").success());
+    assert!(fs::exists(bundle.hull.file("run/hull-oci")).expect("looking"), "the user's own state folder");
+    let run = as_user(&bundle, &["exec", &id, "sh", "-c", "id -u; cat /proc/1/comm"]);
+    assert_eq!((run.code, run.text()), (0, "0\nsleep"), "{run:#?}");
+    let run = as_user(&bundle, &["delete", "--force", &id]);
+    assert_eq!(run.code, 0, "{run:#?}");
+}
+
+#[test]
+fn what_a_user_has_no_rights_for_is_refused_with_the_reason() {
+    let bundle = rootless("true");
+    let refused = |change: &dyn Fn(&mut Value), said: &str| {
+        let before = fs::read(format!("{}/config.json", bundle.folder)).expect("config.json");
+        bundle.configure(change);
+        let run = as_user(&bundle, &["run", "--bundle", &bundle.folder, &bundle.id("refused")]);
+        assert!(run.code != 0 && run.stderr.contains(said), "{said}: {run:#?}");
+        fs::write(format!("{}/config.json", bundle.folder), before).expect("config.json");
+    };
+    refused(&|config| config["linux"]["resources"] = json!({"pids": {"limit": 10}}), "delegated to this user");
+    refused(&|config| config["linux"]["cgroupsPath"] = json!("/hull-test-rootless"), "preparing cgroup");
+    refused(&|config| config["process"]["user"]["additionalGids"] = json!([7]), "denies setgroups");
+    let more = |config: &mut Value| config["linux"]["uidMappings"][0]["size"] = json!(2);
+    refused(&more, "newuidmap");
 }

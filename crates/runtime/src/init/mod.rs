@@ -74,7 +74,8 @@ fn become_container(
         join_class(class)?;
     }
     open_labels(&mut plan.process.labels)?;
-    let sent_root = enter_namespaces(&plan.namespaces, &mut plan.process, sync)?;
+    let by_user = matches!(plan.root.source, Some(RootMount::Later(_)));
+    let sent_root = enter_namespaces(&plan.namespaces, &mut plan.process, by_user, sync)?;
     if !plan.net_devices.is_empty() {
         ask(sync, Message::NeedsNetDevices, Step::NetDevices)?;
     }
@@ -160,16 +161,25 @@ pub(crate) fn begin(joiner: Option<&Joiner>, way: Option<&ReadOnlyWay>) -> Resul
 fn enter_namespaces(
     plan: &NamespacePlan,
     process: &mut ProcessPlan,
+    by_user: bool,
     sync: &Sync,
 ) -> Result<Option<OwnedFd>, InitFailure> {
     let io = |step| move |error: std::io::Error| InitFailure::because(step, "", error);
     let mut root = None;
     if plan.creates_user() {
         let lost = |errno| InitFailure::new(Step::UserNamespace, "", errno);
+        if by_user {
+            // What is not dumpable belongs to root in /proc, so its maps could not be written. Nobody else is in the
+            // namespaces yet.
+            set_dumpable_behavior(DumpableBehavior::Dumpable).map_err(lost)?;
+        }
         sync.send(&Message::NeedsIdMap, None).map_err(lost)?;
         match sync.receive().map_err(lost)? {
             Some((Message::Continue, mount)) => root = mount,
             _ => return Err(lost(Errno::CANCELED)),
+        }
+        if by_user {
+            hide()?;
         }
     }
     if !plan.needs_go_between() {
