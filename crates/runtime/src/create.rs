@@ -275,9 +275,6 @@ fn prepare_cgroup(plan: &mut InitPlan) -> Result<Option<PreparedCgroup>, CreateE
     if !made.parent {
         cgroup.keep_parent();
     }
-    if made.was_there && wanted.must_be_unused {
-        cgroup.refuse_in_use().map_err(failed)?;
-    }
     // Only root gives files away.
     let owner = wanted.owner.filter(|_| rustix::process::geteuid().is_root());
     let delegated = || owner.map_or(Ok(()), |uid| cgroup.delegate(uid));

@@ -172,20 +172,6 @@ pub enum CgroupError {
         /// The cgroup.
         path: PathBuf,
     },
-    /// A cgroup that was to be a container's has processes already.
-    #[error("container's cgroup is not empty: {count} process(es) found in {}", path.display())]
-    NotEmpty {
-        /// The cgroup.
-        path: PathBuf,
-        /// How many.
-        count: usize,
-    },
-    /// A cgroup that was to be a container's is frozen.
-    #[error("container's cgroup unexpectedly frozen: {}", path.display())]
-    Frozen {
-        /// The cgroup.
-        path: PathBuf,
-    },
     /// A process could not be killed.
     #[error("cannot kill process {pid}")]
     Kill {

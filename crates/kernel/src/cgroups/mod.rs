@@ -385,20 +385,6 @@ impl Cgroup {
         }
     }
 
-    /// Refuses a cgroup that was there before and is in use or frozen: the limits would be somebody else's too, and a
-    /// process that gets into a frozen cgroup stands still.
-    ///
-    /// # Errors
-    /// [`CgroupError::NotEmpty`], [`CgroupError::Frozen`].
-    pub fn refuse_in_use(&self) -> Result<(), CgroupError> {
-        let path = || PathBuf::from(self.path());
-        match self.processes()?.len() {
-            0 if self.is_frozen()? => Err(CgroupError::Frozen { path: path() }),
-            0 => Ok(()),
-            count => Err(CgroupError::NotEmpty { path: path(), count }),
-        }
-    }
-
     /// Opens what the process needs that will live in the cgroup.
     ///
     /// # Errors

@@ -502,9 +502,6 @@ fn plan_in(
     if request.no_pivot {
         plan.root.enter_without_pivot()?;
     }
-    if let Some(cgroup) = &mut plan.cgroup {
-        cgroup.must_be_unused = true;
-    }
     plan.process.kept_fds = request.kept_fds;
     plan.process.env.extend(request.env);
     if request.tells_readiness {

@@ -23,7 +23,7 @@ pub(crate) fn plan(linux: &Linux, path: Option<String>) -> Result<Option<CgroupP
         (None, _) => return Err(PlanError::invalid("linux.cgroupsPath", "linux.resources needs it")),
     };
     let limits = checked_limits(linux)?;
-    Ok(Some(CgroupPlan { path, limits, unit: None, owner: None, must_be_unused: false, optional: false }))
+    Ok(Some(CgroupPlan { path, limits, unit: None, owner: None, optional: false }))
 }
 
 /// The limits of a container that may have none, checked.

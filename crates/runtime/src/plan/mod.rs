@@ -236,8 +236,6 @@ pub struct CgroupPlan {
     pub optional: bool,
     /// The user of the host that it is handed to, with cgroup v2.
     pub owner: Option<u32>,
-    /// Refuse one that was there before and has processes or is frozen.
-    pub must_be_unused: bool,
 }
 
 /// The unit of a container, decided.

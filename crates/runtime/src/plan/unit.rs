@@ -29,7 +29,7 @@ pub(super) fn plan(spec: &Spec, linux: &Linux, id: &str) -> Result<CgroupPlan, P
     }
     let limits = checked_limits(linux)?;
     let (path, unit) = (place.path.clone(), Some(UnitPlan { place, properties }));
-    Ok(CgroupPlan { path, limits, unit, owner: None, must_be_unused: false, optional: false })
+    Ok(CgroupPlan { path, limits, unit, owner: None, optional: false })
 }
 
 #[cfg(test)]
