@@ -21,7 +21,6 @@ use hull_supervisor::start::{self, LOCK_FILE, StartError};
 use crate::engine::Engine;
 use crate::error::EngineError;
 use crate::id::ContainerId;
-use crate::record;
 use crate::row::{self, ContainerRow};
 use crate::volumes;
 
@@ -96,8 +95,9 @@ impl Engine {
         }
         // The snapshot may have been recorded after the row was read.
         let row = self.row(row.id.as_str())?;
-        // Anonymous volumes of a container that never was are nobody's; a removal without -v leaves them.
-        let was_whole = self.roots().container(row.id.as_str()).join(record::FILE_NAME).exists();
+        // Anonymous volumes of a container that never was are nobody's; a removal without -v leaves them. Its snapshot is
+        // the last thing that a creation records.
+        let was_whole = row.snapshot_id.is_some();
         self.remove_claimed(&row, !was_whole || row.auto_remove)?;
         Ok(true)
     }

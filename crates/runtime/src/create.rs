@@ -267,12 +267,12 @@ fn prepare_cgroup(plan: &mut InitPlan) -> Result<Option<PreparedCgroup>, CreateE
         return Ok(Some(PreparedCgroup { cgroup, entry: CgroupEntry::Unit(Some(Box::new(start))) }));
     }
     let mut cgroup = layout.cgroup(&wanted.path).map_err(failed)?;
-    let made = match cgroup.create() {
+    let made_parent = match cgroup.create() {
         Err(_) if wanted.optional && !wanted.limits.limit_more_than_devices() => return Ok(None),
         Err(error) if wanted.optional => return Err(CreateError::NoDelegatedCgroup(error)),
         other => other.map_err(failed)?,
     };
-    if !made.parent {
+    if !made_parent {
         cgroup.keep_parent();
     }
     // Only root gives files away.

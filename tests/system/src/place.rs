@@ -157,6 +157,8 @@ impl Place {
             left.extend(self.cgroups().iter().map(|path| format!("cgroup {}", path.display())));
             for state in states {
                 let files = fs::read_dir(self.path(state)).into_iter().flatten().flatten();
+                // Compiled filters are kept for the next container.
+                let files = files.filter(|file| file.file_name() != "filters:v1");
                 left.extend(files.map(|file| format!("file {state}/{}", file.file_name().display())));
             }
             left

@@ -1,4 +1,4 @@
-//! One program's results in the Test Anything Protocol (https://testanything.org), read to one verdict.
+//! One program's results in the Test Anything Protocol (<https://testanything.org>), read to one verdict.
 //!
 //! A program passes when it exits with 0, prints as many results as its plans say, and none is `not ok`. A result marked
 //! TODO may be `not ok`; a skipped one is `ok`. Indented lines belong to the result above.

@@ -266,7 +266,7 @@ pub struct ExecArgs {
     /// Hand this many descriptors on, from 3 on
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     pub preserve_fds: u32,
-    /// An existing cgroup below the container's: PATH, or CONTROLLER[,CONTROLLER]:PATH
+    /// An existing cgroup below the container's: PATH, or CONTROLLERS:PATH, as cpu,cpuset:PATH
     #[arg(long, value_name = "CGROUP")]
     pub cgroup: Vec<String>,
     /// Unix socket that gets the process's pidfd

@@ -8,7 +8,7 @@
 //! end PATH --root ..                  delete --force ID                                  at clean-up
 //! ```
 //!
-//! With a terminal, create and exec get a `--console-socket` (see [`console`]) in the place of streams. The runtime's
+//! With a terminal, create and exec get a `--console-socket` (see `console`) in the place of streams. The runtime's
 //! create ends and leaves the container's process to its nearest subreaper, which is the supervisor, so everything above
 //! is as for the built-in runtime. The bundle is the container's state folder.
 

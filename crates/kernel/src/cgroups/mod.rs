@@ -57,7 +57,6 @@ pub use layout::{Hierarchy, Layout};
 pub use limits::{BlkioThrottle, BlkioWeightDevice, HugetlbLimit, Limits, RdmaLimit, ThrottleKind};
 pub use oom::OomWatch;
 pub use stats::Stats;
-pub use tree::Made;
 
 use folder::Folder;
 
@@ -207,32 +206,32 @@ impl Cgroup {
     /// Makes the cgroup and what is missing above it, in every hierarchy; on v2 switches the controllers on, on v1
     /// gives empty cpusets their parent's. An existing cgroup is taken over as it is.
     ///
-    /// Says what was missing.
+    /// Says whether something above it was missing, so that whoever takes it away again knows what else is theirs.
     ///
     /// Safe against peers that create and remove cgroups under the same parent at the same time. When a hierarchy
     /// refuses, what was made before stays; [`Cgroup::remove_with_parent`] takes it away.
     ///
     /// # Errors
     /// [`CgroupError::Make`], and those of reading and filling a cpuset.
-    pub fn create(&self) -> Result<Made, CgroupError> {
-        let mut made = Made::default();
+    pub fn create(&self) -> Result<bool, CgroupError> {
+        let mut made_parent = false;
         for place in &self.legacy {
             let mount = &place.hierarchy.mount;
             if !place.hierarchy.controllers.iter().any(|name| name == "cpuset") {
-                made |= tree::make(mount, &place.path, &|_| Ok(()))?;
+                made_parent |= tree::make(mount, &place.path, &|_| Ok(()))?;
                 continue;
             }
-            made |= tree::make(mount, &place.path, &|folder| tree::prepare_cpuset(mount, folder))?;
+            made_parent |= tree::make(mount, &place.path, &|folder| tree::prepare_cpuset(mount, folder))?;
             tree::fill_cpuset(mount, &place.folder)?;
         }
         if let Some(place) = &self.unified {
-            made |= tree::make(&place.hierarchy.mount, &place.path, &|_| Ok(()))?;
+            made_parent |= tree::make(&place.hierarchy.mount, &place.path, &|_| Ok(()))?;
             // Beside v1, v2's few controllers are switched on only when a limit needs one.
             if self.legacy.is_empty() {
                 unified::enable_usual(&place.hierarchy, &place.path)?;
             }
         }
-        Ok(made)
+        Ok(made_parent)
     }
 
     /// Sets the limits of a cgroup that was just created and has no process yet.

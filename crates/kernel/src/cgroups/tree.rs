@@ -23,36 +23,19 @@ const ROUNDS: u32 = 1000;
 /// How long a cgroup may stay busy after its last process was seen to end.
 pub(super) const REMOVAL_PATIENCE: Duration = Duration::from_secs(2);
 
-/// What was missing of a cgroup.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Made {
-    /// Something above it was, so that whoever takes the cgroup away again knows what else is theirs.
-    pub parent: bool,
-    /// The cgroup itself was not, in one hierarchy at least.
-    pub was_there: bool,
-}
-
-impl std::ops::BitOrAssign for Made {
-    fn bitor_assign(&mut self, other: Made) {
-        self.parent |= other.parent;
-        self.was_there |= other.was_there;
-    }
-}
-
 /// Makes `mount/path` with all that is missing above it; what is there already is left as it is. `prepare` is run on
-/// each ancestor that this call made, before anything is made in it.
+/// each ancestor that this call made, before anything is made in it. Says whether there was one.
 pub(super) fn make(
     mount: &Path,
     path: &str,
     prepare: &dyn Fn(&Path) -> Result<(), CgroupError>,
-) -> Result<Made, CgroupError> {
+) -> Result<bool, CgroupError> {
     let mode = Mode::from_raw_mode(0o755);
     let whole = mount.join(path.trim_start_matches('/'));
-    let mut made = Made::default();
+    let mut made_ancestor = false;
     for _ in 0..ROUNDS {
         match mkdir(&whole, mode) {
-            Ok(()) => return Ok(made),
-            Err(Errno::EXIST) => return Ok(Made { was_there: true, ..made }),
+            Ok(()) | Err(Errno::EXIST) => return Ok(made_ancestor),
             Err(Errno::NOENT | Errno::NODEV) => {}
             Err(errno) => return Err(CgroupError::Make { path: whole, source: errno.into() }),
         }
@@ -65,7 +48,7 @@ pub(super) fn make(
             folder.push(part);
             match mkdir(&folder, mode) {
                 Ok(()) => {
-                    made.parent = true;
+                    made_ancestor = true;
                     match prepare(&folder) {
                         Err(error) if !is_gone(&error) => return Err(error),
                         _ => {}

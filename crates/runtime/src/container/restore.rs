@@ -108,7 +108,7 @@ fn restore_in(folder: &Path, spec: &Spec, request: &RestoreRequest<'_>, program:
 fn prepare(wanted: &CgroupPlan) -> Result<Cgroup, ContainerError> {
     let failed = |source: CgroupError| CreateError::Cgroup { path: wanted.path.clone(), source };
     let mut cgroup = Layout::detect().and_then(|layout| layout.cgroup(&wanted.path)).map_err(failed)?;
-    if !cgroup.create().map_err(failed)?.parent {
+    if !cgroup.create().map_err(failed)? {
         cgroup.keep_parent();
     }
     if let Err(error) = cgroup.apply(&wanted.limits) {
