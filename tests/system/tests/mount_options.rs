@@ -199,7 +199,8 @@ fn a_destination_is_read_from_the_root() {
         for place in ["relative", "/missing/../b"] {
             add(config, json!({"destination": place, "type": "tmpfs", "source": "tmpfs"}));
         }
-        add(config, bind("/etc/hostname", "/file", &["bind"]));
+        let file = system_tests::hull().expect("HULL_BIN").display().to_string();
+        add(config, bind(&file, "/file", &["bind"]));
     });
     fails("mounts[0].destination is not supported", |config| {
         config["mounts"] = json!([{"destination": "/x/..", "type": "tmpfs", "source": "tmpfs"}]);

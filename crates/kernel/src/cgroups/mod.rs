@@ -552,9 +552,25 @@ impl Cgroup {
     /// As [`Cgroup::remove`].
     pub fn remove_with_parent(&self) -> Result<(), CgroupError> {
         self.remove()?;
-        match self.parent() {
-            Some(parent) if self.unit.is_none() && !self.keeps_parent => parent.remove_if_unused().map(drop),
-            _ => Ok(()),
+        self.remove_parent()
+    }
+
+    /// Removes the cgroup above if nothing is in it any more. One that is kept is kept where it can hold a limit: engines
+    /// make and remove their parents in the hierarchies of controllers, and know nothing of the others, in which only a
+    /// runtime makes them.
+    ///
+    /// # Errors
+    /// [`CgroupError::Remove`] for anything but being in use.
+    pub fn remove_parent(&self) -> Result<(), CgroupError> {
+        let Some(parent) = self.parent().filter(|_| self.unit.is_none()) else { return Ok(()) };
+        if !self.keeps_parent {
+            return parent.remove_if_unused().map(drop);
         }
+        let holds_nothing = |place: &&Place| place.hierarchy.controllers.iter().all(|name| name.starts_with("name="));
+        let beside = parent.unified.iter().filter(|_| !parent.legacy.is_empty());
+        for place in parent.legacy.iter().filter(holds_nothing).chain(beside) {
+            tree::remove_if_unused(&place.folder)?;
+        }
+        Ok(())
     }
 }

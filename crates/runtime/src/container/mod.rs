@@ -549,14 +549,13 @@ fn create_recorded(folder: &Path, plan: InitPlan, record: &mut Record) -> Result
 /// Ends what is left in a container's cgroup, and the cgroup. A unit that has failed stays known to systemd without one.
 fn end_cgroup(cgroup: &Cgroup) -> Result<(), ContainerError> {
     // Most have no process left, and then nothing has to be looked for and killed.
-    let gone = cgroup.unit().is_none() && cgroup.remove_if_unused()?;
-    if !gone && cgroup.exists() {
+    if cgroup.unit().is_none() && cgroup.remove_if_unused()? {
+        return Ok(cgroup.remove_parent()?);
+    }
+    if cgroup.exists() {
         cgroup.kill_all()?;
     }
-    if !gone || !cgroup.keeps_parent() {
-        cgroup.remove_with_parent()?;
-    }
-    Ok(())
+    Ok(cgroup.remove_with_parent()?)
 }
 
 /// What is recorded of a container whose process does not exist yet.
