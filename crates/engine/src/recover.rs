@@ -21,6 +21,7 @@ use hull_supervisor::start::{self, LOCK_FILE, StartError};
 use crate::engine::Engine;
 use crate::error::EngineError;
 use crate::id::ContainerId;
+use crate::record;
 use crate::row::{self, ContainerRow};
 use crate::volumes;
 
@@ -95,9 +96,10 @@ impl Engine {
         }
         // The snapshot may have been recorded after the row was read.
         let row = self.row(row.id.as_str())?;
-        // Anonymous volumes of a container that never was are nobody's; a removal without -v leaves them. Its snapshot is
+        // Anonymous volumes of a container that never was are nobody's; a removal without -v leaves them. The snapshot is
         // the last thing that a creation records.
-        let was_whole = row.snapshot_id.is_some();
+        let has_record = self.roots().container(row.id.as_str()).join(record::FILE_NAME).exists();
+        let was_whole = row.snapshot_id.is_some() && has_record;
         self.remove_claimed(&row, !was_whole || row.auto_remove)?;
         Ok(true)
     }
