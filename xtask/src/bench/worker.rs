@@ -173,7 +173,10 @@ fn peak(start: &Start, child: &str) -> Result<Answer> {
 
 /// The child of `parent` that runs the program `name`.
 fn child_called(parent: u32, name: &str) -> Option<Pid> {
-    let children = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).ok()?;
+    // A child belongs to the thread that made it.
+    let threads = std::fs::read_dir(format!("/proc/{parent}/task")).ok()?.flatten();
+    let children: String =
+        threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok()).collect();
     let is_called =
         |pid: &&str| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == name);
     Pid::from_raw(children.split_whitespace().find(is_called)?.parse().ok()?)
