@@ -89,13 +89,7 @@ fn become_container(
     }
     set_oom_score(plan.process.oom_score_adj)?;
     filesystem::complete(&mut plan)?;
-    let root = match plan.root.source.take() {
-        Some(RootMount::Ready(root)) => root,
-        Some(RootMount::Later(tree)) => {
-            tree.clone_detached().map_err(|error| InitFailure::mount(Step::Root, &error))?
-        }
-        _ => sent_root.ok_or(InitFailure::new(Step::Root, "", Errno::BADF))?,
-    };
+    let root = root_mount(plan.root.source.take(), sent_root)?;
     root::attach(&root, &plan.root.entry)?;
     let mounted = filesystem::mount_all(&root, &mut plan.mounts)?;
     // Before /proc/sys becomes read-only.
@@ -122,6 +116,15 @@ fn become_container(
     }
     wait_for_start(sync)?;
     execute(plan.process, terminal, sync)
+}
+
+/// The root mount: the parent's, the child's own clone of a tree, or the one that came with the user namespace.
+fn root_mount(source: Option<RootMount>, sent: Option<OwnedFd>) -> Result<OwnedFd, InitFailure> {
+    match source {
+        Some(RootMount::Ready(root)) => Ok(root),
+        Some(RootMount::Later(tree)) => tree.clone_detached().map_err(|error| InitFailure::mount(Step::Root, &error)),
+        _ => sent.ok_or(InitFailure::new(Step::Root, "", Errno::BADF)),
+    }
 }
 
 /// The hooks that belong before pivot_root(2): the parent's, then the child's own, whose paths are still the host's.
