@@ -4,6 +4,7 @@
 //! where the machine's cgroups are; every method asks the database, the files and the kernel. The methods are in the
 //! files of their topics.
 
+use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use hull_kernel::cgroups::Layout;
@@ -11,6 +12,7 @@ use hull_snapshot::{SnapshotId, Snapshotter};
 use hull_store::{Roots, Store};
 use rusqlite::Connection;
 
+use crate::configuration::Configuration;
 use crate::error::EngineError;
 use crate::id::ContainerId;
 use crate::lifecycle::state::{Action, ContainerState, Verdict, decide};
@@ -22,6 +24,8 @@ pub struct Engine {
     roots: Roots,
     store: Store,
     cgroups: OnceLock<Layout>,
+    configuration_file: Option<PathBuf>,
+    configuration: OnceLock<Configuration>,
 }
 
 impl Engine {
@@ -36,7 +40,27 @@ impl Engine {
         }
         let store = Store::open(&roots)?;
         roots.make_state().map_err(EngineError::path("make", &roots.state))?;
-        Ok(Engine { roots, store, cgroups: OnceLock::new() })
+        Ok(Engine { roots, store, cgroups: OnceLock::new(), configuration_file: None, configuration: OnceLock::new() })
+    }
+
+    /// With a configuration file of its own, which must be there when something is looked up in it.
+    #[must_use]
+    pub fn configured_by(self, file: PathBuf) -> Engine {
+        Engine { configuration_file: Some(file), configuration: OnceLock::new(), ..self }
+    }
+
+    /// The configuration, read when first asked for.
+    ///
+    /// # Errors
+    /// [`EngineError::Configuration`].
+    pub fn configuration(&self) -> Result<&Configuration, EngineError> {
+        match self.configuration.get() {
+            Some(configuration) => Ok(configuration),
+            None => {
+                let configuration = Configuration::read(self.configuration_file.as_deref())?;
+                Ok(self.configuration.get_or_init(|| configuration))
+            }
+        }
     }
 
     /// The folders.

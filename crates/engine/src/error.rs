@@ -21,6 +21,7 @@ use hull_supervisor::log::LogError;
 use hull_supervisor::record::RecordError as LiveRecordError;
 use hull_supervisor::start::StartError;
 
+use crate::configuration::ConfigurationError;
 use crate::copy::CopyError;
 use crate::files::FilesError;
 use crate::id::ContainerId;
@@ -83,6 +84,9 @@ pub enum EngineError {
         /// As typed.
         name: String,
     },
+    /// The configuration file.
+    #[error(transparent)]
+    Configuration(#[from] ConfigurationError),
     /// Several ids start with this.
     #[error("the prefix {prefix} is ambiguous: {count} containers have it")]
     AmbiguousContainer {
@@ -312,6 +316,7 @@ impl EngineError {
             | EngineError::Signal(_)
             | EngineError::Plan(_)
             | EngineError::NoUserNamespace { .. }
+            | EngineError::Configuration(ConfigurationError::Invalid { .. })
             | EngineError::Identity(_) => ErrorKind::Invalid,
             EngineError::Launch { exit_code: 126, .. } => ErrorKind::CommandNotExecutable,
             EngineError::Launch { exit_code: 127, .. } => ErrorKind::CommandNotFound,

@@ -182,7 +182,8 @@ impl Engine {
         let images = self.image_store();
         let snapshots = self.snapshots();
         let unpacker = Unpacker::new(&snapshots, progress);
-        let options = PullOptions { platform, ..PullOptions::default() };
+        let registries = self.configuration()?.registries.clone();
+        let options = PullOptions { platform, registries, ..PullOptions::default() };
         match pull(&images, &reference, &options, &unpacker, progress) {
             Ok(pulled) => {
                 unpacker.commit()?;

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod builtin;
+pub mod configuration;
 mod copy;
 mod durations;
 mod engine;
@@ -36,6 +37,7 @@ mod volumes;
 pub mod worker;
 
 pub use builtin::hello_main;
+pub use configuration::Configuration;
 pub use copy::{CopyEnd, CopyError, CopyReport, CopyRequest};
 pub use durations::human_duration;
 pub use engine::Engine;

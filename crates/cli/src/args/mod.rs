@@ -166,7 +166,7 @@ pub fn named_verbs(verbs: &'static [Verb], words: &[OsString]) -> Vec<&'static V
     let mut words = words.iter().skip(1).map(|word| word.to_string_lossy());
     while let Some(word) = words.next() {
         if word.starts_with('-') {
-            let takes_value = matches!(&*word, "--root" | "--state" | "--log-level" | "--log-format");
+            let takes_value = matches!(&*word, "--root" | "--state" | "--config" | "--log-level" | "--log-format");
             if path.is_empty() && takes_value {
                 words.next();
             }

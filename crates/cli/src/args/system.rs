@@ -13,6 +13,9 @@ pub struct GlobalArgs {
     /// Folder of what runs now
     #[arg(long, value_name = "DIR", env = "HULL_STATE", default_value = "/run/hull", hide_env_values = true)]
     pub state: PathBuf,
+    /// Configuration file [default: /etc/hull/hull.toml, which may be missing]
+    #[arg(long, value_name = "FILE", env = "HULL_CONFIG", hide_env_values = true)]
+    pub config: Option<PathBuf>,
     /// What to tell on stderr: error, warn, info, debug or trace
     #[arg(long, value_name = "LEVEL", default_value = "warn", value_parser = level)]
     pub log_level: tracing::Level,

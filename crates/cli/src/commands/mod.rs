@@ -56,7 +56,11 @@ impl Context {
     pub fn engine(&self) -> Result<Engine, Failure> {
         // Supervisors get these folders too, and have another current folder.
         let absolute = |path: &Path| std::path::absolute(path).map_err(Failure::path("find", path));
-        Ok(Engine::open(Roots::new(absolute(&self.global.root)?, absolute(&self.global.state)?))?)
+        let engine = Engine::open(Roots::new(absolute(&self.global.root)?, absolute(&self.global.state)?))?;
+        Ok(match self.global.config.as_deref().filter(|path| !path.as_os_str().is_empty()) {
+            Some(path) => engine.configured_by(absolute(path)?),
+            None => engine,
+        })
     }
 
     /// How messages on stderr look.

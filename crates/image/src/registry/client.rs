@@ -4,7 +4,8 @@
 //! it names, or user name and password. Redirects are followed up to ten times; the Authorization header stays behind
 //! when the origin changes, and a redirect from TLS to plain HTTP is refused unless it leads to this machine. What may
 //! be transient (a broken connection, 408, 429, 5xx) is tried again after growing pauses, longer where the server says
-//! so. Registries on loopback are asked over plain HTTP first and over TLS when that is not what they speak.
+//! so. Registries on loopback, and those set to be insecure, are asked over plain HTTP first and over TLS when that is not
+//! what they speak.
 
 use std::cell::RefCell;
 use std::path::PathBuf;
@@ -22,6 +23,7 @@ use serde::Deserialize;
 use super::challenge::{self, Challenge, TokenSource};
 use super::credentials::{self, Credentials, encode_base64};
 use super::transport::{IDLE_TIMEOUT, Origin, Transport, TransportError};
+use super::trust::Trust;
 use super::{PullError, PullOptions};
 
 /// Where docker.io's API is.
@@ -59,8 +61,9 @@ impl<'a> Client<'a> {
             DEFAULT_REGISTRY => DOCKER_HUB_HOST,
             other => other,
         };
+        let settings = options.registries.get(reference.registry.as_str()).cloned().unwrap_or_default();
         let mut client = Self {
-            transport: Transport::new(options.certificate_files.clone()),
+            transport: Transport::new(Trust::of(&settings, &reference.registry, host)?),
             reference,
             base: format!("https://{host}"),
             docker_config: options.docker_config.clone().or_else(credentials::default_path),
@@ -68,7 +71,8 @@ impl<'a> Client<'a> {
             attempts: options.attempts.max(1),
             first_pause: options.first_pause,
         };
-        if reference.is_loopback() && client.speaks_plain_http(host).await? {
+        let may_be_plain = settings.insecure || reference.is_loopback();
+        if settings.plain_http || may_be_plain && client.speaks_plain_http(host).await? {
             client.base = format!("http://{host}");
         }
         Ok(client)

@@ -11,7 +11,9 @@ mod client;
 mod credentials;
 mod error;
 mod fetch;
+mod settings;
 mod transport;
+mod trust;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,6 +26,7 @@ use hyper::header::CONTENT_TYPE;
 
 pub use credentials::{Credentials, CredentialsError};
 pub use error::PullError;
+pub use settings::{ClientCertificate, Registries, RegistryName, RegistryNameError, RegistrySettings};
 pub use transport::TransportError;
 
 use self::client::{Client, Wanted, read_limited};
@@ -42,8 +45,8 @@ pub struct PullOptions {
     pub platform: Option<Platform>,
     /// Docker's config.json; absent for `$DOCKER_CONFIG/config.json` or `~/.docker/config.json`.
     pub docker_config: Option<PathBuf>,
-    /// Files of certificates (PEM) to trust besides the usual ones.
-    pub certificate_files: Vec<PathBuf>,
+    /// How registries are reached.
+    pub registries: Registries,
     /// How often a request or transfer is tried.
     pub attempts: u32,
     /// Pause after the first failed attempt; each further one is twice as long.
@@ -55,7 +58,7 @@ impl Default for PullOptions {
         Self {
             platform: None,
             docker_config: None,
-            certificate_files: Vec::new(),
+            registries: Registries::new(),
             attempts: 5,
             first_pause: Duration::from_millis(300),
         }

@@ -1,9 +1,7 @@
 //! HTTP/1.1 over TCP or TLS, with errors that say what failed.
 //!
 //! One [`Transport`] keeps the connections of one pull and reuses them by origin. It follows nothing, retries nothing
-//! and knows no registry; a response is whatever the server said. TLS trusts the roots of the Mozilla program that
-//! are built in, the machine's own bundle where there is one, and the files given. The crypto provider is chosen in
-//! one place, [`tls_config`].
+//! and knows no registry; a response is whatever the server said. Whom TLS trusts is in [`super::trust`].
 
 use std::cell::{OnceCell, RefCell};
 use std::io;
@@ -19,25 +17,18 @@ use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::header::{HOST, HeaderValue, USER_AGENT};
 use hyper::{Request, Response, Uri};
 use hyper_util::rt::TokioIo;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+
+use super::trust::Trust;
 
 /// How long one address may take to accept a connection, and TLS to be agreed.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long a server may take to begin its answer, and to send the next part of a body.
 pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 const AGENT: &str = concat!("hull/", env!("CARGO_PKG_VERSION"));
-/// Where distributions keep the machine's trusted certificates; the first that exists is taken.
-const SYSTEM_BUNDLES: [&str; 4] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem",
-    "/etc/ssl/cert.pem",
-];
 
 /// Why there is no response.
 #[derive(Debug, thiserror::Error)]
@@ -157,14 +148,15 @@ type Sender = SendRequest<Full<Bytes>>;
 /// The connections of one pull.
 pub(super) struct Transport {
     idle: RefCell<Vec<(Origin, Sender)>>,
-    tls: OnceCell<TlsConnector>,
-    certificate_files: Vec<PathBuf>,
+    trust: Trust,
+    verifying: OnceCell<TlsConnector>,
+    unverifying: OnceCell<TlsConnector>,
 }
 
 impl Transport {
-    /// No connection yet. `certificate_files` are trusted besides the usual roots.
-    pub fn new(certificate_files: Vec<PathBuf>) -> Self {
-        Self { idle: RefCell::default(), tls: OnceCell::new(), certificate_files }
+    /// No connection yet.
+    pub fn new(trust: Trust) -> Self {
+        Self { idle: RefCell::default(), trust, verifying: OnceCell::new(), unverifying: OnceCell::new() }
     }
 
     /// Sends a request to the absolute address in it and waits for the head of the answer.
@@ -207,17 +199,19 @@ impl Transport {
         let tls_failed = |source| TransportError::Tls { origin: origin.to_string(), source };
         let name = ServerName::try_from(origin.bare_host().to_owned())
             .map_err(|error| TransportError::Url { url: origin.to_string(), reason: error.to_string() })?;
-        let agreed = tokio::time::timeout(CONNECT_TIMEOUT, self.tls()?.connect(name, stream)).await;
+        let agreed = tokio::time::timeout(CONNECT_TIMEOUT, self.tls(origin)?.connect(name, stream)).await;
         let agreed = agreed.map_err(|_| timeout(origin, "TLS is agreed", CONNECT_TIMEOUT))?;
         serve(origin, agreed.map_err(tls_failed)?).await
     }
 
-    fn tls(&self) -> Result<&TlsConnector, TransportError> {
-        if let Some(connector) = self.tls.get() {
+    fn tls(&self, origin: &Origin) -> Result<&TlsConnector, TransportError> {
+        let verifies = self.trust.verifies(origin);
+        let cell = if verifies { &self.verifying } else { &self.unverifying };
+        if let Some(connector) = cell.get() {
             return Ok(connector);
         }
-        let config = tls_config(&self.certificate_files)?;
-        Ok(self.tls.get_or_init(|| TlsConnector::from(Arc::new(config))))
+        let config = self.trust.config(verifies)?;
+        Ok(cell.get_or_init(|| TlsConnector::from(Arc::new(config))))
     }
 }
 
@@ -269,43 +263,6 @@ async fn addresses(origin: &Origin) -> Result<Vec<SocketAddr>, TransportError> {
     Ok(tokio::net::lookup_host((host, origin.port)).await.map_err(unknown)?.collect())
 }
 
-/// The one place where cryptography is chosen.
-fn tls_config(certificate_files: &[PathBuf]) -> Result<ClientConfig, TransportError> {
-    let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-    if let Some(bundle) = system_bundle() {
-        // A bundle of many authorities may hold some that cannot be used; the others still count.
-        roots.add_parsable_certificates(certificates(&bundle)?);
-    }
-    for path in certificate_files {
-        for certificate in certificates(path)? {
-            let invalid = |error: rustls::Error| unusable(path, error);
-            roots.add(certificate).map_err(invalid)?;
-        }
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| unusable(&PathBuf::new(), error))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(config)
-}
-
-fn system_bundle() -> Option<PathBuf> {
-    let named = std::env::var_os("SSL_CERT_FILE").filter(|value| !value.is_empty()).map(PathBuf::from);
-    named.or_else(|| SYSTEM_BUNDLES.iter().map(PathBuf::from).find(|path| path.exists()))
-}
-
-fn certificates(path: &PathBuf) -> Result<Vec<CertificateDer<'static>>, TransportError> {
-    let parsed = CertificateDer::pem_file_iter(path).map_err(|error| unusable(path, error))?;
-    parsed.map(|certificate| certificate.map_err(|error| unusable(path, error))).collect()
-}
-
-fn unusable(path: &std::path::Path, reason: impl ToString) -> TransportError {
-    TransportError::Certificates { path: path.to_path_buf(), reason: reason.to_string() }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -329,12 +286,5 @@ mod tests {
         let is_loopback = |url: &str| Origin::of(&url.parse().expect("address")).expect("origin").is_loopback();
         assert!(is_loopback("http://127.3.2.1/") && is_loopback("http://[::1]/") && is_loopback("http://LOCALHOST/"));
         assert!(!is_loopback("http://localhost.example/") && !is_loopback("http://128.0.0.1/"));
-    }
-
-    #[test]
-    fn the_provider_and_the_roots_make_a_configuration() {
-        assert!(tls_config(&[]).is_ok());
-        let error = tls_config(&[PathBuf::from("/nowhere/ca.pem")]).expect_err("no such file").to_string();
-        assert!(error.contains("/nowhere/ca.pem"), "{error}");
     }
 }

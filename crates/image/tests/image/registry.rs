@@ -4,7 +4,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use hull_image::registry::{PullError, PullOptions, PulledImage, TransportError, pull};
+use hull_image::registry::{PullError, PullOptions, PulledImage, RegistryName, RegistrySettings, TransportError, pull};
 use hull_image::{IgnoreLayers, ImageStore, LayerEvent, ManifestError, NoProgress};
 use hull_oci::image as media;
 use hull_oci::{Digest, Platform, Reference};
@@ -20,6 +20,12 @@ fn options() -> PullOptions {
         attempts: 3,
         ..PullOptions::default()
     }
+}
+
+/// With settings for one registry.
+fn with_settings(server: &Server, settings: RegistrySettings) -> PullOptions {
+    let name = RegistryName::parse(&server.host).expect("a registry");
+    PullOptions { registries: [(name, settings)].into(), ..options() }
 }
 
 fn quiet_pull<'a>(images: &'a ImageStore<'a>, reference: &Reference) -> Result<PulledImage<'a>, PullError> {
@@ -645,13 +651,19 @@ fn a_loopback_registry_may_speak_tls() {
     let folder = tempfile::tempdir().expect("temporary folder");
     let path = folder.path().join("ca.pem");
     std::fs::write(&path, authority).expect("writes");
-    let (hull, trusting) = (Hull::new(), PullOptions { certificate_files: vec![path], ..options() });
+    let hull = Hull::new();
+    let trusting = with_settings(&server, RegistrySettings { ca: Some(path), ..RegistrySettings::default() });
     let images = hull.images();
     let pulled = pull(&images, &server.reference("a"), &trusting, &CheckingSink::default(), &NoProgress);
     assert_eq!(pulled.expect("pulls").image.id, image.id());
     let error = failure(&server.reference("a"), &options());
     assert!(matches!(&error, PullError::Transport(TransportError::Tls { .. })), "{error:?}");
     assert!(told(&error).contains("UnknownIssuer"), "{}", told(&error));
+    let insecure = with_settings(&server, RegistrySettings { insecure: true, ..RegistrySettings::default() });
+    drop(pull(&images, &server.reference("a"), &insecure, &CheckingSink::default(), &NoProgress).expect("pulls"));
+    let plain = with_settings(&server, RegistrySettings { plain_http: true, ..RegistrySettings::default() });
+    let error = failure(&server.reference("a"), &plain);
+    assert!(matches!(&error, PullError::Transport(TransportError::Broken { .. })), "{error:?}");
 }
 
 #[test]

@@ -1,0 +1,187 @@
+//! The configuration file: what an administrator sets once for every command, in TOML.
+//!
+//! ```toml
+//! [registries."registry.example:5000"]
+//! ca = "registry.crt"       # trusted besides the usual authorities; a relative path begins at this file's folder
+//! insecure = false          # do not verify its TLS certificate, speak plain HTTP where it has no TLS
+//! plain-http = false        # speak nothing but plain HTTP
+//! client-certificate = { file = "client.pem", key = "client.key" }
+//!
+//! [storage]
+//! driver = "overlay"        # how layers are kept
+//! ```
+//!
+//! It is `/etc/hull/hull.toml`, which may be missing, or the file that `--config` or `HULL_CONFIG` names, which must
+//! be there. Nothing is read until something asks, so what needs no setting does not pay for the file and is not
+//! stopped by a bad one. A field that is not known is an error, as is everything else that cannot be meant.
+
+use std::fs;
+use std::io;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use hull_image::registry::Registries;
+use serde::Deserialize;
+
+/// The file that is read when none is named.
+pub const DEFAULT_PATH: &str = "/etc/hull/hull.toml";
+
+/// What the file says; each part has its defaults.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Configuration {
+    /// How registries are reached.
+    pub registries: Registries,
+    /// How images are kept.
+    pub storage: Storage,
+    /// What is collected by itself.
+    pub gc: Gc,
+}
+
+/// `[storage]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Storage {
+    /// How layers are kept from now on; absent for the default.
+    pub driver: Option<StorageDriver>,
+}
+
+/// A way of keeping layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StorageDriver {
+    /// Each layer a folder.
+    Overlay,
+}
+
+/// `[gc]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Gc {}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigurationError {
+    /// The file cannot be read, or was named and is not there.
+    #[error("cannot read the configuration file {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The file says something that cannot be meant.
+    #[error("{}:{line}: {}{reason}", path.display(), field.as_ref().map(|field| format!("{field}: ")).unwrap_or_default())]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// The field, with the sections around it; absent when the text is no TOML.
+        field: Option<String>,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+impl Configuration {
+    /// Reads the file: the one that was named, which must be there, or the default one, which need not.
+    ///
+    /// # Errors
+    /// [`ConfigurationError`].
+    pub fn read(named: Option<&Path>) -> Result<Self, ConfigurationError> {
+        let path = named.unwrap_or(Path::new(DEFAULT_PATH));
+        match fs::read_to_string(path) {
+            Ok(text) => Self::parse(&text, path),
+            Err(error) if named.is_none() && error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(source) => Err(ConfigurationError::Read { path: path.to_path_buf(), source }),
+        }
+    }
+
+    /// Reads the text of the file at `path`.
+    fn parse(text: &str, path: &Path) -> Result<Self, ConfigurationError> {
+        let invalid = |span: Option<Range<usize>>, field: Option<String>, reason: &str| ConfigurationError::Invalid {
+            path: path.to_path_buf(),
+            line: line_at(text, span.map_or(0, |span| span.start)),
+            field,
+            reason: reason.to_owned(),
+        };
+        let document = toml::Deserializer::parse(text);
+        let document = document.map_err(|error| invalid(error.span(), None, error.message()))?;
+        let parsed: Result<Self, _> = serde_path_to_error::deserialize(document);
+        let mut configuration = parsed.map_err(|error| {
+            let field = Some(error.path().to_string()).filter(|field| field != ".");
+            invalid(error.inner().span(), field, error.inner().message())
+        })?;
+        configuration.resolve_paths(path.parent().unwrap_or(Path::new("/")));
+        Ok(configuration)
+    }
+
+    /// Relative paths begin where the file is.
+    fn resolve_paths(&mut self, folder: &Path) {
+        for settings in self.registries.values_mut() {
+            let client = settings.client_certificate.as_mut();
+            let paths = client.into_iter().flat_map(|client| [&mut client.file, &mut client.key]);
+            for path in paths.chain(settings.ca.as_mut()) {
+                *path = folder.join(&*path);
+            }
+        }
+    }
+}
+
+/// The line, from 1, on which a byte is.
+fn line_at(text: &str, position: usize) -> usize {
+    text.bytes().take(position).filter(|byte| *byte == b'\n').count() + 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Configuration, String> {
+        Configuration::parse(text, Path::new("/etc/x/hull.toml")).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn reads_every_section() {
+        let configuration = parse(
+            "[registries.\"r.example:5000\"]\nca = \"r.crt\"\n[registries.\"docker.io\"]\nca = \"/d.crt\"\n\
+             insecure = true\nplain-http = true\nclient-certificate = { file = \"c\", key = \"/k\" }\n\
+             [storage]\ndriver = \"overlay\"\n[gc]\n",
+        )
+        .expect("valid");
+        assert_eq!(configuration.registries["r.example:5000"].ca, Some(PathBuf::from("/etc/x/r.crt")));
+        let docker = &configuration.registries["docker.io"];
+        assert_eq!((docker.ca.as_deref(), docker.insecure, docker.plain_http), (Some(Path::new("/d.crt")), true, true));
+        let client = docker.client_certificate.as_ref().expect("given");
+        assert_eq!((client.file.as_path(), client.key.as_path()), (Path::new("/etc/x/c"), Path::new("/k")));
+        assert_eq!(configuration.storage.driver, Some(StorageDriver::Overlay));
+        assert_eq!(parse(""), Ok(Configuration::default()));
+    }
+
+    #[test]
+    fn errors_name_file_line_and_field() {
+        for (text, place, words) in [
+            ("\nnosuch = 1\n", "/etc/x/hull.toml:2: nosuch: ", "unknown field `nosuch`"),
+            ("[storage]\ndriver = \"floppy\"\n", "/etc/x/hull.toml:2: storage.driver: ", "`floppy`"),
+            ("[storage]\n\ndriver = 5\n", "/etc/x/hull.toml:3: storage.driver: ", ""),
+            ("[gc]\nx = 1\n", "/etc/x/hull.toml:2: gc.x: ", "unknown field `x`"),
+            ("[registries.\"a.b\"]\ninsecure = 1\n", "/etc/x/hull.toml:2: registries.a.b.insecure: ", "boolean"),
+            ("[registries.\"a b\"]\n", "/etc/x/hull.toml:1: ", "\"a b\" is not a registry"),
+            ("[storage\n", "/etc/x/hull.toml:1: ", ""),
+        ] {
+            let error = parse(text).expect_err(text);
+            assert!(error.starts_with(place) && error.contains(words), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_named_file_must_be_there() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let path = folder.path().join("hull.toml");
+        let error = Configuration::read(Some(&path)).expect_err("missing").to_string();
+        assert!(error.contains(&path.display().to_string()), "{error}");
+        fs::write(&path, "[storage]\ndriver = \"overlay\"\n").expect("writes");
+        assert!(Configuration::read(Some(&path)).expect("reads").storage.driver.is_some());
+    }
+}
