@@ -6,9 +6,10 @@
 use std::fs;
 use std::io::Read;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
-use crate::{Finished, Snapshotter};
+use crate::{Finished, Snapshotter, Top};
 
 /// Runs every check against `driver`, whose store must be empty. Needs the right to mount.
 ///
@@ -73,11 +74,26 @@ fn a_container_writes_into_its_own_top(driver: &dyn Snapshotter) {
     let view = driver.view(&parents).unwrap().mount_detached().unwrap();
     assert_eq!(read(&view, "b").as_deref(), Some("high"));
     assert!(fs::write(at(&view, "c"), "x").is_err(), "a view is read-only");
+    changes_are_found(driver, &one);
     drop((again, other, view));
     for id in [one, two, high, low] {
         driver.remove(&id).unwrap();
     }
     assert_eq!(driver.sweep().unwrap(), 0);
+}
+
+/// `a` was rewritten and `b` removed in a container whose layers had both.
+fn changes_are_found(driver: &dyn Snapshotter, container: &crate::SnapshotId) {
+    let changes = driver.changes(container).unwrap();
+    let below = changes.below.expect("there are layers").mount_detached().unwrap();
+    assert_eq!((read(&below, "a").as_deref(), read(&below, "b").as_deref()), (Some("low"), Some("high")));
+    let (Top::Difference(top) | Top::Whole(top)) = &changes.top;
+    assert_eq!(fs::read_to_string(top.join("a")).unwrap(), "changed");
+    let removed = fs::symlink_metadata(top.join("b"));
+    match &changes.top {
+        Top::Whole(_) => assert!(removed.is_err(), "what was removed is not there"),
+        Top::Difference(_) => assert_eq!(removed.expect("a mark").rdev(), 0, "what was removed is marked"),
+    }
 }
 
 fn an_abandoned_layer_is_gone(driver: &dyn Snapshotter) {

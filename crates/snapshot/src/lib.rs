@@ -127,6 +127,25 @@ pub struct Usage {
     pub inodes: u64,
 }
 
+/// The files of a container's top as they lie on disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Top {
+    /// Only what differs from the layers, with overlay's marks: a character device 0:0 for what was deleted,
+    /// `trusted.overlay.opaque` on a folder that hides what lower layers have in it.
+    Difference(PathBuf),
+    /// Everything, to be compared with the layers.
+    Whole(PathBuf),
+}
+
+/// What there is to find out what a container changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Changes {
+    /// Its own files.
+    pub top: Top,
+    /// What it was made over, to be mounted read-only; `None` when that is nothing.
+    pub below: Option<Rootfs>,
+}
+
 /// A way of keeping layers.
 pub trait Snapshotter {
     /// Name of the driver in the database and below `snapshots/`.
@@ -176,6 +195,13 @@ pub trait Snapshotter {
     /// # Errors
     /// See [`SnapshotError`].
     fn view(&self, parents: &[SnapshotId]) -> Result<Rootfs, SnapshotError>;
+
+    /// Where to look for what a container snapshot changed. Files belong there to whom the kernel stored them: with a
+    /// user namespace, to the host's ids of the namespace's users.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Missing`].
+    fn changes(&self, id: &SnapshotId) -> Result<Changes, SnapshotError>;
 
     /// What a snapshot uses.
     ///

@@ -23,7 +23,7 @@ use hull_kernel::mounts::overlay::OverlayMount;
 use hull_store::{Lease, Roots, Store};
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
-use crate::{Finished, Prepared, Rootfs, SnapshotError, SnapshotId, Snapshotter, Usage};
+use crate::{Changes, Finished, Prepared, Rootfs, SnapshotError, SnapshotId, Snapshotter, Top, Usage};
 
 const DRIVER: &str = "overlay";
 
@@ -157,6 +157,12 @@ impl Snapshotter for Overlay<'_> {
 
     fn view(&self, parents: &[SnapshotId]) -> Result<Rootfs, SnapshotError> {
         Ok(Rootfs::overlay(OverlayMount { lowers: self.stack(parents), upper: None, volatile: false }))
+    }
+
+    fn changes(&self, id: &SnapshotId) -> Result<Changes, SnapshotError> {
+        let parents = self.parents(id)?;
+        let below = if parents.is_empty() { None } else { Some(self.view(&parents)?) };
+        Ok(Changes { top: Top::Difference(self.files(id)), below })
     }
 
     fn usage(&self, id: &SnapshotId) -> Result<Usage, SnapshotError> {
