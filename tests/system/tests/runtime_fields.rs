@@ -496,3 +496,16 @@ mod agent {
         }
     }
 }
+
+#[test]
+fn a_stream_to_nowhere_is_the_containers_own_null_device() {
+    // A device of the host's mount could be neither reopened nor written down by criu.
+    let device = "stat -L -c %d /proc/self/fd/0 /dev/null | sort -u | wc -l; stat -L -c %t:%T /proc/self/fd/0";
+    let bundle = Bundle::script(device, |_| {});
+    assert_eq!(bundle.run_container("null").expect(0).stdout, "1\n1:3\n");
+    let sleeper = Bundle::script("sleep 1000", |_| {});
+    let id = sleeper.id("null-exec");
+    sleeper.start_detached(&id);
+    assert_eq!(sleeper.run(&["exec", &id, "sh", "-c", device]).expect(0).stdout, "1\n1:3\n");
+    sleeper.delete(&id);
+}

@@ -14,7 +14,7 @@ use hull_kernel::rlimits;
 use hull_sys::memory::close_from;
 use hull_sys::process::{self as sys, ExecVectors};
 use hull_sys::signals;
-use rustix::fs::{Access, FileType, Uid, access, fchown, fstat, major, minor, stat};
+use rustix::fs::{Access, FileType, Mode, OFlags, Stat, Uid, access, fchown, fstat, lstat, major, minor, open, stat};
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
 use rustix::process::{chdir, getcwd, getpid};
@@ -186,8 +186,10 @@ pub(crate) fn place_streams(plan: &ProcessPlan, terminal: Option<&Terminal>) -> 
         (None, Some(streams)) => [&streams.stdin, &streams.stdout, &streams.stderr],
         (None, None) => return Err(InitFailure::new(Step::Streams, "", Errno::BADF)),
     };
+    let null = if streams.iter().any(|stream| is_null(stream.as_fd())) { open_null() } else { None };
     let mut copies = Vec::with_capacity(streams.len());
     for stream in streams {
+        let stream = null.as_ref().filter(|_| is_null(stream.as_fd())).unwrap_or(stream);
         if plan.uid != 0 {
             give_to(stream.as_fd(), plan.uid);
         }
@@ -199,12 +201,30 @@ pub(crate) fn place_streams(plan: &ProcessPlan, terminal: Option<&Terminal>) -> 
     Ok(())
 }
 
+/// The container's own null device, in the place of the host's: a stream that is of no mount in here could be neither
+/// reopened nor written down by criu. None where there is no such device.
+fn open_null() -> Option<OwnedFd> {
+    let path = c"/dev/null";
+    if !lstat(path).is_ok_and(|stat| is_null_device(&stat)) {
+        return None;
+    }
+    let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NOCTTY | OFlags::CLOEXEC;
+    open(path, flags, Mode::empty()).ok().filter(|null| is_null(null.as_fd()))
+}
+
+fn is_null(stream: BorrowedFd<'_>) -> bool {
+    fstat(stream).is_ok_and(|stat| is_null_device(&stat))
+}
+
+fn is_null_device(stat: &Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
+        && (major(stat.st_rdev), minor(stat.st_rdev)) == (1, 3)
+}
+
 /// Lets the user reopen a stream through /dev/stdout. The null device and what cannot change owner stay as they are.
 fn give_to(stream: BorrowedFd<'_>, uid: u32) {
     let Ok(stat) = fstat(stream) else { return };
-    let is_null = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
-        && (major(stat.st_rdev), minor(stat.st_rdev)) == (1, 3);
-    if !is_null && stat.st_uid != uid {
+    if !is_null_device(&stat) && stat.st_uid != uid {
         let _ = fchown(stream, Some(Uid::from_raw(uid)), None);
     }
 }
