@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! target/peers/tree/           the packages and the libraries that the machine lacks
+//! target/peers/criu/           criu of a later release, with all of its libraries
 //! target/peers/bin/<program>   a script that runs the program with its libraries and settings: for tests and shells
 //! target/peers/etc/            settings that name the tree instead of /usr and /etc
 //! ```
@@ -38,6 +39,36 @@ const PACKAGES: [&str; 15] = [
     "iptables",
     "strace",
 ];
+/// criu of the release after bookworm, whose own fails on today's kernels, with the libraries that it is linked with:
+/// they are newer than the machine's, so it is started by its own dynamic loader.
+const CRIU_PACKAGES: [&str; 24] = [
+    "criu",
+    "libc6",
+    "libbsd0",
+    "libmd0",
+    "libnet1",
+    "libnl-3-200",
+    "libprotobuf-c1",
+    "libuuid1",
+    "libnftables1",
+    "libnftnl11",
+    "libmnl0",
+    "libxtables12",
+    "libjansson4",
+    "libedit2",
+    "libtinfo6",
+    "libgnutls30t64",
+    "libp11-kit0",
+    "libidn2-0",
+    "libunistring5",
+    "libtasn1-6",
+    "libnettle8t64",
+    "libhogweed6t64",
+    "libgmp10",
+    "libffi8",
+];
+/// The release that criu is of.
+const CRIU_SUITE: &str = "trixie";
 /// What gets a script: the rest of the tree are helpers and things that every machine has.
 const PROGRAMS: [&str; 21] = [
     "runc",
@@ -78,6 +109,8 @@ impl Peers {
         peers.name_alternatives()?;
         peers.write_settings()?;
         peers.write_scripts()?;
+        Apt::suite(CRIU_SUITE)?.unpack(&CRIU_PACKAGES, false, &peers.root.join("criu")).context("unpacking criu")?;
+        peers.write_criu_script()?;
         Ok(peers)
     }
 
@@ -170,6 +203,7 @@ impl Peers {
             ("etc/storage.conf", storage),
             ("etc/registries.conf", "unqualified-search-registries = []\n"),
             ("etc/daemon.json", daemon),
+            ("etc/criu.conf", "network-lock nftables\n"),
             ("home/.config/containers/policy.json", accept),
         ] {
             let path = self.root.join(path);
@@ -193,6 +227,28 @@ impl Peers {
             write_script(&head, &self.program(name)?, &folder)?;
         }
         Ok(())
+    }
+}
+
+impl Peers {
+    /// criu with its own loader and libraries. It closes a container's network with nftables itself instead of
+    /// executing iptables.
+    fn write_criu_script(&self) -> Result<()> {
+        let libraries = self.root.join(format!("criu/usr/lib/{}-linux-gnu", std::env::consts::ARCH));
+        let mut entries = fs::read_dir(&libraries)?.filter_map(|entry| Some(entry.ok()?.path()));
+        let is_loader =
+            |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("ld-linux"));
+        let loader = entries.find(is_loader).context("no dynamic loader beside criu")?;
+        let script = format!(
+            "#!/bin/sh\nexport CRIU_CONFIG_FILE='{}'\nexec '{}' --library-path '{}' '{}' \"$@\"\n",
+            self.root.join("etc/criu.conf").display(),
+            loader.display(),
+            libraries.display(),
+            self.root.join("criu/usr/sbin/criu").display(),
+        );
+        let path = self.scripts().join("criu");
+        write_changed(&path, &script)?;
+        Ok(fs::set_permissions(path, fs::Permissions::from_mode(0o755))?)
     }
 }
 

@@ -1,16 +1,18 @@
 //! Hull in the place of runc under Debian's dockerd, containerd and podman: what their users do with a container, and
-//! that nothing of it is left. Not in the virtual machine, where these programs are not.
+//! that nothing of it is left. And Hull with a real criu. Not in the virtual machine, where these programs are not.
 //!
 //! Each test has a place of its own (see `place`); the daemons and all of their files end with it.
 
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
+use std::process::Stdio;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use serde_json::Value;
+use serde_json::{Value, json};
+use system_tests::bundle::Bundle;
 use system_tests::place::{Place, Tool};
-use system_tests::{hull, image, is_vm, leftovers, peers};
+use system_tests::{Run, hull, image, is_vm, leftovers, peers, wait_for};
 
 /// A shell that says when it is ready, and ends with 4 when it is asked to.
 const PATIENT: &str = "trap 'exit 4' TERM; trap 'echo heard' USR1; echo ready; while :; do sleep 0.02; done";
@@ -426,4 +428,52 @@ fn podman_shares_in_pods(podman: &Tool<'_>) {
     assert_ne!(one[4], two[4]);
     podman.ok(&["pod", "kill", "pod"]);
     podman.ok(&["pod", "rm", "-f", "-t", "0", "pod"]);
+}
+
+/// It counts in a file, and says in another that it began.
+const COUNTING: &str = "echo begun >> /begun; n=0; while :; do n=$((n+1)); echo $n > /count; sleep 0.05; done";
+
+#[test]
+fn criu_writes_a_container_down_and_brings_it_back() {
+    let Some(scripts) = peers() else {
+        assert!(is_vm(), "HULL_PEERS is not set: run this through cargo xtask test system");
+        return;
+    };
+    let bundle = Bundle::script(COUNTING, |config| {
+        config["root"]["readonly"] = json!(false);
+        config["linux"]["resources"]["pids"] = json!({"limit": 44});
+    });
+    let file = |name: &str| fs::read_to_string(format!("{}/rootfs/{name}", bundle.folder)).unwrap_or_default();
+    let count = || file("count").trim().parse::<u64>().unwrap_or_default();
+    let path = format!("{}:{}", scripts.display(), std::env::var("PATH").expect("PATH"));
+    let run = |words: &[&str]| {
+        let mut command = bundle.command(words);
+        command.env("PATH", &path).stdout(Stdio::null()).stderr(Stdio::piped());
+        Run::new(words, command.output().expect("runc")).expect(0)
+    };
+    let id = bundle.id("criu-real");
+    let images = bundle.hull.make_folder("images");
+    let pid = bundle.start_detached(&id);
+    wait_for("its counting", || (count() > 3).then_some(()));
+
+    run(&["checkpoint", "--image-path", &images, "--leave-running", &id]);
+    let counted = count();
+    wait_for("it to count on", || (count() > counted).then_some(()));
+    run(&["checkpoint", "--image-path", &images, &id]);
+    bundle.run(&["state", &id]).expect(1);
+    assert!(!PathBuf::from(format!("/proc/{pid}/root/count")).exists(), "it is gone");
+    let counted = count();
+
+    let log = bundle.hull.file("restore.log");
+    let mut restore =
+        bundle.command(&["restore", "--detach", "--bundle", &bundle.folder, "--image-path", &images, &id]);
+    restore.env("PATH", &path).stdout(Stdio::null()).stderr(fs::File::create(&log).expect("a log"));
+    assert!(restore.status().expect("runc").success(), "{}", fs::read_to_string(&log).expect("the log"));
+    wait_for("it to count on", || (count() > counted).then_some(()));
+    assert_eq!(file("begun"), "begun\n", "it goes on where it was");
+    assert_eq!(bundle.status(&id), "running");
+    let inside = bundle.run(&["exec", &id, "cat", "/proc/1/cmdline"]).expect(0);
+    assert!(inside.stdout.contains("echo begun"), "{inside:#?}");
+    assert_eq!(cgroup_value(&id, "pids.max"), "44");
+    bundle.run(&["delete", "--force", &id]).expect(0);
 }
