@@ -15,7 +15,7 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use hull_image::registry::{PullOptions, pull};
-use hull_image::unpack::{UnpackOptions, decompress, unpack_layer};
+use hull_image::unpack::{Destination, UnpackOptions, decompress, unpack_layer};
 use hull_image::{
     Image, ImageStore, LayerDescriptor, LayerEvent, LayerSink, NewImage, Progress, Removal, Removed, SinkError, archive,
 };
@@ -137,7 +137,7 @@ fn fill(prepared: &Prepared, layer: &LayerDescriptor, blob: &Path) -> Result<u64
     let packed = BufReader::with_capacity(256 * 1024, File::open(blob).map_err(open)?);
     let folder = File::open(&prepared.folder).map_err(open)?;
     let tar = decompress(packed).map_err(open)?;
-    let report = unpack_layer(tar, folder.as_fd(), &UnpackOptions::default()).map_err(unpack)?;
+    let report = unpack_layer(tar, Destination::Folder(folder.as_fd()), &UnpackOptions::default()).map_err(unpack)?;
     if report.diff_id != layer.diff_id {
         return Err(LayerError::WrongContent {
             digest: layer.digest.clone(),

@@ -6,6 +6,7 @@
 
 pub mod capabilities;
 pub mod cgroups;
+pub mod erofs;
 pub mod labels;
 pub mod links;
 pub mod loopback;

@@ -6,6 +6,7 @@
 pub mod bpf;
 pub mod executable;
 pub mod fs_ids;
+pub mod loop_device;
 pub mod memory;
 pub mod mount;
 pub mod namespace;

@@ -1,54 +1,33 @@
-//! The folder that a layer becomes: every entry put in its place beneath it.
+//! Where the entries of a layer go, and what they do to each other.
 //!
 //! Symbolic links on the way to an entry are those that the layer itself has brought, and they are followed as if the
 //! layer were the root of everything, as docker does (it unpacks in a chroot(2)). They are followed here, by name, until
-//! the path has none; the kernel then opens it with `RESOLVE_BENEATH` and `RESOLVE_NO_SYMLINKS` (openat2(2)), so that no
-//! archive can lead outside whatever its links say.
+//! the path has none; a target opens only such paths, so that no archive can lead outside whatever its links say. A
+//! later entry replaces an earlier one of its name, except that a folder stays a folder.
 
 use std::collections::VecDeque;
-use std::ffi::OsStr;
-use std::io::{self, Read};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::io::Read;
 
-use hull_kernel::tree::remove_tree;
-use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags,
-    chmodat, chownat, fchmod, fchown, fsetxattr, fstat, ftruncate, futimens, linkat, lsetxattr, makedev, mkdirat,
-    mknodat, openat, openat2, readlinkat, statat, symlinkat, unlinkat, utimensat,
-};
 use rustix::io::Errno;
 
 use super::UnpackOptions;
 use super::error::{UnpackError, shown};
-use super::header::{Entry, Headers, Time};
+use super::header::{Entry, Headers};
+use super::target::{Content, Fault, Found, Refusal, Target};
 
 const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
-const OPAQUE_ATTRIBUTE: &str = "trusted.overlay.opaque";
-/// Content is copied in pieces of this size.
-const BUFFER_BYTES: usize = 256 * 1024;
 /// How many parents stay open: an archive goes down into a folder and comes back.
 const OPEN_PARENTS: usize = 8;
 /// Symbolic links that are followed on the way to one entry; as many as the kernel follows (path_resolution(7)).
 const LINKS_MAX: usize = 40;
-/// Mode bits that making a file or folder does not set, or that a change of owner or a write takes away.
-const SPECIAL_BITS: u32 = 0o7000;
-/// A folder with this bit hands its group down, so it is set when everything is in it.
-const SET_GROUP_ID: u32 = 0o2000;
 
-/// The folder, and what has to wait until everything is in it.
-pub(super) struct Layer<'a> {
-    root: BorrowedFd<'a>,
+/// A layer being put into a target.
+pub(super) struct Layer<'a, T: Target> {
+    target: T,
     options: &'a UnpackOptions,
     /// The parents of the last entries: most entries of an archive follow their siblings.
-    parents: Vec<(Vec<u8>, OwnedFd)>,
-    /// Folders that get their times last, and their modes where these hand a group down.
-    folders: Vec<(Vec<u8>, Time, Option<u32>)>,
-    /// Mode bits that the kernel takes away from what is made, and the owner that it gets.
-    umask: u32,
-    owner: (u32, u32),
-    buffer: Vec<u8>,
+    parents: Vec<(Vec<u8>, T::Folder)>,
     bytes: u64,
 }
 
@@ -60,9 +39,9 @@ struct Place<'e> {
 }
 
 impl Place<'_> {
-    fn name(&self) -> &OsStr {
+    fn name(&self) -> &[u8] {
         let start = self.path.iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
-        OsStr::from_bytes(&self.path[start..])
+        &self.path[start..]
     }
 
     fn parent(&self) -> &[u8] {
@@ -73,30 +52,21 @@ impl Place<'_> {
         UnpackError::Path { path: shown(&self.entry.path), reason }
     }
 
-    fn failed<E: Into<io::Error>>(&self, action: &'static str) -> impl FnOnce(E) -> UnpackError {
+    /// The error for what the target said.
+    fn failed(&self, refusal: Refusal) -> UnpackError {
+        UnpackError::Write { path: shown(&self.entry.path), action: refusal.action, source: refusal.source }
+    }
+
+    /// The same, naming what was being done.
+    fn failed_to<E: Into<std::io::Error>>(&self, action: &'static str) -> impl FnOnce(E) -> UnpackError {
         let path = shown(&self.entry.path);
         move |error| UnpackError::Write { path, action, source: error.into() }
     }
 }
 
-impl<'a> Layer<'a> {
-    /// A folder to be filled. It must not hand its group down.
-    pub(super) fn new(root: BorrowedFd<'a>, options: &'a UnpackOptions) -> Result<Self, UnpackError> {
-        let failed = |source: io::Error| UnpackError::Folder { source };
-        let mode = fstat(root).map_err(|errno| failed(errno.into()))?.st_mode & 0o7777;
-        if mode & SET_GROUP_ID != 0 {
-            fchmod(root, Mode::from_raw_mode(mode & !SET_GROUP_ID)).map_err(|errno| failed(errno.into()))?;
-        }
-        Ok(Self {
-            root,
-            options,
-            parents: Vec::with_capacity(OPEN_PARENTS),
-            folders: Vec::new(),
-            umask: umask().map_err(failed)?,
-            owner: (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()),
-            buffer: vec![0; BUFFER_BYTES],
-            bytes: 0,
-        })
+impl<'a, T: Target> Layer<'a, T> {
+    pub(super) fn new(target: T, options: &'a UnpackOptions) -> Self {
+        Self { target, options, parents: Vec::with_capacity(OPEN_PARENTS), bytes: 0 }
     }
 
     /// Puts one entry where it belongs, reading its content from the archive.
@@ -104,13 +74,16 @@ impl<'a> Layer<'a> {
         let mut place = Place { entry, path: self.normal(&entry.path, entry)? };
         check_attributes(entry)?;
         if place.path.is_empty() {
-            return self.place_root(&place);
+            return match entry.kind {
+                b'5' => self.target.change_top(entry).map_err(|refusal| place.failed(refusal)),
+                _ => Err(place.refused("it names the layer itself")),
+            };
         }
         if is_bookkeeping_of_aufs(&place.path) {
             return Ok(());
         }
         let parent = self.open_parent(&mut place)?;
-        self.place_in(parent.as_fd(), &place, content)?;
+        self.place_in(&parent, &place, content)?;
         if self.parents.len() == OPEN_PARENTS {
             self.parents.remove(0);
         }
@@ -120,18 +93,17 @@ impl<'a> Layer<'a> {
 
     fn place_in<R: Read>(
         &mut self,
-        parent: BorrowedFd<'_>,
+        parent: &T::Folder,
         place: &Place<'_>,
         content: &mut Headers<'_, R>,
     ) -> Result<(), UnpackError> {
-        let name = place.name().as_bytes();
-        if name.starts_with(WHITEOUT) {
-            return whiteout(parent, place);
+        if place.name().starts_with(WHITEOUT) {
+            return self.whiteout(parent, place);
         }
         match place.entry.kind {
             0 | b'0' | b'7' | b'S' => self.file(parent, place, content),
             b'1' => self.hard_link(parent, place),
-            b'2' => self.symbolic_link(parent, place),
+            b'2' => self.make(parent, place, |target| target.symbolic_link(parent, place.name(), place.entry)),
             b'3' | b'4' | b'6' => self.node(parent, place),
             b'5' => self.folder(parent, place),
             kind => Err(UnpackError::Kind { path: shown(&place.entry.path), kind: char::from(kind) }),
@@ -139,47 +111,31 @@ impl<'a> Layer<'a> {
     }
 
     /// Makes something new at the entry's place. What an earlier entry of the archive left there is removed first.
-    fn make<T>(
+    fn make<V>(
         &mut self,
-        parent: BorrowedFd<'_>,
+        parent: &T::Folder,
         place: &Place<'_>,
-        action: &'static str,
-        make: impl Fn() -> Result<T, Errno>,
-    ) -> Result<T, UnpackError> {
-        match make() {
-            Err(Errno::EXIST) => {
+        make: impl Fn(&mut T) -> Result<V, Refusal>,
+    ) -> Result<V, UnpackError> {
+        match make(&mut self.target) {
+            Err(refusal) if refusal.is_taken() => {
                 self.make_room(parent, place)?;
-                make()
+                make(&mut self.target)
             }
             result => result,
         }
-        .map_err(place.failed(action))
+        .map_err(|refusal| place.failed(refusal))
     }
 
-    fn make_room(&mut self, parent: BorrowedFd<'_>, place: &Place<'_>) -> Result<(), UnpackError> {
+    fn make_room(&mut self, parent: &T::Folder, place: &Place<'_>) -> Result<(), UnpackError> {
         // One of the open parents may be in what is removed.
         self.parents.clear();
-        remove_tree(parent, place.name()).map_err(|error| place.failed("replace")(io::Error::other(error)))
+        self.target.remove(parent, place.name()).map_err(|refusal| place.failed(refusal))
     }
 
-    /// Sets the times of folders, now that nothing changes them any more, and the modes that had to wait; returns the
-    /// bytes of content.
+    /// Ends the layer; returns the bytes of content.
     pub(super) fn finish(self) -> Result<u64, UnpackError> {
-        // In the archive's order, so that of several entries for one folder the last one counts.
-        for (path, mtime, mode) in &self.folders {
-            let failed =
-                |errno: Errno| UnpackError::Write { path: shown(path), action: "finish", source: errno.into() };
-            let folder = match open_beneath(self.root, path) {
-                Ok(folder) => folder,
-                // A later entry has replaced it.
-                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => continue,
-                Err(errno) => return Err(failed(errno)),
-            };
-            if let Some(mode) = mode {
-                fchmod(&folder, Mode::from_raw_mode(*mode)).map_err(failed)?;
-            }
-            futimens(&folder, &times(*mtime)).map_err(failed)?;
-        }
+        self.target.finish()?;
         Ok(self.bytes)
     }
 
@@ -204,33 +160,19 @@ impl<'a> Layer<'a> {
         Ok(normal)
     }
 
-    fn place_root(&mut self, place: &Place<'_>) -> Result<(), UnpackError> {
-        if place.entry.kind != b'5' {
-            return Err(place.refused("it names the layer itself"));
-        }
-        let root = openat(self.root, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-            .map_err(place.failed("open"))?;
-        let entry = place.entry;
-        let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
-        fchown(&root, Some(uid), Some(gid)).map_err(place.failed("change the owner of"))?;
-        set_attributes_of_open(&root, place)?;
-        self.folders.push((Vec::new(), entry.mtime, Some(entry.mode)));
-        Ok(())
-    }
-
     /// Opens the parent, making folders that the archive did not mention. Links on the way are followed, and the place
     /// is then the one that they lead to.
-    fn open_parent(&mut self, place: &mut Place<'_>) -> Result<OwnedFd, UnpackError> {
+    fn open_parent(&mut self, place: &mut Place<'_>) -> Result<T::Folder, UnpackError> {
         for _ in 0..2 {
             let wanted = place.parent();
             if let Some(index) = self.parents.iter().position(|(path, _)| path == wanted) {
                 return Ok(self.parents.remove(index).1);
             }
-            match open_beneath(self.root, wanted) {
+            match self.target.open(wanted) {
                 Ok(parent) => return Ok(parent),
                 Err(Errno::NOENT | Errno::NOTDIR) => return self.make_parents(place),
                 Err(Errno::LOOP) => place.path = self.followed(place)?,
-                Err(errno) => return Err(place.failed("open the parent of")(errno)),
+                Err(errno) => return Err(place.failed_to("open the parent of")(errno)),
             }
         }
         Err(place.refused("one of its parents is a symbolic link"))
@@ -246,7 +188,7 @@ impl<'a> Layer<'a> {
             match component.as_slice() {
                 b"" | b"." => {}
                 b".." => done.truncate(done.iter().rposition(|byte| *byte == b'/').unwrap_or(0)),
-                name => match link_beneath(self.root, &done, name).map_err(place.failed("follow a parent of"))? {
+                name => match self.link_at(&done, name, place)? {
                     None => append(&mut done, name),
                     Some(_) if links == LINKS_MAX => return Err(place.refused("too many symbolic links lead to it")),
                     Some(target) => {
@@ -262,253 +204,143 @@ impl<'a> Layer<'a> {
                 return Err(place.refused("the path is too long"));
             }
         }
-        append(&mut done, place.name().as_bytes());
+        append(&mut done, place.name());
         Ok(done)
     }
 
-    fn make_parents(&self, place: &Place<'_>) -> Result<OwnedFd, UnpackError> {
+    /// Where the symbolic link `name` in the folder `above` points to; none when it is something else, or not there.
+    fn link_at(&self, above: &[u8], name: &[u8], place: &Place<'_>) -> Result<Option<Vec<u8>>, UnpackError> {
+        let above = match self.target.open(above) {
+            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
+            other => other.map_err(place.failed_to("follow a parent of"))?,
+        };
+        self.target.link_target(&above, name).map_err(|refusal| place.failed(refusal))
+    }
+
+    fn make_parents(&mut self, place: &Place<'_>) -> Result<T::Folder, UnpackError> {
         let wanted = place.parent();
         let ends = wanted.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
         for end in ends.chain([wanted.len()]) {
             let path = &wanted[..end];
             let start = path.iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
-            let above = open_beneath(self.root, &path[..start.saturating_sub(1)])
-                .map_err(place.failed("open the parent of"))?;
-            self.make_parent(above.as_fd(), OsStr::from_bytes(&path[start..]), place)?;
+            let above = self.target.open(&path[..start.saturating_sub(1)]);
+            self.make_parent(&above.map_err(place.failed_to("open the parent of"))?, &path[start..], place)?;
         }
-        open_beneath(self.root, wanted).map_err(place.failed("open the parent of"))
+        self.target.open(wanted).map_err(place.failed_to("open the parent of"))
     }
 
     /// Makes one folder unless it is there; the mark of a deletion gives way to a folder that hides what is below.
-    fn make_parent(&self, above: BorrowedFd<'_>, name: &OsStr, place: &Place<'_>) -> Result<(), UnpackError> {
-        let failed = || place.failed("make a parent of");
-        let mode = Mode::from_raw_mode(0o755);
-        match mkdirat(above, name, mode) {
-            Ok(()) => {}
-            Err(Errno::EXIST) => {
-                let stat = statat(above, name, AtFlags::SYMLINK_NOFOLLOW).map_err(failed())?;
-                match FileType::from_raw_mode(stat.st_mode) {
-                    FileType::Directory => return Ok(()),
-                    FileType::Symlink => return Err(place.refused("one of its parents is a symbolic link")),
-                    _ if is_deletion(&stat) => {
-                        unlinkat(above, name, AtFlags::empty()).map_err(failed())?;
-                        mkdirat(above, name, mode).map_err(failed())?;
-                        make_opaque(above, name, place)?;
-                    }
-                    _ => return Err(place.refused("one of its parents is no folder")),
-                }
-            }
-            Err(errno) => return Err(failed()(errno)),
+    fn make_parent(&mut self, above: &T::Folder, name: &[u8], place: &Place<'_>) -> Result<(), UnpackError> {
+        let failed = |refusal| place.failed(refusal);
+        match self.target.make_parent(above, name) {
+            Err(refusal) if refusal.is_taken() => {}
+            result => return result.map_err(failed),
         }
-        match self.umask & 0o755 {
-            0 => Ok(()),
-            _ => chmodat(above, name, mode, AtFlags::empty()).map_err(failed()),
+        match self.target.look(above, name).map_err(failed)? {
+            Found::Folder => Ok(()),
+            Found::Link => Err(place.refused("one of its parents is a symbolic link")),
+            Found::Deletion => {
+                self.target.remove(above, name).map_err(failed)?;
+                self.target.make_parent(above, name).map_err(failed)?;
+                let made = self.target.enter(above, name).map_err(failed)?;
+                self.target.make_opaque(&made).map_err(failed)
+            }
+            Found::Other | Found::Nothing => Err(place.refused("one of its parents is no folder")),
         }
     }
 
     fn file<R: Read>(
         &mut self,
-        parent: BorrowedFd<'_>,
+        parent: &T::Folder,
         place: &Place<'_>,
-        content: &mut Headers<'_, R>,
+        headers: &mut Headers<'_, R>,
     ) -> Result<(), UnpackError> {
-        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mode = Mode::from_raw_mode(place.entry.mode & !SPECIAL_BITS);
-        let file = self.make(parent, place, "make", || openat(parent, place.name(), flags, mode))?;
-        match &place.entry.extents {
-            None => self.copy(&file, place, content, 0, u64::MAX)?,
-            Some(extents) => {
-                for extent in extents {
-                    self.copy(&file, place, content, extent.offset, extent.length)?;
-                }
-                ftruncate(&file, place.entry.size).map_err(place.failed("set the size of"))?;
-            }
-        }
-        self.set_attributes(&file, place)?;
-        futimens(&file, &times(place.entry.mtime)).map_err(place.failed("set the time of"))
-    }
-
-    /// Copies at most `length` bytes of the entry's content to `offset`.
-    fn copy<R: Read>(
-        &mut self,
-        file: &OwnedFd,
-        place: &Place<'_>,
-        content: &mut Headers<'_, R>,
-        mut offset: u64,
-        mut length: u64,
-    ) -> Result<(), UnpackError> {
-        while length > 0 {
-            let piece = self.buffer.len().min(usize::try_from(length).unwrap_or(usize::MAX));
-            let filled = content.read_content(&mut self.buffer[..piece])?;
-            if filled == 0 {
-                return Ok(());
-            }
-            self.bytes += filled as u64;
-            if let Some(limit) = self.options.content_bytes_max.filter(|limit| self.bytes > *limit) {
-                return Err(UnpackError::Limit { path: shown(&place.entry.path), what: "content", limit });
-            }
-            let mut written = 0;
-            while written < filled {
-                let at = offset + written as u64;
-                written +=
-                    rustix::io::pwrite(file, &self.buffer[written..filled], at).map_err(place.failed("write"))?;
-            }
-            offset += filled as u64;
-            length -= filled as u64;
-        }
-        Ok(())
-    }
-
-    fn hard_link(&mut self, parent: BorrowedFd<'_>, place: &Place<'_>) -> Result<(), UnpackError> {
         let entry = place.entry;
-        let failed = |errno: Errno| UnpackError::HardLink {
+        let file = self.make(parent, place, |target| target.begin_file(parent, place.name(), entry))?;
+        let bytes_max = self.options.content_bytes_max;
+        let mut content = Content { headers, bytes: &mut self.bytes, bytes_max, entry };
+        self.target.fill_file(file, parent, place.name(), &mut content).map_err(|fault| match fault {
+            Fault::Archive(error) => error,
+            Fault::Target(refusal) => place.failed(refusal),
+        })
+    }
+
+    fn hard_link(&mut self, parent: &T::Folder, place: &Place<'_>) -> Result<(), UnpackError> {
+        let entry = place.entry;
+        let failed = |source: std::io::Error| UnpackError::HardLink {
             path: shown(&entry.path),
             target: shown(&entry.link),
-            source: errno.into(),
+            source,
         };
-        let mut target = Place { entry, path: self.normal(&entry.link, entry)? };
-        let above = match open_beneath(self.root, target.parent()) {
+        let mut from = Place { entry, path: self.normal(&entry.link, entry)? };
+        let above = match self.target.open(from.parent()) {
             Err(Errno::LOOP) => {
-                target.path = self.followed(&target)?;
-                open_beneath(self.root, target.parent())
+                from.path = self.followed(&from)?;
+                self.target.open(from.parent())
             }
             other => other,
         }
-        .map_err(failed)?;
-        let stat = statat(&above, target.name(), AtFlags::SYMLINK_NOFOLLOW).map_err(failed)?;
-        match FileType::from_raw_mode(stat.st_mode) {
-            FileType::Directory => return Err(failed(Errno::ISDIR)),
-            _ if is_deletion(&stat) => return Err(failed(Errno::NOENT)),
-            _ if target.path == place.path => return Err(place.refused("it is a hard link to itself")),
+        .map_err(|errno| failed(errno.into()))?;
+        match self.target.look(&above, from.name()).map_err(|refusal| failed(refusal.source))? {
+            Found::Folder => return Err(failed(Errno::ISDIR.into())),
+            Found::Deletion | Found::Nothing => return Err(failed(Errno::NOENT.into())),
+            _ if from.path == place.path => return Err(place.refused("it is a hard link to itself")),
             _ => {}
         }
-        self.make(parent, place, "link", || linkat(&above, target.name(), parent, place.name(), AtFlags::empty()))
+        self.make(parent, place, |target| target.link(&above, from.name(), parent, place.name()))
     }
 
-    fn symbolic_link(&mut self, parent: BorrowedFd<'_>, place: &Place<'_>) -> Result<(), UnpackError> {
-        let target = OsStr::from_bytes(&place.entry.link);
-        self.make(parent, place, "make", || symlinkat(target, parent, place.name()))?;
-        self.set_named_attributes(parent, place, false)
-    }
-
-    fn node(&mut self, parent: BorrowedFd<'_>, place: &Place<'_>) -> Result<(), UnpackError> {
+    fn node(&mut self, parent: &T::Folder, place: &Place<'_>) -> Result<(), UnpackError> {
         let entry = place.entry;
-        let (kind, number) = match entry.kind {
-            b'3' => (FileType::CharacterDevice, makedev(entry.major, entry.minor)),
-            b'4' => (FileType::BlockDevice, makedev(entry.major, entry.minor)),
-            _ => (FileType::Fifo, 0),
-        };
-        if kind == FileType::CharacterDevice && number == 0 {
+        if entry.kind == b'3' && (entry.major, entry.minor) == (0, 0) {
             return Err(place.refused("device 0:0 is overlay's own mark"));
         }
-        let mode = Mode::from_raw_mode(entry.mode);
-        self.make(parent, place, "make", || mknodat(parent, place.name(), kind, mode, number))?;
-        self.set_named_attributes(parent, place, true)
+        self.make(parent, place, |target| target.node(parent, place.name(), entry))
     }
 
-    fn folder(&mut self, parent: BorrowedFd<'_>, place: &Place<'_>) -> Result<(), UnpackError> {
-        let (entry, name) = (place.entry, place.name());
-        let mode = entry.mode & !SET_GROUP_ID;
-        let is_new = match mkdirat(parent, name, Mode::from_raw_mode(mode)) {
-            Ok(()) => true,
-            Err(Errno::EXIST) => self.make_room_for_folder(parent, place)?,
-            Err(errno) => return Err(place.failed("make")(errno)),
-        };
-        if !is_new || (entry.uid, entry.gid) != self.owner {
-            let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
-            chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
-                .map_err(place.failed("change the owner of"))?;
+    /// A folder stays, anything else gives way to one; a deletion to one that hides what is below it.
+    fn folder(&mut self, parent: &T::Folder, place: &Place<'_>) -> Result<(), UnpackError> {
+        let (name, path, entry) = (place.name(), place.path.as_slice(), place.entry);
+        let failed = |refusal| place.failed(refusal);
+        match self.target.make_folder(parent, name, path, entry) {
+            Err(refusal) if refusal.is_taken() => {}
+            result => return result.map_err(failed),
         }
-        if !is_new || mode & (self.umask | 0o4000) != 0 {
-            chmodat(parent, name, Mode::from_raw_mode(mode), AtFlags::empty())
-                .map_err(place.failed("change the mode of"))?;
+        let found = self.target.look(parent, name).map_err(failed)?;
+        if found == Found::Folder {
+            return self.target.change_folder(parent, name, path, entry).map_err(failed);
         }
-        if !entry.xattrs.is_empty() {
-            set_attributes_of_open(&open_folder(parent, name).map_err(place.failed("open"))?, place)?;
+        self.make_room(parent, place)?;
+        self.target.make_folder(parent, name, path, entry).map_err(failed)?;
+        if found == Found::Deletion {
+            let folder = self.target.enter(parent, name).map_err(failed)?;
+            self.target.make_opaque(&folder).map_err(failed)?;
         }
-        let late = (entry.mode & SET_GROUP_ID != 0).then_some(entry.mode);
-        self.folders.push((place.path.clone(), entry.mtime, late));
         Ok(())
     }
 
-    /// A folder stays, anything else gives way to one; a deletion to one that hides what is below it. Says whether the
-    /// folder is new.
-    fn make_room_for_folder(&mut self, parent: BorrowedFd<'_>, place: &Place<'_>) -> Result<bool, UnpackError> {
-        let name = place.name();
-        let stat = statat(parent, name, AtFlags::SYMLINK_NOFOLLOW).map_err(place.failed("look at"))?;
-        if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-            return Ok(false);
+    /// A deletion: of one name, or of everything below the parent.
+    fn whiteout(&mut self, parent: &T::Folder, place: &Place<'_>) -> Result<(), UnpackError> {
+        let failed = |refusal| place.failed(refusal);
+        if place.name() == OPAQUE {
+            return self.target.make_opaque(parent).map_err(failed);
         }
-        self.make_room(parent, place)?;
-        mkdirat(parent, name, Mode::from_raw_mode(0o700)).map_err(place.failed("make"))?;
-        if is_deletion(&stat) {
-            make_opaque(parent, name, place)?;
+        let deleted = &place.name()[WHITEOUT.len()..];
+        if matches!(deleted, b"" | b"." | b"..") || deleted.starts_with(WHITEOUT) {
+            return Err(place.refused("it deletes no name"));
         }
-        // Its mode is still to be set.
-        Ok(false)
-    }
-
-    /// Owner, mode and extended attributes of an open file, as far as making it has not set them. The mode comes after
-    /// the owner, whose change drops set-user-ID bits, and capabilities come last.
-    fn set_attributes(&self, file: &OwnedFd, place: &Place<'_>) -> Result<(), UnpackError> {
-        let entry = place.entry;
-        if (entry.uid, entry.gid) != self.owner {
-            let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
-            fchown(file, Some(uid), Some(gid)).map_err(place.failed("change the owner of"))?;
+        match self.target.mark_deleted(parent, deleted) {
+            Err(refusal) if refusal.is_taken() => {}
+            result => return result.map_err(failed),
         }
-        if entry.mode & (self.umask | SPECIAL_BITS) != 0 {
-            fchmod(file, Mode::from_raw_mode(entry.mode)).map_err(place.failed("change the mode of"))?;
-        }
-        set_attributes_of_open(file, place)
-    }
-
-    /// The same by name, for what cannot be opened without side effects; times as well.
-    fn set_named_attributes(
-        &self,
-        parent: BorrowedFd<'_>,
-        place: &Place<'_>,
-        has_mode: bool,
-    ) -> Result<(), UnpackError> {
-        let (entry, name) = (place.entry, place.name());
-        if (entry.uid, entry.gid) != self.owner {
-            let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
-            chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
-                .map_err(place.failed("change the owner of"))?;
-        }
-        if has_mode && entry.mode & (self.umask | SPECIAL_BITS) != 0 {
-            chmodat(parent, name, Mode::from_raw_mode(entry.mode), AtFlags::empty())
-                .map_err(place.failed("change the mode of"))?;
-        }
-        if !entry.xattrs.is_empty() {
-            let path = [format!("/proc/self/fd/{}/", parent.as_raw_fd()).as_bytes(), name.as_bytes()].concat();
-            for (attribute, value) in &entry.xattrs {
-                lsetxattr(OsStr::from_bytes(&path), attribute.as_str(), value, XattrFlags::empty())
-                    .map_err(place.failed("set an extended attribute of"))?;
+        // This layer has that name too: what it brings stays, and a folder hides what was below it.
+        match self.target.look(parent, deleted).map_err(failed)? {
+            Found::Folder => {
+                let folder = self.target.enter(parent, deleted).map_err(failed)?;
+                self.target.make_opaque(&folder).map_err(failed)
             }
+            _ => Ok(()),
         }
-        utimensat(parent, name, &times(entry.mtime), AtFlags::SYMLINK_NOFOLLOW).map_err(place.failed("set the time of"))
-    }
-}
-
-/// Opens a folder beneath the root; an empty path is the root.
-fn open_beneath(root: BorrowedFd<'_>, path: &[u8]) -> Result<OwnedFd, Errno> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    let path: &[u8] = if path.is_empty() { b"." } else { path };
-    openat2(root, OsStr::from_bytes(path), flags, Mode::empty(), resolve)
-}
-
-/// Where the symbolic link `name` in the folder `above` beneath the root points to; none when it is something else, or
-/// not there.
-fn link_beneath(root: BorrowedFd<'_>, above: &[u8], name: &[u8]) -> Result<Option<Vec<u8>>, Errno> {
-    let above = match open_beneath(root, above) {
-        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
-        other => other?,
-    };
-    match readlinkat(&above, OsStr::from_bytes(name), Vec::new()) {
-        Ok(target) => Ok(Some(target.into_bytes())),
-        Err(Errno::INVAL | Errno::NOENT) => Ok(None),
-        Err(errno) => Err(errno),
     }
 }
 
@@ -527,70 +359,7 @@ fn check_attributes(entry: &Entry) -> Result<(), UnpackError> {
     }
 }
 
-/// Whether it is overlay's mark for what lower layers have and this one has not.
-fn is_deletion(stat: &Stat) -> bool {
-    FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == 0
-}
-
 /// aufs, which wrote the first docker layers, kept files of its own in the top folder.
 fn is_bookkeeping_of_aufs(path: &[u8]) -> bool {
     path.starts_with(b".wh..wh.") && path != OPAQUE
-}
-
-fn open_folder(parent: BorrowedFd<'_>, name: &OsStr) -> Result<OwnedFd, Errno> {
-    openat(parent, name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
-}
-
-fn make_opaque(parent: BorrowedFd<'_>, name: &OsStr, place: &Place<'_>) -> Result<(), UnpackError> {
-    let folder = open_folder(parent, name).map_err(place.failed("open"))?;
-    fsetxattr(&folder, OPAQUE_ATTRIBUTE, b"y", XattrFlags::empty()).map_err(place.failed("make opaque"))
-}
-
-fn set_attributes_of_open(file: &OwnedFd, place: &Place<'_>) -> Result<(), UnpackError> {
-    for (name, value) in &place.entry.xattrs {
-        fsetxattr(file, name.as_str(), value, XattrFlags::empty())
-            .map_err(place.failed("set an extended attribute of"))?;
-    }
-    Ok(())
-}
-
-/// The mode bits that are taken away from what this process makes. umask(2) tells them only by changing them, for all
-/// threads at once.
-fn umask() -> io::Result<u32> {
-    let status = std::fs::read_to_string("/proc/self/status")?;
-    let mask = status.lines().find_map(|line| line.strip_prefix("Umask:"));
-    mask.and_then(|mask| u32::from_str_radix(mask.trim(), 8).ok()).ok_or_else(|| io::ErrorKind::InvalidData.into())
-}
-
-/// A deletion: of one name, or of everything below the parent.
-fn whiteout(parent: BorrowedFd<'_>, place: &Place<'_>) -> Result<(), UnpackError> {
-    let name = place.name().as_bytes();
-    if name == OPAQUE {
-        return fsetxattr(parent, OPAQUE_ATTRIBUTE, b"y", XattrFlags::empty())
-            .map_err(place.failed("make opaque the parent of"));
-    }
-    let deleted = OsStr::from_bytes(&name[WHITEOUT.len()..]);
-    if matches!(deleted.as_bytes(), b"" | b"." | b"..") || deleted.as_bytes().starts_with(WHITEOUT) {
-        return Err(place.refused("it deletes no name"));
-    }
-    match mknodat(parent, deleted, FileType::CharacterDevice, Mode::empty(), 0) {
-        Ok(()) => Ok(()),
-        // This layer has that name too: what it brings stays, and a folder hides what was below it.
-        Err(Errno::EXIST) => {
-            let stat = statat(parent, deleted, AtFlags::SYMLINK_NOFOLLOW).map_err(place.failed("look at"))?;
-            match FileType::from_raw_mode(stat.st_mode) {
-                FileType::Directory => make_opaque(parent, deleted, place),
-                _ => Ok(()),
-            }
-        }
-        Err(errno) => Err(place.failed("mark as deleted")(errno)),
-    }
-}
-
-/// Modification time alone; the access time stays what it is.
-fn times((seconds, nanoseconds): Time) -> Timestamps {
-    Timestamps {
-        last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
-        last_modification: Timespec { tv_sec: seconds, tv_nsec: nanoseconds },
-    }
 }

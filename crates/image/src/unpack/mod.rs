@@ -1,21 +1,24 @@
-//! A layer's tar becomes a folder of an overlay (OCI image specification, "Image Layer Filesystem Changeset").
+//! A layer's tar becomes a folder or an image of an overlay (OCI image specification, "Image Layer Filesystem Changeset").
 //!
 //! ```text
 //! calling thread:  bytes ─> Pump: chunks, hashed (diff id) ─┐ bounded channel
-//! second thread:   headers (ustar, GNU, PAX, sparse)      <─┘ ─> Layer: one folder, every path resolved beneath it
+//! second thread:   headers (ustar, GNU, PAX, sparse)      <─┘ ─> Layer: decides ─> Target: a folder, or an EROFS image
 //! ```
 //!
-//! Parents are opened with openat2(2) `RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS`, so no entry can leave the folder, whatever
-//! links it brought along; a `..` that would is refused. Deletions become what overlay understands: `.wh.NAME` a character device 0:0,
-//! `.wh..wh..opq` the attribute `trusted.overlay.opaque`. A later entry replaces an earlier one of its name. Folders get
-//! their times last. Nothing is synced here.
+//! No entry can leave the layer, whatever links it brought along; a `..` that would is refused. Deletions become what
+//! overlay understands: `.wh.NAME` a character device 0:0, `.wh..wh..opq` the attribute `trusted.overlay.opaque`. A later
+//! entry replaces an earlier one of its name. Both targets hold the same tree afterwards. Nothing is synced here.
 
+mod erofs;
 mod error;
+mod folder;
 mod header;
 mod layer;
 mod sparse;
 mod stream;
+mod target;
 
+use std::fs::File;
 use std::io::Read;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,9 +29,12 @@ use hull_oci::Digest;
 pub use crate::compression::decompress;
 pub use error::UnpackError;
 
+use erofs::Erofs;
+use folder::Folder;
 use header::Headers;
 use layer::Layer;
 use stream::Source;
+use target::Target;
 
 /// What a layer may be at most. The defaults are far above any real image and stop what only wants to fill memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,20 +66,34 @@ pub struct UnpackReport {
     pub entries: u64,
 }
 
-/// Unpacks the uncompressed tar `tar` into the empty folder `into`.
+/// What a layer is put into.
+#[derive(Debug)]
+pub enum Destination<'a> {
+    /// An empty folder.
+    Folder(BorrowedFd<'a>),
+    /// An empty file, open for reading and writing, which becomes an EROFS image.
+    Image(File),
+}
+
+/// Unpacks the uncompressed tar `tar`.
 ///
 /// # Errors
 /// See [`UnpackError`]: it names the entry. What was written until then stays for the caller to remove.
 pub fn unpack_layer(
     mut tar: impl Read,
-    into: BorrowedFd<'_>,
+    into: Destination<'_>,
     options: &UnpackOptions,
 ) -> Result<UnpackReport, UnpackError> {
     let has_failed = AtomicBool::new(false);
     let (pump, source) = stream::pipe();
     let (digest, placed) = thread::scope(|scope| {
         let place = || {
-            let placed = place_all(source, into, options);
+            let placed = match into {
+                Destination::Folder(folder) => {
+                    Folder::new(folder).and_then(|target| place_all(source, target, options))
+                }
+                Destination::Image(file) => Erofs::new(file).and_then(|target| place_all(source, target, options)),
+            };
             has_failed.store(placed.is_err(), Ordering::Release);
             placed
         };
@@ -90,9 +110,9 @@ pub fn unpack_layer(
 }
 
 /// Puts everything in its place; returns the number of entries and the bytes of content.
-fn place_all(source: Source, into: BorrowedFd<'_>, options: &UnpackOptions) -> Result<(u64, u64), UnpackError> {
+fn place_all(source: Source, target: impl Target, options: &UnpackOptions) -> Result<(u64, u64), UnpackError> {
     let mut headers = Headers::new(source, options);
-    let mut layer = Layer::new(into, options)?;
+    let mut layer = Layer::new(target, options);
     let mut entries = 0;
     while let Some(entry) = headers.next()? {
         entries += 1;

@@ -1,16 +1,40 @@
-//! A folder to unpack into, with another one beside it that nothing may touch.
+//! A folder or an image to unpack into, with another folder beside it that nothing may touch. An image is looked at
+//! through a detached mount.
 
+use std::cell::{Cell, RefCell};
 use std::fs::{self, File, Metadata};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use hull_image::unpack::{UnpackError, UnpackOptions, UnpackReport, unpack_layer};
+use hull_image::unpack::{Destination, UnpackError, UnpackOptions, UnpackReport, unpack_layer};
+use hull_kernel::mounts::image::mount_image;
+
+/// What layers are unpacked into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    Folder,
+    Image,
+}
+
+thread_local! {
+    static TARGET: Cell<Target> = const { Cell::new(Target::Folder) };
+}
+
+impl Target {
+    /// Runs a test whose folders are of this kind.
+    pub fn run(self, test: impl FnOnce()) {
+        TARGET.set(self);
+        test();
+    }
+}
 
 /// The two folders; gone with the value.
 pub struct Folder {
-    _all: tempfile::TempDir,
-    top: PathBuf,
+    target: Target,
+    all: tempfile::TempDir,
+    image: tempfile::TempDir,
+    mount: RefCell<Option<OwnedFd>>,
     outside: PathBuf,
 }
 
@@ -30,12 +54,16 @@ pub struct Facts {
 
 impl Folder {
     pub fn new() -> Folder {
-        let all = tempfile::tempdir().expect("folder");
-        let (top, outside) = (all.path().join("layer"), all.path().join("outside"));
-        for path in [&top, &outside] {
+        Folder::of(TARGET.get())
+    }
+
+    pub fn of(target: Target) -> Folder {
+        let (all, image) = (tempfile::tempdir().expect("folder"), tempfile::tempdir().expect("folder"));
+        let outside = all.path().join("outside");
+        for path in [&all.path().join("layer"), &outside] {
             fs::create_dir(path).expect("folder");
         }
-        Folder { _all: all, top, outside }
+        Folder { target, all, image, mount: RefCell::new(None), outside }
     }
 
     pub fn unpack(&self, archive: &[u8]) -> Result<UnpackReport, UnpackError> {
@@ -43,12 +71,38 @@ impl Folder {
     }
 
     pub fn unpack_with(&self, archive: &[u8], options: &UnpackOptions) -> Result<UnpackReport, UnpackError> {
-        let top = File::open(&self.top).expect("folder");
-        unpack_layer(archive, top.as_fd(), options)
+        let image = self.image.path().join("image");
+        if self.target == Target::Folder {
+            let top = File::open(self.top()).expect("folder");
+            return unpack_layer(archive, Destination::Folder(top.as_fd()), options);
+        }
+        self.mount.take();
+        let mut new = File::options();
+        let file = new.read(true).write(true).create(true).truncate(true).open(&image).expect("image");
+        let report = unpack_layer(archive, Destination::Image(file), options)?;
+        self.mount.replace(Some(mount_image(&image).expect("a mount")));
+        Ok(report)
     }
 
-    pub fn top(&self) -> &Path {
-        &self.top
+    /// What an unpacking that failed has left can be looked into.
+    pub fn keeps_what_failed(&self) -> bool {
+        self.target == Target::Folder
+    }
+
+    /// Bytes that a file takes on the disk; of an image, all of it.
+    pub fn disk_bytes(&self, path: &str) -> u64 {
+        let stat = match self.target {
+            Target::Folder => self.stat(path),
+            Target::Image => fs::metadata(self.image.path().join("image")).expect("image"),
+        };
+        stat.blocks() * 512
+    }
+
+    pub fn top(&self) -> PathBuf {
+        match &*self.mount.borrow() {
+            Some(mount) => PathBuf::from(format!("/proc/self/fd/{}", mount.as_raw_fd())),
+            None => self.all.path().join("layer"),
+        }
     }
 
     pub fn outside(&self) -> &Path {
@@ -56,7 +110,7 @@ impl Folder {
     }
 
     pub fn path(&self, path: &str) -> PathBuf {
-        self.top.join(path)
+        self.top().join(path)
     }
 
     pub fn stat(&self, path: &str) -> Metadata {
@@ -73,7 +127,7 @@ impl Folder {
 
     /// Names in the top directory.
     pub fn names(&self) -> Vec<String> {
-        let names = fs::read_dir(&self.top).expect("folder").map(|entry| entry.expect("entry").file_name());
+        let names = fs::read_dir(self.path("")).expect("folder").map(|entry| entry.expect("entry").file_name());
         let mut names: Vec<String> = names.map(|name| name.to_string_lossy().into_owned()).collect();
         names.sort();
         names
@@ -82,7 +136,7 @@ impl Folder {
     /// Everything in the layer, sorted by path, itself included.
     pub fn listing(&self) -> Vec<Facts> {
         let mut facts = Vec::new();
-        list(&self.top, Path::new(""), &mut facts);
+        list(&self.top(), Path::new(""), &mut facts);
         facts.sort_by(|one, other| one.path.cmp(&other.path));
         facts
     }

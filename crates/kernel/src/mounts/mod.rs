@@ -7,6 +7,7 @@
 //! When the kernel refuses a file system, its own words are read from the fsopen descriptor and kept in the error.
 
 pub mod foreign;
+pub mod image;
 pub mod inside;
 pub mod mount_table;
 pub mod overlay;

@@ -149,13 +149,17 @@ fn whole(stack: &OverlayMount) -> String {
 
 /// Gives `set` the path, or, where it is too long for a parameter or has a backslash (which the kernel takes as an
 /// escape for some parameters), the name of a descriptor of it.
-fn with_short_name(path: &Path, set: impl FnOnce(&OsStr) -> Result<(), MountError>) -> Result<(), MountError> {
+pub(super) fn with_short_name<T>(
+    path: &Path,
+    set: impl FnOnce(&OsStr) -> Result<T, MountError>,
+) -> Result<T, MountError> {
     let bytes = path.as_os_str().as_bytes();
     if bytes.len() <= LONGEST_PARAMETER && !bytes.contains(&b'\\') {
         return set(path.as_os_str());
     }
-    let directory = open_directory(path)?;
-    set(OsStr::new(&descriptor_name(directory.as_fd())))
+    let opened = open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|errno| MountError::new("open", path.display().to_string(), errno))?;
+    set(OsStr::new(&descriptor_name(opened.as_fd())))
 }
 
 pub(super) fn open_directory(path: &Path) -> Result<OwnedFd, MountError> {
