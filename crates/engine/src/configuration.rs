@@ -8,7 +8,7 @@
 //! client-certificate = { file = "client.pem", key = "client.key" }
 //!
 //! [storage]
-//! driver = "overlay"        # how layers are kept
+//! driver = "erofs"          # how layers are kept: "erofs", "overlay", "copy"; else the first of them that works
 //! ```
 //!
 //! It is `/etc/hull/hull.toml`, which may be missing, or the file that `--config` or `HULL_CONFIG` names, which must
@@ -21,6 +21,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use hull_image::registry::Registries;
+use hull_snapshot::Driver;
 use serde::Deserialize;
 
 /// The file that is read when none is named.
@@ -50,8 +51,22 @@ pub struct Storage {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum StorageDriver {
+    /// Each layer an EROFS image.
+    Erofs,
     /// Each layer a folder.
     Overlay,
+    /// Each container a copy of its layers.
+    Copy,
+}
+
+impl From<StorageDriver> for Driver {
+    fn from(driver: StorageDriver) -> Driver {
+        match driver {
+            StorageDriver::Erofs => Driver::Erofs,
+            StorageDriver::Overlay => Driver::Overlay,
+            StorageDriver::Copy => Driver::Copy,
+        }
+    }
 }
 
 /// `[gc]`.

@@ -17,7 +17,6 @@ use crate::error::EngineError;
 use crate::id::ContainerId;
 use crate::identity;
 use crate::lifecycle::external;
-use crate::lifecycle::prepare::as_view;
 use crate::lifecycle::start::CONFIG_FILE;
 use crate::lifecycle::state::{Action, ContainerState};
 use crate::worker::{ExecSpec, exec_file};
@@ -124,7 +123,7 @@ impl Engine {
         user: &str,
     ) -> Result<(), EngineError> {
         let root_fd = match self.runtime_of(id)? {
-            Some(_) => as_view(&self.container_rootfs(&self.record(id)?)?).mount_detached()?,
+            Some(_) => self.container_rootfs(&self.record(id)?)?.as_view().mount_detached()?,
             None => {
                 let root = PathBuf::from(format!("/proc/{}/root", state.pid().unwrap_or_default()));
                 let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;

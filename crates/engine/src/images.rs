@@ -8,9 +8,11 @@
 //! An image is only reported as present when its layers are. A failure or a kill before that leaves prepared snapshots
 //! under a dead lease, which the next sweep takes. Two processes that unpack the same layer do it twice; one is kept.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{BufReader, Read};
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
@@ -20,12 +22,13 @@ use hull_image::{
     Image, ImageStore, LayerDescriptor, LayerEvent, LayerSink, NewImage, Progress, Removal, Removed, SinkError, archive,
 };
 use hull_oci::{Digest, Platform, Reference};
-use hull_snapshot::{Finished, Overlay, Prepared, SnapshotId, Snapshotter};
+use hull_snapshot::{Driver, Finished, Prepared, SnapshotId, Snapshots, Snapshotter, Space};
 use hull_supervisor::record::LiveState;
 
 use crate::engine::Engine;
 use crate::error::EngineError;
 use crate::request::PullPolicy;
+use crate::row;
 
 /// How many layers are unpacked at once when their blobs are all here.
 const UNPACK_THREADS: usize = 2;
@@ -71,13 +74,13 @@ pub enum LayerError {
 
 /// Takes arriving layers and unpacks each.
 struct Unpacker<'a> {
-    snapshots: &'a Overlay<'a>,
+    snapshots: &'a Snapshots<'a>,
     progress: &'a dyn Progress,
     finished: Mutex<Vec<Finished>>,
 }
 
 impl<'a> Unpacker<'a> {
-    fn new(snapshots: &'a Overlay<'a>, progress: &'a dyn Progress) -> Unpacker<'a> {
+    fn new(snapshots: &'a Snapshots<'a>, progress: &'a dyn Progress) -> Unpacker<'a> {
         Unpacker { snapshots, progress, finished: Mutex::new(Vec::new()) }
     }
 
@@ -130,14 +133,22 @@ impl LayerSink for Unpacker<'_> {
     }
 }
 
-/// Unpacks one layer into its folder and compares its content; returns what it takes, in bytes.
+/// Unpacks one layer into its folder or image and compares its content; returns what it takes, in bytes.
 fn fill(prepared: &Prepared, layer: &LayerDescriptor, blob: &Path) -> Result<u64, LayerError> {
     let open = |source| LayerError::Open { digest: layer.digest.clone(), source };
     let unpack = |source| LayerError::Unpack { digest: layer.digest.clone(), source: Box::new(source) };
     let packed = BufReader::with_capacity(256 * 1024, File::open(blob).map_err(open)?);
-    let folder = File::open(&prepared.folder).map_err(open)?;
     let tar = decompress(packed).map_err(open)?;
-    let report = unpack_layer(tar, Destination::Folder(folder.as_fd()), &UnpackOptions::default()).map_err(unpack)?;
+    let opened = match &prepared.space {
+        Space::Folder(folder) => File::open(folder),
+        Space::Image(image) => File::options().read(true).write(true).create_new(true).open(image),
+    };
+    let opened = opened.map_err(open)?;
+    let destination = match &prepared.space {
+        Space::Folder(_) => Destination::Folder(opened.as_fd()),
+        Space::Image(_) => Destination::Image(opened.try_clone().map_err(open)?),
+    };
+    let report = unpack_layer(tar, destination, &UnpackOptions::default()).map_err(unpack)?;
     if report.diff_id != layer.diff_id {
         return Err(LayerError::WrongContent {
             digest: layer.digest.clone(),
@@ -145,7 +156,11 @@ fn fill(prepared: &Prepared, layer: &LayerDescriptor, blob: &Path) -> Result<u64
             found: report.diff_id,
         });
     }
-    Ok(report.bytes)
+    match &prepared.space {
+        Space::Folder(_) => Ok(report.bytes),
+        // st_blocks counts 512 bytes (stat(2)).
+        Space::Image(_) => Ok(opened.metadata().map_err(open)?.blocks() * 512),
+    }
 }
 
 impl Engine {
@@ -155,8 +170,37 @@ impl Engine {
     }
 
     /// The snapshots.
-    pub(crate) fn snapshots(&self) -> Overlay<'_> {
-        Overlay::new(self.store(), self.roots())
+    pub(crate) fn snapshots(&self) -> Snapshots<'_> {
+        let wanted = || match self.configuration() {
+            Ok(configuration) => Ok(configuration.storage.driver.map(Driver::from)),
+            Err(error) => Err(error.into()),
+        };
+        Snapshots::new(self.store(), self.roots(), Box::new(wanted))
+    }
+
+    /// The storage driver that keeps what is new.
+    ///
+    /// # Errors
+    /// The configuration's; [`hull_snapshot::SnapshotError::Unusable`] for a driver that does not work here.
+    pub fn storage_driver(&self) -> Result<Driver, EngineError> {
+        Ok(self.snapshots().current()?)
+    }
+
+    /// Takes the shared mounts away of layers that no running container has; says how many there were. They are made
+    /// again when a container needs them.
+    ///
+    /// # Errors
+    /// The database's, and what could not be unmounted.
+    pub fn release_layer_mounts(&self) -> Result<usize, EngineError> {
+        let snapshots = self.snapshots();
+        let mut used = HashSet::new();
+        for row in self.store().read(row::all)? {
+            let snapshot = row.snapshot_id.as_deref().and_then(SnapshotId::parse);
+            if let Some(snapshot) = snapshot.filter(|_| self.process(&row.id).is_ok_and(|process| process.is_some())) {
+                used.extend(snapshots.parents(&snapshot)?);
+            }
+        }
+        Ok(snapshots.release_mounts(&used)?)
     }
 
     /// Every image, newest first.
@@ -310,8 +354,8 @@ impl Engine {
         for chain_id in chain_ids {
             let used =
                 self.store().read(|db| hull_store::layer_is_used(db, chain_id.as_str()).map_err(EngineError::from))?;
-            if !used && let Some(id) = snapshots.layer(chain_id.as_str())? {
-                snapshots.remove(&id)?;
+            if !used {
+                snapshots.layers(chain_id.as_str())?.iter().try_for_each(|id| snapshots.remove(id))?;
             }
         }
         Ok(())
@@ -327,7 +371,7 @@ fn fits(image: &Image, platform: Option<&str>) -> Result<bool, EngineError> {
 }
 
 /// The snapshots of all layers, or `None` when one is missing.
-fn committed(snapshots: &Overlay<'_>, layers: &[LayerDescriptor]) -> Result<Option<Vec<SnapshotId>>, EngineError> {
+fn committed(snapshots: &Snapshots<'_>, layers: &[LayerDescriptor]) -> Result<Option<Vec<SnapshotId>>, EngineError> {
     let mut all = Vec::with_capacity(layers.len());
     for layer in layers {
         match snapshots.layer(layer.chain_id.as_str())? {

@@ -1,24 +1,37 @@
 //! Snapshots: layers unpacked once, and a writable top for each container.
 //!
 //! A snapshot is an opaque id; a driver maps it to a folder below `snapshots/<driver>/`. A layer is prepared (an empty
-//! folder to unpack into), committed under its chain id, and from then on never changed. A container snapshot is a
+//! folder to unpack into, or a file to write an image to), committed under its chain id, and from then on never changed. A container snapshot is a
 //! writable top over layers. What is to be mounted is a [`Rootfs`], which nothing has mounted yet.
 //!
-//! Every driver is held to the same contract by [`conformance`].
+//! Three drivers keep the same contract (`conformance`): [`Erofs`], [`Overlay`] and [`Copy`]. [`Snapshots`] is all of
+//! them.
 #![forbid(unsafe_code)]
 
-pub mod conformance;
+#[cfg(test)]
+mod conformance;
+mod copy;
+mod drivers;
+mod erofs;
+mod folders;
+mod layer_mounts;
 mod overlay;
 mod rootfs;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
 use hull_kernel::mounts::MountError;
+use hull_kernel::tree::TreeError;
 use hull_store::{LeaseError, StoreError};
 use serde::{Deserialize, Serialize};
 
+pub use copy::Copy;
+pub use drivers::{Driver, Snapshots, WantedDriver};
+pub use erofs::Erofs;
 pub use overlay::Overlay;
 pub use rootfs::Rootfs;
 
@@ -88,6 +101,31 @@ pub enum SnapshotError {
     /// A mount.
     #[error(transparent)]
     Mount(#[from] MountError),
+    /// A layer cannot be copied to where it is needed.
+    #[error("cannot copy {} to {}", from.display(), to.display())]
+    Copy {
+        /// The layer's files.
+        from: PathBuf,
+        /// The copy.
+        to: PathBuf,
+        /// What could not be copied.
+        #[source]
+        source: TreeError,
+    },
+    /// The driver that was asked for does not work here.
+    #[error("the storage driver {driver} does not work with {}", path.display())]
+    Unusable {
+        /// The driver.
+        driver: Driver,
+        /// Its folder.
+        path: PathBuf,
+        /// What the kernel refused.
+        #[source]
+        source: Box<SnapshotError>,
+    },
+    /// Nobody can say which driver is wanted.
+    #[error("cannot choose a storage driver")]
+    Choice(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
 impl From<rusqlite::Error> for SnapshotError {
@@ -101,8 +139,17 @@ impl From<rusqlite::Error> for SnapshotError {
 pub struct Prepared {
     /// Its id.
     pub id: SnapshotId,
-    /// The empty folder to unpack into.
-    pub folder: PathBuf,
+    /// Where its files go.
+    pub space: Space,
+}
+
+/// Where a layer's files go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Space {
+    /// An empty folder to unpack into.
+    Folder(PathBuf),
+    /// A file that is not there yet and becomes an EROFS image.
+    Image(PathBuf),
 }
 
 /// A prepared layer that is whole.
@@ -151,7 +198,7 @@ pub trait Snapshotter {
     /// Name of the driver in the database and below `snapshots/`.
     fn driver(&self) -> &'static str;
 
-    /// Makes an empty folder for a layer, leased to this process.
+    /// Makes room for a layer, leased to this process.
     ///
     /// # Errors
     /// See [`SnapshotError`].
@@ -169,7 +216,7 @@ pub trait Snapshotter {
     /// Returns the snapshot of each chain id, in the order given.
     ///
     /// # Errors
-    /// See [`SnapshotError`]; the prepared folders are then left to be abandoned or swept.
+    /// See [`SnapshotError`]; what was prepared is then left to be abandoned or swept.
     fn commit(&self, layers: Vec<Finished>) -> Result<Vec<SnapshotId>, SnapshotError>;
 
     /// The snapshot of a chain id.

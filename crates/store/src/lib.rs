@@ -9,6 +9,7 @@
 //!   volumes/<name>/
 //! <state>/                Roots::state, /run/hull: gone after a reboot
 //!   <id>/                 one running container
+//!   layers/               mounts of layers, shared by all containers (crate `snapshot`)
 //! ```
 //!
 //! Several processes use one store at once. Write transactions begin immediately, last milliseconds and are never

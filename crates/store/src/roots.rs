@@ -64,6 +64,11 @@ impl Roots {
         self.root.join("volumes")
     }
 
+    /// Where layers are mounted that containers share.
+    pub fn layer_mounts(&self) -> PathBuf {
+        self.state.join("layers")
+    }
+
     /// One running container's state.
     pub fn runtime_state(&self, id: &str) -> PathBuf {
         self.state.join(id)

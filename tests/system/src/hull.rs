@@ -3,7 +3,8 @@
 //! Words go in, an end comes out: [`Hull::ok`] expects success and returns what was printed, [`Hull::refused`] expects
 //! a failure with one `Error:` line. All of them panic where the test stands, with everything that was printed. When
 //! the Hull goes out of scope its containers are removed by force, and then nothing of it may be left (see
-//! `leftovers`); what was in its store when the last image was loaded may stay.
+//! `leftovers`); what was in its store when the last image was loaded may stay, and the mounts of layers until the images
+//! are removed as well. `HULL_TEST_STORAGE_DRIVER` says how every Hull keeps its layers.
 //!
 //! ```text
 //! <HULL_TEST_DIR>/<random>/root    --root
@@ -65,6 +66,12 @@ pub struct Hull {
     roots: Roots,
     program: PathBuf,
     stored: BTreeSet<PathBuf>,
+    configuration: Option<PathBuf>,
+}
+
+/// The storage driver that all tests are to use; none for Hull's own choice.
+pub fn storage_driver() -> Option<String> {
+    std::env::var("HULL_TEST_STORAGE_DRIVER").ok().filter(|driver| !driver.is_empty())
 }
 
 impl Default for Hull {
@@ -80,7 +87,13 @@ impl Hull {
         let place = folder.path().canonicalize().expect("the folder that was made");
         fs::create_dir(place.join("files")).expect("a folder for the test's own files");
         let roots = Roots::new(place.join("root"), place.join("state"));
-        Hull { folder, roots, program: crate::hull().expect("HULL_BIN"), stored: BTreeSet::new() }
+        let mut configuration = None;
+        if let Some(driver) = storage_driver() {
+            let file = place.join("hull.toml");
+            fs::write(&file, format!("[storage]\ndriver = \"{driver}\"\n")).expect("a configuration");
+            configuration = Some(file);
+        }
+        Hull { folder, roots, program: crate::hull().expect("HULL_BIN"), stored: BTreeSet::new(), configuration }
     }
 
     /// With the busybox image in it.
@@ -133,6 +146,9 @@ impl Hull {
     pub fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
         command.env("HULL_ROOT", &self.roots.root).env("HULL_STATE", &self.roots.state);
+        if let Some(configuration) = &self.configuration {
+            command.env("HULL_CONFIG", configuration);
+        }
         command.stdin(Stdio::null()).args(words);
         command
     }
@@ -257,6 +273,23 @@ impl Hull {
         leftovers::of(&self.roots, self.folder.path(), &self.stored)
     }
 
+    /// Removes every image that layers are mounted of; says what of the mounts is left then.
+    fn remove_layer_mounts(&self) -> Vec<String> {
+        if !self.roots.layer_mounts().exists() {
+            return Vec::new();
+        }
+        let listed = self.command(&["images", "-aq", "--no-trunc"]).output().expect("starting hull");
+        let ids = String::from_utf8_lossy(&listed.stdout).into_owned();
+        let ids: BTreeSet<&str> = ids.split_whitespace().collect();
+        for id in ids {
+            let removed = self.run(&["rmi", "-f", id]);
+            if removed.code != 0 {
+                eprintln!("cleaning up: {removed:#?}");
+            }
+        }
+        leftovers::of_layers(&self.roots)
+    }
+
     fn remove_containers(&self) {
         let listed = self.command(&["ps", "-aq"]).output().expect("starting hull");
         let ids = String::from_utf8_lossy(&listed.stdout).into_owned();
@@ -275,7 +308,8 @@ impl Drop for Hull {
         if self.roots.database().exists() {
             self.remove_containers();
         }
-        let left = leftovers::settled(|| self.leftovers());
+        let mut left = leftovers::settled(|| self.leftovers());
+        left.extend(self.remove_layer_mounts());
         if left.is_empty() {
             return;
         }

@@ -1,7 +1,8 @@
 //! What a Hull may leave behind, looked for in the kernel and on disk: processes, mounts, cgroups and files.
 //!
 //! Everything of a Hull carries its folders' names: its processes in their arguments or environment, its mounts in
-//! mountinfo, its cgroups in the instance's name, which is derived from the state folder.
+//! mountinfo, its cgroups in the instance's name, which is derived from the state folder. The shared mounts of layers
+//! may stay as long as their images do.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -15,12 +16,28 @@ use crate::is_vm;
 /// Everything of this Hull except what `stored` names: one sentence each.
 pub fn of(roots: &Roots, folder: &Path, stored: &BTreeSet<PathBuf>) -> Vec<String> {
     let mut left: Vec<String> = processes(folder).into_iter().map(|process| format!("process {process}")).collect();
-    left.extend(mounts(folder));
+    left.extend(mounts(folder).into_iter().filter(|line| stored.is_empty() || !is_layer_mount(line, roots)));
     left.extend(cgroups(&roots.instance()).iter().map(|path| format!("cgroup {}", path.display())));
     let now = self::stored(roots);
     let extra = files(&roots.state, 1).into_iter().chain(now.difference(stored).cloned());
+    let extra = extra.filter(|path| *path != roots.layer_mounts() || stored.is_empty());
     left.extend(extra.map(|path| format!("file {}", path.display())));
     left
+}
+
+/// Mounts of layers, and the folder that they are in: what has to be gone with the last image.
+pub fn of_layers(roots: &Roots) -> Vec<String> {
+    let layers = roots.layer_mounts();
+    let folder = layers.exists().then(|| format!("file {}", layers.display()));
+    mounts(&layers).into_iter().chain(folder).collect()
+}
+
+/// Whether a line of [`mounts`] is about the folder of layers or one right below it, and no other place.
+fn is_layer_mount(line: &str, roots: &Roots) -> bool {
+    let layers = roots.layer_mounts();
+    // `mount` and five fields before the place (proc_pid_mountinfo(5)).
+    let place = line.split(' ').nth(5).map(Path::new);
+    place.is_some_and(|place| place == layers || place.parent() == Some(&layers))
 }
 
 /// Asks until nothing is left, or it has been long enough for processes that were told to end.

@@ -68,7 +68,7 @@ fn gathered(context: &Context) -> Result<Info, Failure> {
         containers_stopped: containers.len() - running - paused,
         images: engine.images()?.len(),
         server_version: env!("CARGO_PKG_VERSION"),
-        driver: "overlay",
+        driver: engine.storage_driver()?.name(),
         cgroup_driver: "cgroupfs",
         cgroup_version: if layout.is_unified() { "2" } else { "1" },
         kernel_version: machine.release().to_string_lossy().into_owned(),

@@ -20,7 +20,6 @@ use rustix::thread::{capabilities, set_capabilities};
 use super::{CopyError, CopyReport};
 use crate::engine::Engine;
 use crate::error::EngineError;
-use crate::lifecycle::prepare::as_view;
 use crate::mount_point::MountKind;
 use crate::record::ContainerRecord;
 use crate::spec;
@@ -182,7 +181,7 @@ impl Engine {
         let failed = |source: io::Error| EngineError::Path { action: "mount on", path: place.clone(), source };
         let rootfs = self.container_rootfs(record)?;
         let has_user_namespace = spec::has_user_namespace(&record.request);
-        let root = if has_user_namespace { as_view(&rootfs) } else { rootfs }.mount_detached()?;
+        let root = if has_user_namespace { rootfs.as_view() } else { rootfs }.mount_detached()?;
         unshare(CLONE_NEWNS).map_err(failed)?;
         mounts::set_propagation(c"/", true, Propagation::Private)?;
         let on = File::open(&place).map_err(failed)?;

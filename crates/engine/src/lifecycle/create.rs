@@ -18,10 +18,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 
 use hull_image::Progress;
-use hull_kernel::mounts::overlay::OverlayMount;
 use hull_oci::Platform;
 use hull_oci::image::ImageConfig;
-use hull_snapshot::{Rootfs, SnapshotId, Snapshotter};
+use hull_snapshot::{SnapshotId, Snapshotter};
 use hull_store::Lease;
 use jiff::Timestamp;
 
@@ -176,7 +175,8 @@ impl Engine {
         volumes::prepare(self.store(), self.roots(), &row.id, settled, || match mounted.get() {
             Some(mounted) => Ok::<_, EngineError>(OwnedFd::as_fd(mounted)),
             None => {
-                let root = without_top(self.container_rootfs(&record)?).mount_detached()?;
+                // The layers alone: a new container's own layer is empty, and unmounting it would sync its file system.
+                let root = self.container_rootfs(&record)?.without_top().mount_detached()?;
                 Ok(mounted.get_or_init(|| root).as_fd())
             }
         })?;
@@ -216,13 +216,5 @@ impl Engine {
         if let Err(error) = removed {
             tracing::warn!(%id, %error, "cleaning up after a failed creation");
         }
-    }
-}
-
-/// The image's layers alone: a new container's own layer is empty, and unmounting it would sync its file system.
-fn without_top(rootfs: Rootfs) -> Rootfs {
-    match rootfs.stack().lowers.as_slice() {
-        [] => rootfs,
-        _ => Rootfs::overlay(OverlayMount { upper: None, volatile: false, ..rootfs.stack().clone() }),
     }
 }

@@ -9,7 +9,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use hull_kernel::mounts::inside;
-use hull_kernel::mounts::overlay::OverlayMount;
 use hull_network::NetworkMode;
 use hull_oci::runtime::{LinuxIdMapping, LinuxNamespaceType, Spec};
 use hull_snapshot::Rootfs;
@@ -104,7 +103,8 @@ impl Engine {
 
         let root = match donors.id_map {
             None => rootfs.mount_detached()?,
-            Some(_) => as_view(&rootfs).mount_detached()?,
+            // The first mount that writes has to be the shifted one, and a missing working directory is made inside.
+            Some(_) => rootfs.clone().as_view().mount_detached()?,
         };
         let identity = identity::look_up(root.as_fd(), &effective.user, &request.group_add)?;
         if donors.id_map.is_none() {
@@ -278,19 +278,6 @@ fn proc_name(type_: LinuxNamespaceType) -> &'static str {
         LinuxNamespaceType::Cgroup => "cgroup",
         LinuxNamespaceType::Time => "time",
     }
-}
-
-/// The root file system to look at: its own layer among the read-only ones. With a user namespace the first mount that
-/// writes has to be the shifted one, and a missing working directory is made inside by the runtime.
-pub(crate) fn as_view(rootfs: &Rootfs) -> Rootfs {
-    let OverlayMount { lowers, upper, .. } = rootfs.stack();
-    // Overlay refuses layers of which one holds another, and the machine's root holds every other folder.
-    let is_inside = |own: &PathBuf| lowers.iter().any(|lower| own.starts_with(lower));
-    let own = upper.as_ref().map(|(upper, _)| upper.clone()).filter(|own| !is_inside(own));
-    Rootfs::overlay(OverlayMount {
-        lowers: own.into_iter().chain(lowers.iter().cloned()).collect(),
-        ..OverlayMount::default()
-    })
 }
 
 /// Makes a missing working directory in the container's own layer, as docker does; the runtime goes there later.

@@ -19,8 +19,8 @@ use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen,
 };
 
-use super::overlay::with_short_name;
-use super::{MountError, kernel_log};
+use super::overlay::{OverlayMount, leave_mount_namespace, open_directory, overlay, with_short_name};
+use super::{MountError, attach, kernel_log};
 
 const FILE_SYSTEM: &str = "erofs";
 
@@ -72,11 +72,26 @@ fn mount_source(source: &OsStr, path: &Path) -> Result<OwnedFd, MountError> {
     fsmount(context, FsMountFlags::FSMOUNT_CLOEXEC, attributes).map_err(refused("fsmount"))
 }
 
+/// Tries out what a container needs: the image mounted, and an overlay over it that can be written. Nothing of it is
+/// seen by others, or stays. `place` is an empty folder, `upper` and `work` two others beside each other.
+///
+/// # Errors
+/// The step that the kernel refused.
+pub fn try_below_overlay(image: &Path, place: &Path, upper: &Path, work: &Path) -> Result<(), MountError> {
+    let tried = || -> Result<(), MountError> {
+        leave_mount_namespace()?;
+        let mount = mount_image(image)?;
+        attach(mount.as_fd(), open_directory(place)?.as_fd(), &place.display().to_string())?;
+        let upper = Some((upper.to_path_buf(), work.to_path_buf()));
+        overlay(&OverlayMount { lowers: vec![place.to_path_buf()], upper, volatile: true }).map(drop)
+    };
+    std::thread::scope(|scope| scope.spawn(tried).join()).unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::erofs::{Attributes, Extent, FileKind, ImageWriter};
-    use crate::mounts::{OverlayMount, overlay};
     use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags, openat, statat, statx};
     use std::io::{self, Read};
     use std::os::fd::AsRawFd;
@@ -103,8 +118,7 @@ mod tests {
 
     /// A file system with pages of its own, and one without.
     fn folders() -> Vec<tempfile::TempDir> {
-        let target = Path::new(env!("CARGO_MANIFEST_DIR"));
-        vec![tempfile::tempdir_in(target).unwrap(), tempfile::tempdir_in("/dev/shm").unwrap()]
+        vec![tempfile::tempdir().unwrap(), tempfile::tempdir_in("/dev/shm").unwrap()]
     }
 
     #[test]
@@ -160,7 +174,7 @@ mod tests {
         let mut place = at(&mount, "");
         for depth in 0..40_usize {
             place = place.join("down");
-            let names = std::fs::read_dir(&place).unwrap().map(|entry| entry.unwrap().file_name()).count();
+            let names = std::fs::read_dir(&place).unwrap().filter(Result::is_ok).count();
             assert_eq!(names, depth * 40 + usize::from(depth < 39));
             for number in 0..depth * 40 {
                 let file = place.join(format!("!{number:03}{}", "n".repeat(number % 200)));

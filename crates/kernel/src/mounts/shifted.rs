@@ -32,6 +32,15 @@ pub fn overlay_shifted(stack: &OverlayMount, user_namespace: BorrowedFd<'_>) -> 
     }
 }
 
+/// A folder by itself, with the owners of its files shifted through `user_namespace`. Unlike an overlay's upper
+/// directory it keeps the namespace's own ids on disk, also of what is written through the mount.
+///
+/// # Errors
+/// open_tree(2)'s; `EINVAL` from mount_setattr(2) where the file system cannot shift ids.
+pub fn folder_shifted(folder: &Path, user_namespace: BorrowedFd<'_>) -> Result<OwnedFd, MountError> {
+    shifted_clone(folder, user_namespace)
+}
+
 /// Overlay takes layers from attached mounts only (before Linux 6.15), so the shifted ones are attached to a tmpfs in
 /// a mount namespace that ends with the thread.
 fn shifted_elsewhere(stack: &OverlayMount, user_namespace: BorrowedFd<'_>) -> Result<OwnedFd, MountError> {

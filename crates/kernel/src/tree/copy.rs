@@ -5,6 +5,10 @@
 //! too. Directories are worked off from a list, each opened anew from the roots, so depth costs no descriptors.
 //! Times of directories are set last, in reverse order. An extended attribute that the destination cannot hold
 //! (`ENOTSUP`) is counted; anything else that fails ends the copy.
+//!
+//! A layer of an overlay is merged into what is below it in the same way, except that its marks are obeyed and not
+//! copied (Documentation/filesystems/overlayfs.rst): a character device 0:0 removes, `trusted.overlay.opaque` empties
+//! first, and what is in the way of something else is replaced.
 
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, OsStr};
@@ -15,15 +19,18 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{
     AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, SeekFrom, Stat, Timespec, Timestamps, Uid, XattrFlags, chmodat,
-    chownat, copy_file_range, fchmod, fchown, fgetxattr, flistxattr, fstat, ftruncate, futimens, lgetxattr, linkat,
-    llistxattr, lsetxattr, mkdirat, mknodat, openat, readlinkat, seek, statat, symlinkat, utimensat,
+    chownat, copy_file_range, fchmod, fchown, fgetxattr, flistxattr, fremovexattr, fstat, ftruncate, futimens,
+    lgetxattr, linkat, llistxattr, lsetxattr, mkdirat, mknodat, openat, readlinkat, seek, statat, symlinkat, utimensat,
 };
 use rustix::io::Errno;
 
-use super::{TreeError, as_path, open_directory, read_directory};
+use super::{TreeError, as_path, open_directory, read_directory, remove_tree};
 
 /// Bytes moved by one read and write where the kernel cannot copy by itself.
 const CHUNK_BYTES: usize = 256 * 1024;
+/// How overlay's own attributes begin.
+const OVERLAYS: &str = "trusted.overlay.";
+const OPAQUE: &str = "trusted.overlay.opaque";
 
 /// What was copied.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -41,14 +48,26 @@ pub struct Copied {
 /// # Errors
 /// The first entry that cannot be copied; `EEXIST` when the destination has something else of that name.
 pub fn copy_tree(source: BorrowedFd<'_>, destination: BorrowedFd<'_>) -> Result<Copied, TreeError> {
-    let mut copy = Copy { source, destination, linked: HashMap::new(), times: Vec::new(), copied: Copied::default() };
-    let mut directories = vec![PathBuf::new()];
-    let mut buffer = vec![MaybeUninit::uninit(); 32768];
-    while let Some(directory) = directories.pop() {
-        copy.directory(&directory, &mut buffer, &mut directories)?;
+    Copy::new(source, destination, false).run()
+}
+
+/// Puts a layer of an overlay, `source`, over what is in `destination`, as overlay would show both together.
+///
+/// # Errors
+/// As [`copy_tree`].
+pub fn merge_layer(source: BorrowedFd<'_>, destination: BorrowedFd<'_>) -> Result<Copied, TreeError> {
+    let top = |(operation, errno)| TreeError::new(operation, Path::new(""), errno);
+    if is_opaque(source).map_err(top)? {
+        let mut names: Vec<CString> = Vec::new();
+        let mut buffer = vec![MaybeUninit::uninit(); 32768];
+        let each = |name: &CStr, _| {
+            names.push(name.to_owned());
+            Ok(())
+        };
+        read_directory(destination, &mut buffer, each).map_err(at("getdents")).map_err(top)?;
+        names.iter().try_for_each(|name| remove_tree(destination, as_path(name).as_os_str()))?;
     }
-    copy.set_directory_times()?;
-    Ok(copy.copied)
+    Copy::new(source, destination, true).run()
 }
 
 struct Copy<'a> {
@@ -58,9 +77,26 @@ struct Copy<'a> {
     linked: HashMap<(u64, u64), PathBuf>,
     times: Vec<(PathBuf, Timestamps)>,
     copied: Copied,
+    /// Whether the source is a layer of an overlay, to be merged.
+    is_layer: bool,
 }
 
-impl Copy<'_> {
+impl<'a> Copy<'a> {
+    fn new(source: BorrowedFd<'a>, destination: BorrowedFd<'a>, is_layer: bool) -> Copy<'a> {
+        let (linked, times, copied) = (HashMap::new(), Vec::new(), Copied::default());
+        Copy { source, destination, linked, times, copied, is_layer }
+    }
+
+    fn run(mut self) -> Result<Copied, TreeError> {
+        let mut directories = vec![PathBuf::new()];
+        let mut buffer = vec![MaybeUninit::uninit(); 32768];
+        while let Some(directory) = directories.pop() {
+            self.directory(&directory, &mut buffer, &mut directories)?;
+        }
+        self.set_directory_times()?;
+        Ok(self.copied)
+    }
+
     fn directory(
         &mut self,
         path: &Path,
@@ -71,6 +107,9 @@ impl Copy<'_> {
         let from = open_directory(self.source, path, ResolveFlags::empty()).map_err(failed("open"))?;
         let to = open_directory(self.destination, path, ResolveFlags::empty()).map_err(failed("open"))?;
         let stat = fstat(&from).map_err(failed("fstat"))?;
+        if self.is_layer {
+            forget_attributes(to.as_fd()).map_err(|(operation, errno)| failed(operation)(errno))?;
+        }
         self.attributes_of_open(from.as_fd(), to.as_fd(), &stat)
             .map_err(|(operation, errno)| failed(operation)(errno))?;
         self.times.push((path.to_path_buf(), times_of(&stat)));
@@ -97,6 +136,9 @@ impl Copy<'_> {
     fn entry(&mut self, from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &CStr, path: &Path) -> Result<bool, Failure> {
         let stat = statat(from, name, AtFlags::SYMLINK_NOFOLLOW).map_err(at("stat"))?;
         let kind = FileType::from_raw_mode(stat.st_mode);
+        if self.is_layer && self.make_room(from, to, name, &stat)? {
+            return Ok(false);
+        }
         if kind == FileType::Directory {
             return match mkdirat(to, name, Mode::from_raw_mode(0o700)) {
                 Ok(()) | Err(Errno::EXIST) => Ok(true),
@@ -126,6 +168,25 @@ impl Copy<'_> {
         Ok(false)
     }
 
+    /// Removes what an entry of a layer hides; says whether that is all there is to it.
+    fn make_room(&self, from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &CStr, stat: &Stat) -> Result<bool, Failure> {
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        let is_deletion = kind == FileType::CharacterDevice && stat.st_rdev == 0;
+        if kind == FileType::Directory {
+            let below = match statat(to, name, AtFlags::SYMLINK_NOFOLLOW) {
+                Err(Errno::NOENT) => return Ok(false),
+                other => other.map_err(at("stat"))?,
+            };
+            let entered = open_directory(from, as_path(name), ResolveFlags::empty()).map_err(at("open"))?;
+            let is_folder = FileType::from_raw_mode(below.st_mode) == FileType::Directory;
+            if is_folder && !is_opaque(entered.as_fd())? {
+                return Ok(false);
+            }
+        }
+        remove_tree(to, as_path(name).as_os_str()).map_err(|error| (error.operation, error.errno))?;
+        Ok(is_deletion)
+    }
+
     fn link(&self, first: &Path, to: BorrowedFd<'_>, name: &CStr) -> Result<(), Failure> {
         let parent = first.parent().unwrap_or(Path::new(""));
         let parent = open_directory(self.destination, parent, ResolveFlags::empty()).map_err(at("open"))?;
@@ -152,7 +213,8 @@ impl Copy<'_> {
         fchown(to, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid))).map_err(at("fchown"))?;
         fchmod(to, Mode::from_raw_mode(stat.st_mode & 0o7777)).map_err(at("fchmod"))?;
         let names = whole(|buffer| flistxattr(from, buffer)).map_err(at("listxattr"))?;
-        for name in xattr_names(&names) {
+        let is_layer = self.is_layer;
+        for name in xattr_names(&names).filter(|name| !(is_layer && is_mark(name))) {
             let value = whole(|buffer| fgetxattr(from, name, buffer)).map_err(at("getxattr"))?;
             self.count_lost(rustix::fs::fsetxattr(to, name, &value, XattrFlags::empty()))?;
         }
@@ -175,7 +237,8 @@ impl Copy<'_> {
         }
         let (source, target) = (descriptor_path(from, name), descriptor_path(to, name));
         let names = whole(|buffer| llistxattr(&source, buffer)).map_err(at("listxattr"))?;
-        for attribute in xattr_names(&names) {
+        let is_layer = self.is_layer;
+        for attribute in xattr_names(&names).filter(|name| !(is_layer && is_mark(name))) {
             let value = whole(|buffer| lgetxattr(&source, attribute, buffer)).map_err(at("getxattr"))?;
             self.count_lost(lsetxattr(&target, attribute, &value, XattrFlags::empty()))?;
         }
@@ -207,6 +270,34 @@ type Failure = (&'static str, Errno);
 
 fn at(operation: &'static str) -> impl Fn(Errno) -> Failure {
     move |errno| (operation, errno)
+}
+
+/// Whether an attribute is overlay's own.
+fn is_mark(attribute: &OsStr) -> bool {
+    attribute.as_bytes().starts_with(OVERLAYS.as_bytes())
+}
+
+/// Whether a directory of a layer hides what lower layers have in it.
+fn is_opaque(directory: BorrowedFd<'_>) -> Result<bool, Failure> {
+    let mut value = [0; 2];
+    match fgetxattr(directory, OPAQUE, &mut value[..]) {
+        Ok(length) => Ok(&value[..length] == b"y"),
+        Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::RANGE) => Ok(false),
+        Err(errno) => Err(("getxattr", errno)),
+    }
+}
+
+/// Removes a directory's extended attributes.
+fn forget_attributes(directory: BorrowedFd<'_>) -> Result<(), Failure> {
+    let names = whole(|buffer| flistxattr(directory, buffer)).map_err(at("listxattr"))?;
+    for name in xattr_names(&names) {
+        match fremovexattr(directory, name) {
+            // Some belong to the file system, which has just given them to the new directory.
+            Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::PERM | Errno::ACCESS) => {}
+            Err(errno) => return Err(("removexattr", errno)),
+        }
+    }
+    Ok(())
 }
 
 /// A path to `name` in an open directory, for calls that take no descriptor. It is not followed further.

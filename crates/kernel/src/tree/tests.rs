@@ -157,3 +157,53 @@ fn a_link_waiting_in_the_destination_leads_nowhere() {
     assert_eq!((error.path.as_path(), error.errno), (Path::new("dir"), Errno::NOTDIR));
     assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
 }
+
+#[test]
+fn a_layer_is_merged_as_overlay_shows_it() {
+    let folder = Folder::new("merge");
+    let (low, high, merged) = (folder.sub("low"), folder.sub("high"), folder.sub("merged"));
+    let whiteout = |path: PathBuf| mknodat(CWD, path, FileType::CharacterDevice, Mode::empty(), 0).unwrap();
+    let opaque = |path: &Path| setxattr(path, "trusted.overlay.opaque", b"y", XattrFlags::empty()).unwrap();
+    for path in ["kept", "gone", "dir/kept", "dir/gone", "hidden/old", "to-file/x", "to-dir", "lowhard"] {
+        let path = low.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, "low").unwrap();
+    }
+    fs::hard_link(low.join("lowhard"), low.join("lowhard2")).unwrap();
+    setxattr(low.join("dir"), "trusted.low", b"v", XattrFlags::empty()).unwrap();
+    fs::create_dir_all(high.join("dir")).unwrap();
+    fs::create_dir_all(high.join("hidden")).unwrap();
+    fs::create_dir_all(high.join("to-dir")).unwrap();
+    fs::set_permissions(high.join("dir"), fs::Permissions::from_mode(0o700)).unwrap();
+    whiteout(high.join("gone"));
+    whiteout(high.join("dir/gone"));
+    whiteout(high.join("never"));
+    opaque(&high.join("hidden"));
+    fs::write(high.join("hidden/new"), "high").unwrap();
+    fs::write(high.join("to-file"), "high").unwrap();
+    fs::write(high.join("hard"), "high").unwrap();
+    fs::hard_link(high.join("hard"), high.join("lowhard")).unwrap();
+    let fd = |path: &Path| File::open(path).unwrap();
+    for layer in [&low, &high] {
+        merge_layer(fd(layer).as_fd(), fd(&merged).as_fd()).unwrap();
+    }
+    let mut names: Vec<String> =
+        fs::read_dir(&merged).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    assert_eq!(names, ["dir", "hard", "hidden", "kept", "lowhard", "lowhard2", "to-dir", "to-file"]);
+    let read = |path: &str| fs::read_to_string(merged.join(path)).unwrap_or_default();
+    assert_eq!(
+        ["dir/kept", "hidden/new", "to-file", "hard", "lowhard", "lowhard2"].map(read),
+        ["low", "high", "high", "high", "high", "low"]
+    );
+    assert!(!merged.join("dir/gone").exists() && !merged.join("hidden/old").exists() && merged.join("to-dir").is_dir());
+    assert_eq!(fs::metadata(merged.join("hard")).unwrap().ino(), fs::metadata(merged.join("lowhard")).unwrap().ino());
+    assert_eq!(fs::metadata(merged.join("dir")).unwrap().mode() & 0o777, 0o700);
+    let mut value = [0; 8];
+    for (path, name) in [("hidden", "trusted.overlay.opaque"), ("dir", "trusted.low")] {
+        assert!(getxattr(merged.join(path), name, &mut value[..]).is_err(), "{name}");
+    }
+    opaque(&high);
+    merge_layer(fd(&high).as_fd(), fd(&merged).as_fd()).unwrap();
+    assert!(!merged.join("kept").exists() && merged.join("hard").exists(), "the top itself can hide");
+}
