@@ -6,16 +6,16 @@
 //! that has been used before starts without it. A container stays with the driver that made it.
 
 use std::fmt;
-use std::fs::{self, File};
+use std::fs::File;
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use hull_kernel::erofs::ImageWriter;
 use hull_kernel::mounts::image::{has_images, try_below_overlay};
 use hull_kernel::mounts::overlay::{OverlayMount, overlay};
 use hull_store::{Lease, Roots, Store};
 
-use crate::folders::{Folders, file_error, make_folder, remove_folder};
+use crate::folders::{Folders, TRYING, file_error, make_folder, remove_folder};
 use crate::{Changes, Copy, Erofs, Finished, Overlay, Prepared, Rootfs, SnapshotError, SnapshotId, Snapshotter, Usage};
 
 /// A way of keeping layers.
@@ -48,6 +48,9 @@ impl fmt::Display for Driver {
         f.write_str(self.name())
     }
 }
+
+/// Held while drivers are tried out.
+static CHOOSING: Mutex<()> = Mutex::new(());
 
 /// Says which driver is wanted, when that is first asked.
 pub type WantedDriver<'a> =
@@ -85,6 +88,11 @@ impl<'a> Snapshots<'a> {
     /// # Errors
     /// [`SnapshotError::Unusable`] for one that is wanted and does not work here.
     pub fn current(&self) -> Result<Driver, SnapshotError> {
+        if let Some(chosen) = self.chosen.get() {
+            return Ok(*chosen);
+        }
+        // Threads of this process would try in the same folder.
+        let _alone = CHOOSING.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(chosen) = self.chosen.get() {
             return Ok(*chosen);
         }
@@ -167,7 +175,7 @@ impl<'a> Snapshots<'a> {
             return Err(hull_kernel::mounts::MountError::new("fsopen", "erofs", errno).into());
         }
         let root = self.folders(driver).root();
-        let place = root.join(format!("trying-{}", Lease::current()?));
+        let place = root.join(format!("{TRYING}{}", Lease::current()?));
         let tried = try_in(driver, &place);
         remove_folder(&place)?;
         tried
@@ -264,21 +272,7 @@ impl Snapshotter for Snapshots<'_> {
         let mut swept = 0;
         for driver in Driver::ALL {
             swept += self.of(driver).sweep()?;
-            sweep_tries(self.folders(driver).root())?;
         }
         Ok(swept)
     }
-}
-
-/// Removes what a process left that died while it tried a driver out.
-fn sweep_tries(root: &Path) -> Result<(), SnapshotError> {
-    let Ok(entries) = fs::read_dir(root) else { return Ok(()) };
-    for entry in entries.flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let maker = name.strip_prefix("trying-").map(str::parse::<Lease>);
-        if maker.is_some_and(|maker| !maker.is_ok_and(|maker| maker.is_alive())) {
-            remove_folder(&entry.path())?;
-        }
-    }
-    Ok(())
 }

@@ -24,6 +24,9 @@ use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use crate::{Finished, Prepared, SnapshotError, SnapshotId, Usage};
 
+/// How folders begin in which a process tries a driver out; its lease follows.
+pub(crate) const TRYING: &str = "trying-";
+
 /// The snapshots of one driver.
 #[derive(Debug)]
 pub(crate) struct Folders<'a> {
@@ -180,7 +183,13 @@ impl<'a> Folders<'a> {
         let mut removed = dead.len();
         for entry in entries {
             let entry = entry.map_err(file_error("read", &self.root))?;
-            let Some(id) = entry.file_name().to_str().and_then(SnapshotId::parse) else { continue };
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let trier = name.strip_prefix(TRYING).and_then(|lease| lease.parse::<Lease>().ok());
+            if trier.is_some_and(|trier| !trier.is_alive()) {
+                remove_folder(&entry.path())?;
+                removed += 1;
+            }
+            let Some(id) = SnapshotId::parse(&name) else { continue };
             // The row comes before the folder, so one that is missing now was missing when the folder was seen.
             if !self.is_known(&id)? {
                 remove_folder(&entry.path())?;
