@@ -1,5 +1,6 @@
 //! Measures unpacking: `unpack LAYER PLACE folder|image|none`, with PLACE not there yet. Prints seconds of wall clock and of
 //! this process' processors. `none` only decompresses and hashes.
+#![forbid(unsafe_code)]
 
 use std::fs::File;
 use std::io::{BufReader, Read};

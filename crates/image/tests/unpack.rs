@@ -5,10 +5,11 @@
 mod layer {
     pub mod archive;
     pub mod folder;
+    pub mod tree;
 }
 
 use std::fs;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 use std::process::Command;
 
@@ -16,6 +17,7 @@ use hull_image::unpack::{UnpackError, UnpackOptions};
 use hull_oci::Digest;
 use layer::archive::{Archive, Entry, pax_record};
 use layer::folder::{Facts, Folder, Target};
+use layer::tree::fill;
 use proptest::prelude::*;
 
 const WHITEOUT: u64 = 0;
@@ -626,46 +628,6 @@ fn lying_sparse_maps_are_refused() {
 fn tar(arguments: &[&str]) {
     let output = Command::new("tar").args(arguments).output().expect("the tar program");
     assert!(output.status.success(), "tar {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-}
-
-/// A tree with everything that a layer may have.
-fn fill(top: &Path) {
-    use std::os::unix::fs::FileExt;
-    let long = top.join("long-".repeat(30)).join("name-".repeat(40));
-    fs::create_dir_all(&long).unwrap();
-    for (number, folder) in [top.to_path_buf(), long, top.join("usr/share/doc")].iter().enumerate() {
-        fs::create_dir_all(folder).unwrap();
-        for size in [0, 1, 511, 512, 513, 300_000] {
-            let path = folder.join(format!("file-{size}"));
-            fs::write(&path, (0..size).map(|n| (n % 251) as u8 + 1).collect::<Vec<_>>()).unwrap();
-            std::os::unix::fs::chown(&path, Some(number as u32 * 1000), Some(size)).unwrap();
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o4640 + number as u32)).unwrap();
-        }
-        symlink("file-1", folder.join("link")).unwrap();
-        symlink("x/".repeat(150), folder.join("long-link")).unwrap();
-        fs::hard_link(folder.join("file-513"), top.join(format!("hard-{number}"))).unwrap();
-        let mode = rustix::fs::Mode::from_raw_mode(0o640);
-        let node = |name: &str, kind, device| {
-            rustix::fs::mknodat(rustix::fs::CWD, folder.join(name), kind, mode, device).unwrap();
-        };
-        node("null", rustix::fs::FileType::CharacterDevice, rustix::fs::makedev(1, 3));
-        node("disk", rustix::fs::FileType::BlockDevice, rustix::fs::makedev(259, 70_000));
-        node("fifo", rustix::fs::FileType::Fifo, 0);
-        let sparse = fs::File::create(folder.join("sparse")).unwrap();
-        for part in 0..30 {
-            sparse.write_all_at(b"data", (part * 3 + 1) << 16).unwrap();
-        }
-        sparse.set_len(50 << 20).unwrap();
-        for (path, attribute) in [("file-1", "trusted.other"), ("usr", "trusted.hull"), ("file-512", "trusted.a-b")] {
-            let flags = rustix::fs::XattrFlags::empty();
-            let path = top.join(path);
-            if path.exists() {
-                rustix::fs::lsetxattr(&path, attribute, b"v\0\nal", flags).unwrap();
-            }
-        }
-    }
-    fs::set_permissions(top.join("usr/share"), fs::Permissions::from_mode(0o2751)).unwrap();
-    fs::set_permissions(top, fs::Permissions::from_mode(0o711)).unwrap();
 }
 
 fn archives_of_gnu_tar_come_out_as_they_went_in() {
