@@ -62,7 +62,8 @@ fn copy_keeps_the_contract() {
 
 #[test]
 fn all_together_keep_the_contract_whoever_is_wanted() {
-    for Place { roots, store, .. } in &places() {
+    // Where files cost the least: what the places differ in is asked of each driver by itself.
+    for Place { roots, store, .. } in &places()[1..] {
         for driver in Driver::ALL {
             let snapshots = Snapshots::new(store, roots, Box::new(move || Ok(Some(driver))));
             conformance::check(&snapshots, store);

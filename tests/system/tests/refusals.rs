@@ -182,8 +182,9 @@ fn a_full_disk_is_told_and_nothing_half_stays() {
         "mount -t tmpfs -o size=4m none {disk} && trap 'umount -l {disk}' EXIT
          hull() {{ {} --root {disk}/root \"$@\"; }}
          hull load -q -i {}; echo code $?
-         find {disk}/root/content -type f | wc -l; ls {disk}/root/snapshots/overlay | wc -l; hull images -q | wc -l
-         mount -o remount,size=64m {disk} && hull load -q -i {1} && hull run --rm five-layers cat /srv/top",
+         find {disk}/root/content -type f | wc -l; find {disk}/root/snapshots -mindepth 2 | wc -l; hull images -q | wc -l
+         mount -o remount,size=64m {disk} && hull load -q -i {1} && hull run --rm five-layers cat /srv/top
+         hull rmi five-layers >/dev/null",
         program.display(),
         image("five-layers.docker.tar").display(),
     );
