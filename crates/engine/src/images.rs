@@ -1,25 +1,29 @@
 //! Images and snapshots together: what comes from a registry or an archive is unpacked, once, while the rest arrives.
 //!
 //! ```text
-//! blob verified ─> decompress ─> unpack into a prepared snapshot ─> diff id compared    (a thread per arriving layer)
-//! all layers ────> commit: one sync, one durable transaction ─────> image and names durable
+//! packed bytes, as they come ─> decompress ─> unpack into a prepared snapshot ─> diff id compared
+//! all blobs verified ─> all layers: commit, one sync, one durable transaction ─> image and names durable
 //! ```
+//!
+//! A layer is unpacked behind the bytes as they arrive, in threads of its own: one inflates, one hashes, one writes.
 //!
 //! An image is only reported as present when its layers are. A failure or a kill before that leaves prepared snapshots
 //! under a dead lease, which the next sweep takes. Two processes that unpack the same layer do it twice; one is kept.
 
 use std::collections::HashSet;
 use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::Read;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
+use hull_image::compression::decompress_ahead;
 use hull_image::registry::{PullOptions, pull};
-use hull_image::unpack::{Destination, UnpackOptions, decompress, unpack_layer};
+use hull_image::unpack::{Destination, UnpackOptions, unpack_layer};
 use hull_image::{
-    Image, ImageStore, LayerDescriptor, LayerEvent, LayerSink, NewImage, Progress, Removal, Removed, SinkError, archive,
+    Image, ImageStore, LayerDescriptor, LayerEvent, LayerSink, NewImage, PackedLayer, Progress, Removal, Removed,
+    SinkError, archive,
 };
 use hull_oci::{Digest, Platform, Reference};
 use hull_snapshot::{Driver, Finished, Prepared, SnapshotId, Snapshots, Snapshotter, Space};
@@ -84,15 +88,14 @@ impl<'a> Unpacker<'a> {
         Unpacker { snapshots, progress, finished: Mutex::new(Vec::new()) }
     }
 
-    fn unpack(&self, layer: &LayerDescriptor, blob: &Path) -> Result<(), LayerError> {
+    fn unpack(&self, layer: &LayerDescriptor, packed: impl Read + Send + 'static) -> Result<(), LayerError> {
         let failed = |source| LayerError::Snapshot { digest: layer.digest.clone(), source: Box::new(source) };
         if self.snapshots.layer(layer.chain_id.as_str()).map_err(failed)?.is_some() {
-            self.progress.layer(&layer.digest, LayerEvent::Done);
             return Ok(());
         }
         self.progress.layer(&layer.digest, LayerEvent::Unpacking);
         let prepared = self.snapshots.prepare().map_err(failed)?;
-        match fill(&prepared, layer, blob) {
+        match fill(&prepared, layer, packed) {
             Ok(size_bytes) => {
                 let finished = Finished {
                     prepared,
@@ -101,7 +104,6 @@ impl<'a> Unpacker<'a> {
                     size_bytes,
                 };
                 self.finished.lock().unwrap_or_else(PoisonError::into_inner).push(finished);
-                self.progress.layer(&layer.digest, LayerEvent::Done);
                 Ok(())
             }
             Err(error) => {
@@ -110,6 +112,12 @@ impl<'a> Unpacker<'a> {
                 Err(error)
             }
         }
+    }
+
+    /// Unpacks a layer whose blob is here.
+    fn unpack_stored(&self, layer: &LayerDescriptor, blob: &Path) -> Result<(), LayerError> {
+        let open = |source| LayerError::Open { digest: layer.digest.clone(), source };
+        self.unpack(layer, File::open(blob).map_err(open)?)
     }
 
     /// Makes everything unpacked permanent.
@@ -128,17 +136,16 @@ impl<'a> Unpacker<'a> {
 }
 
 impl LayerSink for Unpacker<'_> {
-    fn layer_ready(&self, _index: usize, layer: &LayerDescriptor, blob: &Path) -> Result<(), SinkError> {
-        Ok(self.unpack(layer, blob)?)
+    fn layer(&self, _index: usize, layer: &LayerDescriptor, packed: PackedLayer) -> Result<(), SinkError> {
+        Ok(self.unpack(layer, packed)?)
     }
 }
 
 /// Unpacks one layer into its folder or image and compares its content; returns what it takes, in bytes.
-fn fill(prepared: &Prepared, layer: &LayerDescriptor, blob: &Path) -> Result<u64, LayerError> {
+fn fill(prepared: &Prepared, layer: &LayerDescriptor, packed: impl Read + Send + 'static) -> Result<u64, LayerError> {
     let open = |source| LayerError::Open { digest: layer.digest.clone(), source };
     let unpack = |source| LayerError::Unpack { digest: layer.digest.clone(), source: Box::new(source) };
-    let packed = BufReader::with_capacity(256 * 1024, File::open(blob).map_err(open)?);
-    let tar = decompress(packed).map_err(open)?;
+    let tar = decompress_ahead(packed).map_err(open)?;
     let opened = match &prepared.space {
         Space::Folder(folder) => File::open(folder),
         Space::Image(image) => File::options().read(true).write(true).create_new(true).open(image),
@@ -397,8 +404,9 @@ fn unpack_all(
                     let next = queue.lock().unwrap_or_else(PoisonError::into_inner).next();
                     let failed = || failure.lock().unwrap_or_else(PoisonError::into_inner);
                     let Some(layer) = next.filter(|_| failed().is_none()) else { return };
-                    if let Err(error) = unpacker.unpack(layer, &blob(layer)) {
-                        failed().get_or_insert(error);
+                    match unpacker.unpack_stored(layer, &blob(layer)) {
+                        Ok(()) => unpacker.progress.layer(&layer.digest, LayerEvent::Done),
+                        Err(error) => drop(failed().get_or_insert(error)),
                     }
                 }
             });

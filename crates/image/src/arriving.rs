@@ -5,6 +5,9 @@
 //! └──────────────────────────────── Holds lives ─────────────────────────────────────────────────────┘
 //! ```
 //!
+//! A blob is admitted at once ([`Holds::admit`]), or kept until all are there and then settled with them, at the price
+//! of one sync ([`Holds::keep`], [`Holds::settle`]).
+//!
 //! While [`Holds`] lives nobody collects what it holds. When the last clone of it is dropped it lets go and collects
 //! what no image refers to, so that a failed pull leaves nothing behind, whoever noticed the failure.
 
@@ -15,9 +18,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use hull_oci::image::ImageConfiguration;
 use hull_oci::{Digest, Reference};
 use hull_store::{HoldKind, Holder, release_dead};
-use rusqlite::OptionalExtension;
+use rusqlite::{OptionalExtension, Transaction};
 
-use crate::content::{BlobWriter, SealedBlob};
+use crate::content::{BlobWriter, SealedBlob, place_all};
+use crate::partial::PartialBlob;
 use crate::{ImageError, ImageStore, LayerDescriptor};
 
 /// A blob in the content store, or to be.
@@ -64,6 +68,8 @@ pub struct Holds<'a> {
     images: &'a ImageStore<'a>,
     holder: Holder,
     held: Mutex<Vec<Digest>>,
+    /// Verified blobs without a name yet, and their media types.
+    kept: Mutex<Vec<(SealedBlob, String)>>,
 }
 
 impl<'a> Holds<'a> {
@@ -75,7 +81,7 @@ impl<'a> Holds<'a> {
         let holder = Holder::new()?;
         images.database().write(|transaction| Ok::<_, ImageError>(release_dead(transaction)?))?;
         images.content().sweep()?;
-        Ok(Self { images, holder, held: Mutex::default() })
+        Ok(Self { images, holder, held: Mutex::default(), kept: Mutex::default() })
     }
 
     /// Holds blobs by digest and layers by chain id, before anybody looks whether they exist.
@@ -167,6 +173,53 @@ impl<'a> Holds<'a> {
         Ok(self.images.content().writer(self.holder.lease())?)
     }
 
+    /// Begins a blob that comes over the network, or goes on with what an earlier process left of it when `resume` says so.
+    ///
+    /// # Errors
+    /// [`ImageError::Content`].
+    pub fn partial(&self, digest: &Digest, size_bytes: u64, resume: bool) -> Result<PartialBlob, ImageError> {
+        let begin = if resume { PartialBlob::resume } else { PartialBlob::create };
+        Ok(begin(self.images.content(), digest, size_bytes, self.holder.lease())?)
+    }
+
+    /// Holds a sealed blob and keeps it until [`Holds::settle`].
+    ///
+    /// # Errors
+    /// [`ImageError`] when the database cannot be written.
+    pub fn keep(&self, sealed: SealedBlob, media_type: &str) -> Result<StoredBlob, ImageError> {
+        let blob = StoredBlob {
+            digest: sealed.digest.clone(),
+            size_bytes: sealed.size_bytes,
+            media_type: media_type.to_owned(),
+        };
+        self.hold(&[(HoldKind::Blob, &blob.digest)])?;
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).push((sealed, media_type.to_owned()));
+        Ok(blob)
+    }
+
+    /// Gives every kept blob its name and records it.
+    ///
+    /// # Errors
+    /// [`ImageError`] from syncing, renaming or the database.
+    pub fn settle(&self) -> Result<(), ImageError> {
+        let kept = std::mem::take(&mut *self.kept.lock().unwrap_or_else(PoisonError::into_inner));
+        let rows: Vec<_> =
+            kept.iter().map(|(blob, media_type)| (blob.digest.clone(), blob.size_bytes, media_type.clone())).collect();
+        // Also over files of those names, which could be damaged; these are verified.
+        place_all(kept.into_iter().map(|(blob, _)| blob).collect())?;
+        self.images.database().write(|transaction| {
+            rows.iter()
+                .try_for_each(|(digest, size_bytes, media_type)| record(transaction, digest, *size_bytes, media_type))
+        })
+    }
+
+    /// Lets the next download go on with the kept blobs, as the image comes to nothing now.
+    pub(crate) fn leave_unfinished(&self) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.iter_mut().for_each(|(blob, _)| blob.keep_unfinished());
+        kept.clear();
+    }
+
     /// Holds a sealed blob, gives it its name and records it.
     ///
     /// # Errors
@@ -177,14 +230,7 @@ impl<'a> Holds<'a> {
         self.hold(&[(HoldKind::Blob, &digest)])?;
         // Also over a file of that name, which could be damaged; this one is verified.
         sealed.put_in_place()?;
-        self.images.database().write(|transaction| {
-            transaction.execute(
-                "INSERT INTO blobs VALUES (?1, ?2, ?3)
-                 ON CONFLICT (digest) DO UPDATE SET size_bytes = excluded.size_bytes",
-                (digest.as_str(), size_bytes.cast_signed(), media_type),
-            )?;
-            Ok::<_, ImageError>(())
-        })?;
+        self.images.database().write(|transaction| record(transaction, &digest, size_bytes, media_type))?;
         Ok(StoredBlob { digest, size_bytes, media_type: media_type.to_owned() })
     }
 
@@ -193,6 +239,16 @@ impl<'a> Holds<'a> {
     /// # Errors
     /// As [`Holds::admit`], and [`crate::content::ContentError::WrongDigest`].
     pub fn admit_bytes(&self, digest: &Digest, bytes: &[u8], media_type: &str) -> Result<StoredBlob, ImageError> {
+        let blob = self.keep_bytes(digest, bytes, media_type)?;
+        self.settle()?;
+        Ok(blob)
+    }
+
+    /// Stores a document that is in memory and has this digest, when the others are settled.
+    ///
+    /// # Errors
+    /// As [`Holds::keep`], and [`crate::content::ContentError::WrongDigest`].
+    pub fn keep_bytes(&self, digest: &Digest, bytes: &[u8], media_type: &str) -> Result<StoredBlob, ImageError> {
         self.hold(&[(HoldKind::Blob, digest)])?;
         let size_bytes = bytes.len() as u64;
         if self.is_stored(digest, size_bytes)?
@@ -202,7 +258,7 @@ impl<'a> Holds<'a> {
         }
         let mut writer = self.writer_of(digest)?;
         writer.append(bytes)?;
-        self.admit(writer.seal_as(digest, None)?, media_type)
+        self.keep(writer.seal_unsynced_as(digest, None)?, media_type)
     }
 
     fn let_go(&self) -> Result<(), ImageError> {
@@ -211,6 +267,14 @@ impl<'a> Holds<'a> {
         self.images.collect_blobs(&held)?;
         Ok(())
     }
+}
+
+fn record(transaction: &Transaction<'_>, digest: &Digest, size_bytes: u64, media_type: &str) -> Result<(), ImageError> {
+    transaction.execute(
+        "INSERT INTO blobs VALUES (?1, ?2, ?3) ON CONFLICT (digest) DO UPDATE SET size_bytes = excluded.size_bytes",
+        (digest.as_str(), size_bytes.cast_signed(), media_type),
+    )?;
+    Ok(())
 }
 
 impl Drop for Holds<'_> {

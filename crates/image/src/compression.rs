@@ -2,8 +2,13 @@
 //!
 //! Media types and file names are claims; the magic number is what the decoder will meet. gzip and bzip2 may consist
 //! of several members, zstd and xz of several frames or streams. Input is read forwards only, so a pipe will do.
+//!
+//! [`decompress_ahead`] decodes in a thread of its own, into [`CHUNKS`] buffers that go round, so that whoever hashes and
+//! writes what comes out does so meanwhile.
 
 use std::io::{self, BufRead, BufReader, Read};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::thread::{self, JoinHandle};
 
 use flate2::bufread::MultiGzDecoder;
 
@@ -92,6 +97,118 @@ pub fn decompress<'a>(stream: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> 
     Detected::new(stream)?.decompressed()
 }
 
+/// Bytes that the decoding thread hands on at once.
+const CHUNK_BYTES: usize = 256 << 10;
+/// Buffers between the decoding thread and the reader.
+const CHUNKS: usize = 6;
+
+/// What travels from the decoding thread: memory, and how much of it is filled.
+struct Chunk {
+    bytes: Vec<u8>,
+    filled: usize,
+}
+
+/// A stream uncompressed in a thread that runs ahead of its reader, whatever it is compressed with. What is wrong with
+/// the stream is what reading says.
+///
+/// # Errors
+/// When no thread can be made.
+pub fn decompress_ahead(stream: impl Read + Send + 'static) -> io::Result<Decoded> {
+    let (full, chunks) = sync_channel(CHUNKS);
+    let (empty, spare) = channel();
+    for _ in 0..CHUNKS {
+        // The other end is here.
+        let _ = empty.send(vec![0; CHUNK_BYTES]);
+    }
+    let decode = move || decode(stream, &full, &spare);
+    let thread = thread::Builder::new().name("decode".to_owned()).spawn(decode)?;
+    let current = Chunk { bytes: Vec::new(), filled: 0 };
+    Ok(Decoded { chunks: Some(chunks), empty, current, position: 0, thread: Some(thread) })
+}
+
+/// The decoding thread: it ends with the stream, with an error that it hands on, or when nobody reads any more.
+fn decode(stream: impl Read, full: &SyncSender<io::Result<Chunk>>, spare: &Receiver<Vec<u8>>) {
+    let mut decoder = match decompress(stream) {
+        Ok(decoder) => decoder,
+        Err(error) => return drop(full.send(Err(error))),
+    };
+    while let Ok(mut bytes) = spare.recv() {
+        let filled = match fill(&mut decoder, &mut bytes) {
+            Ok(0) => return,
+            Ok(filled) => filled,
+            Err(error) => return drop(full.send(Err(error))),
+        };
+        if full.send(Ok(Chunk { bytes, filled })).is_err() {
+            return;
+        }
+    }
+}
+
+/// Fills the buffer unless the stream ends first.
+fn fill(stream: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match stream.read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(length) => filled += length,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
+
+/// The reading end of [`decompress_ahead`]. When it is dropped the thread has ended, which may have to wait for the
+/// bytes that it is reading.
+pub struct Decoded {
+    /// Absent when it is being dropped.
+    chunks: Option<Receiver<io::Result<Chunk>>>,
+    empty: Sender<Vec<u8>>,
+    current: Chunk,
+    position: usize,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Decoded {
+    /// Takes the next chunk; false at the end of the stream.
+    fn advance(&mut self) -> io::Result<bool> {
+        let Some(chunks) = &self.chunks else { return Ok(false) };
+        let Ok(next) = chunks.recv() else { return Ok(false) };
+        let done = std::mem::replace(&mut self.current, next?);
+        self.position = 0;
+        if !done.bytes.is_empty() {
+            // The thread may have come to the end and gone.
+            let _ = self.empty.send(done.bytes);
+        }
+        Ok(true)
+    }
+}
+
+impl Read for Decoded {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.position == self.current.filled && (buffer.is_empty() || !self.advance()?) {
+            return Ok(0);
+        }
+        let there = &self.current.bytes[self.position..self.current.filled];
+        let length = there.len().min(buffer.len());
+        buffer[..length].copy_from_slice(&there[..length]);
+        self.position += length;
+        Ok(length)
+    }
+}
+
+impl Drop for Decoded {
+    fn drop(&mut self) {
+        self.chunks = None;
+        // Without memory to fill, and nobody to take it, the thread ends.
+        self.empty = channel().0;
+        if let Some(thread) = self.thread.take() {
+            // A panic of the decoder has no reader to go to.
+            let _ = thread.join();
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Write;
@@ -139,6 +256,21 @@ mod tests {
             Detected::new(&once[..]).expect("begins").raw().read_to_end(&mut raw).expect("reads");
             assert_eq!(raw, once);
         }
+    }
+
+    #[test]
+    fn decoding_ahead_reads_the_same_and_ends_when_nobody_reads() {
+        let long: Vec<u8> = (0..3_000_000_u32).flat_map(|number| number.to_le_bytes()).collect();
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(&long).expect("memory");
+        let packed = encoder.finish().expect("memory");
+        let mut plain = Vec::new();
+        decompress_ahead(io::Cursor::new(packed.clone())).expect("begins").read_to_end(&mut plain).expect("decodes");
+        assert!(plain == long);
+        let cut = io::Cursor::new(packed[..packed.len() - 5].to_vec());
+        assert!(decompress_ahead(cut).expect("begins").read_to_end(&mut plain).is_err());
+        let mut unread = decompress_ahead(io::Cursor::new(packed)).expect("begins");
+        unread.read_exact(&mut [0; 5]).expect("decodes");
     }
 
     #[test]

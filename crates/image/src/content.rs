@@ -4,18 +4,27 @@
 //! <root>/content/
 //!   sha256/ab/abcd...      a blob, whole, verified and synced; never written again
 //!   tmp/<lease>.<number>   a blob on its way; the lease says which process writes it
+//!   tmp/<lease>.<number>.sha256-abcd...   the same over the network, where its digest is known from the start
 //! ```
 //!
-//! Write order: bytes to a temporary file while they are hashed, digest and size compared, fsync of the file, rename,
-//! fsync of the folder. After a crash at any point a file under its digest's name is complete; temporary files of
-//! dead processes are removed by [`Content::sweep`]. Several writers of one digest each have their own temporary
-//! file and rename over each other's equal result. Which blobs are wanted is not known here but in the database.
+//! Write order: bytes to a temporary file while they are hashed, digest and size compared, the file synced, rename,
+//! fsync of the folder. [`place_all`] does it for many blobs with one sync of the file system in place of one for each
+//! file: all bytes are on disk before the first rename. After a crash at any point a file under its digest's name is
+//! complete. Several writers of one digest each have their own temporary file and rename over each other's equal
+//! result. Which blobs are wanted is not known here but in the database.
+//!
+//! Temporary files of dead processes are removed by [`Content::sweep`], except that a file with a digest in its name
+//! which has come to [`RESUMABLE_BYTES_MIN`] and was written to within [`RESUMABLE_AGE_MAX`] stays until the blob is
+//! here: the next process that wants the blob renames the file to its own name (one of several gets it) and goes on
+//! where it ended ([`crate::partial`]). Nothing in it is believed: the whole blob is verified as any other.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use hull_oci::Digest;
 use hull_store::{Lease, Roots};
@@ -23,6 +32,11 @@ use sha2::Digest as _;
 
 /// Numbers the temporary files of this process.
 static NEXT_TEMPORARY: AtomicU64 = AtomicU64::new(0);
+
+/// Least size of an unfinished file that is worth going on with.
+pub const RESUMABLE_BYTES_MIN: u64 = 1 << 20;
+/// How long an unfinished file is kept after it was last written to.
+pub const RESUMABLE_AGE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The folder of blobs.
 #[derive(Debug, Clone)]
@@ -81,7 +95,7 @@ pub enum ContentError {
     },
 }
 
-fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ContentError {
+pub(crate) fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ContentError + use<> {
     let path = path.to_path_buf();
     move |source| ContentError::File { action, path, source }
 }
@@ -238,11 +252,40 @@ impl Content {
         }
     }
 
-    /// Removes the temporary files of processes that are gone, and says how many there were.
+    /// Removes the temporary files of processes that are gone, and says how many there were. What the next download
+    /// of its blob can go on with stays for [`RESUMABLE_AGE_MAX`].
     ///
     /// # Errors
     /// [`ContentError::File`] for the first file that could not be removed; the others are tried first.
     pub fn sweep(&self) -> Result<usize, ContentError> {
+        self.remove_dead(true)
+    }
+
+    /// As [`Content::sweep`], and nothing stays for the next download.
+    ///
+    /// # Errors
+    /// As [`Content::sweep`].
+    pub fn sweep_unfinished(&self) -> Result<usize, ContentError> {
+        self.remove_dead(false)
+    }
+
+    /// The unfinished files of a blob that nobody works on any more.
+    pub(crate) fn unfinished(&self, digest: &Digest) -> Vec<PathBuf> {
+        let entries = fs::read_dir(self.temporary_folder()).into_iter().flatten().flatten();
+        let dead = |path: &PathBuf| {
+            let name = TemporaryName::of(path);
+            name.digest.as_ref() == Some(digest) && name.owner.is_none_or(|lease| !lease.is_alive())
+        };
+        entries.map(|entry| entry.path()).filter(dead).collect()
+    }
+
+    fn is_resumable(&self, path: &Path, digest: &Digest) -> bool {
+        let Ok(metadata) = fs::metadata(path) else { return false };
+        let age = metadata.modified().ok().and_then(|time| time.elapsed().ok()).unwrap_or_default();
+        metadata.len() >= RESUMABLE_BYTES_MIN && age <= RESUMABLE_AGE_MAX && !self.path(digest).exists()
+    }
+
+    fn remove_dead(&self, keeps_unfinished: bool) -> Result<usize, ContentError> {
         let folder = self.temporary_folder();
         let entries = match fs::read_dir(&folder) {
             Ok(entries) => entries,
@@ -252,7 +295,10 @@ impl Content {
         let (mut removed, mut first_error) = (0, None);
         for entry in entries {
             let path = entry.map_err(failed("list", &folder))?.path();
-            if owner(&path).is_some_and(|lease| lease.is_alive()) {
+            let name = TemporaryName::of(&path);
+            if name.owner.is_some_and(|lease| lease.is_alive())
+                || keeps_unfinished && name.digest.is_some_and(|digest| self.is_resumable(&path, &digest))
+            {
                 continue;
             }
             match fs::remove_file(&path) {
@@ -285,6 +331,27 @@ impl Content {
         let number = NEXT_TEMPORARY.fetch_add(1, Ordering::Relaxed);
         self.temporary_folder().join(format!("{lease}.{number}"))
     }
+
+    /// A name for a blob that comes over the network.
+    pub(crate) fn temporary_path_of(&self, digest: &Digest, lease: &Lease) -> PathBuf {
+        let mut name = self.temporary_path(lease).into_os_string();
+        name.push(format!(".{}-{}", digest.algorithm(), digest.hex()));
+        name.into()
+    }
+
+    /// Makes a temporary file that is read and written.
+    pub(crate) fn create(&self, path: PathBuf) -> Result<(File, TemporaryFile), ContentError> {
+        let open = || File::options().read(true).write(true).create_new(true).mode(0o600).open(&path);
+        let file = match open() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                make_folder(&self.temporary_folder())?;
+                open()
+            }
+            other => other,
+        };
+        let file = file.map_err(failed("create", &path))?;
+        Ok((file, TemporaryFile { path, is_kept: false }))
+    }
 }
 
 /// Paths inside a folder; none when there is no folder.
@@ -296,10 +363,46 @@ fn list(folder: &Path) -> Result<Vec<PathBuf>, ContentError> {
     }
 }
 
-/// Whose temporary file this is; absent when the name is not of our form, which no living process writes.
-fn owner(path: &Path) -> Option<Lease> {
-    let (lease, _number) = path.file_name()?.to_str()?.rsplit_once('.')?;
-    lease.parse().ok()
+/// What the name of a temporary file says.
+#[derive(Debug, Default)]
+struct TemporaryName {
+    /// Who writes it; absent when the name is not of our form, which no living process writes.
+    owner: Option<Lease>,
+    /// The blob that it is to become, where that is known.
+    digest: Option<Digest>,
+}
+
+impl TemporaryName {
+    fn of(path: &Path) -> Self {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let (rest, digest) = match name.rsplit_once('.') {
+            Some((rest, last)) => match last.split_once('-') {
+                Some((algorithm, hex)) => (rest, Digest::parse(&format!("{algorithm}:{hex}")).ok()),
+                None => (name, None),
+            },
+            None => (name, None),
+        };
+        let lease = rest.rsplit_once('.').map_or("", |(lease, _number)| lease);
+        Self { owner: lease.parse().ok(), digest }
+    }
+}
+
+/// A file below `tmp/` that goes when this is dropped, unless it got another name or is to be gone on with.
+#[derive(Debug)]
+pub(crate) struct TemporaryFile {
+    pub path: PathBuf,
+    pub is_kept: bool,
+}
+
+impl Drop for TemporaryFile {
+    fn drop(&mut self) {
+        if self.is_kept {
+            return;
+        }
+        if let Err(error) = fs::remove_file(&self.path) {
+            tracing::warn!("cannot remove {}: {error}", self.path.display());
+        }
+    }
 }
 
 /// A blob that left the store; its file goes when this is dropped.
@@ -319,25 +422,15 @@ impl Drop for Discarded {
 pub struct BlobWriter {
     content: Content,
     file: File,
-    path: PathBuf,
+    temporary: TemporaryFile,
     hasher: Hasher,
     size_bytes: u64,
-    in_place: bool,
 }
 
 impl BlobWriter {
     fn create(content: Content, lease: &Lease, hasher: Hasher) -> Result<Self, ContentError> {
-        let path = content.temporary_path(lease);
-        let open = || File::options().write(true).create_new(true).mode(0o600).open(&path);
-        let file = match open() {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                make_folder(&content.temporary_folder())?;
-                open()
-            }
-            other => other,
-        };
-        let file = file.map_err(failed("create", &path))?;
-        Ok(Self { content, file, path, hasher, size_bytes: 0, in_place: false })
+        let (file, temporary) = content.create(content.temporary_path(lease))?;
+        Ok(Self { content, file, temporary, hasher, size_bytes: 0 })
     }
 
     /// Appends bytes.
@@ -345,7 +438,7 @@ impl BlobWriter {
     /// # Errors
     /// [`ContentError::File`], a full disk for example.
     pub fn append(&mut self, bytes: &[u8]) -> Result<(), ContentError> {
-        self.file.write_all(bytes).map_err(failed("write", &self.path))?;
+        self.file.write_all(bytes).map_err(failed("write", &self.temporary.path))?;
         self.hasher.update(bytes);
         self.size_bytes += bytes.len() as u64;
         Ok(())
@@ -361,26 +454,51 @@ impl BlobWriter {
     /// # Errors
     /// [`ContentError::File`] when syncing fails.
     pub fn seal(self) -> Result<SealedBlob, ContentError> {
-        self.file.sync_data().map_err(failed("sync", &self.path))?;
-        let digest = self.hasher.clone().finish();
-        Ok(SealedBlob { digest, size_bytes: self.size_bytes, writer: self })
+        let mut sealed = self.sealed();
+        sealed.sync()?;
+        Ok(sealed)
     }
 
-    /// Ends a blob that must have this digest and, where known, this size.
+    /// Ends a blob that must have this digest and, where known, this size. Its bytes are on disk.
     ///
     /// # Errors
     /// [`ContentError::WrongSize`], [`ContentError::WrongDigest`], or a failed system call; nothing is left then.
     pub fn seal_as(self, expected: &Digest, expected_bytes: Option<u64>) -> Result<SealedBlob, ContentError> {
-        if let Some(expected_bytes) = expected_bytes.filter(|bytes| *bytes != self.size_bytes) {
-            let (digest, found_bytes) = (expected.clone(), self.size_bytes);
-            return Err(ContentError::WrongSize { digest, expected_bytes, found_bytes });
-        }
-        let found = self.hasher.clone().finish();
-        if found != *expected {
-            return Err(ContentError::WrongDigest { expected: expected.clone(), found });
-        }
-        self.seal()
+        let mut sealed = self.seal_unsynced_as(expected, expected_bytes)?;
+        sealed.sync()?;
+        Ok(sealed)
     }
+
+    /// As [`BlobWriter::seal_as`], but the bytes may still be in memory alone, for [`place_all`] to sync.
+    ///
+    /// # Errors
+    /// [`ContentError::WrongSize`], [`ContentError::WrongDigest`]; nothing is left then.
+    pub fn seal_unsynced_as(self, expected: &Digest, expected_bytes: Option<u64>) -> Result<SealedBlob, ContentError> {
+        let sealed = self.sealed();
+        check(expected, expected_bytes, &sealed.digest, sealed.size_bytes)?;
+        Ok(sealed)
+    }
+
+    fn sealed(self) -> SealedBlob {
+        let Self { content, file, temporary, hasher, size_bytes } = self;
+        SealedBlob { digest: hasher.finish(), size_bytes, content, file, temporary, is_synced: false }
+    }
+}
+
+/// Compares what a blob is with what it is to be.
+pub(crate) fn check(
+    expected: &Digest,
+    expected_bytes: Option<u64>,
+    found: &Digest,
+    found_bytes: u64,
+) -> Result<(), ContentError> {
+    if let Some(expected_bytes) = expected_bytes.filter(|bytes| *bytes != found_bytes) {
+        return Err(ContentError::WrongSize { digest: expected.clone(), expected_bytes, found_bytes });
+    }
+    if found != expected {
+        return Err(ContentError::WrongDigest { expected: expected.clone(), found: found.clone() });
+    }
+    Ok(())
 }
 
 impl Write for BlobWriter {
@@ -396,46 +514,80 @@ impl Write for BlobWriter {
     }
 }
 
-impl Drop for BlobWriter {
-    fn drop(&mut self) {
-        if self.in_place {
-            return;
-        }
-        if let Err(error) = fs::remove_file(&self.path) {
-            tracing::warn!("cannot remove {}: {error}", self.path.display());
-        }
-    }
-}
-
-/// A complete, synced blob that waits for its name. Dropped, it leaves nothing.
+/// A complete, verified blob that waits for its name. Dropped, it leaves nothing.
 #[derive(Debug)]
 pub struct SealedBlob {
     /// Its digest.
     pub digest: Digest,
     /// Its size.
     pub size_bytes: u64,
-    writer: BlobWriter,
+    pub(crate) content: Content,
+    pub(crate) file: File,
+    pub(crate) temporary: TemporaryFile,
+    pub(crate) is_synced: bool,
 }
 
 impl SealedBlob {
+    /// Has its bytes on disk.
+    ///
+    /// # Errors
+    /// [`ContentError::File`].
+    pub fn sync(&mut self) -> Result<(), ContentError> {
+        if !self.is_synced {
+            self.file.sync_data().map_err(failed("sync", &self.temporary.path))?;
+            self.is_synced = true;
+        }
+        Ok(())
+    }
+
     /// Gives the blob its name, durably.
     ///
     /// # Errors
-    /// [`ContentError::File`] when renaming or syncing the folder fails.
+    /// [`ContentError::File`] when syncing, renaming or syncing the folder fails.
     pub fn put_in_place(mut self) -> Result<(), ContentError> {
-        let content = &self.writer.content;
+        self.sync()?;
+        sync_folder(&self.rename()?)
+    }
+
+    /// Gives the blob its name; returns the folder that is to be synced.
+    fn rename(mut self) -> Result<PathBuf, ContentError> {
+        debug_assert!(self.is_synced, "bytes come before the name");
+        let content = &self.content;
         let (folder, target) = (content.folder_of(&self.digest), content.path(&self.digest));
-        match fs::rename(&self.writer.path, &target) {
+        match fs::rename(&self.temporary.path, &target) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 make_folder(&folder)?;
                 sync_folder(folder.parent().unwrap_or(&content.folder))?;
-                fs::rename(&self.writer.path, &target).map_err(failed("rename to", &target))?;
+                fs::rename(&self.temporary.path, &target).map_err(failed("rename to", &target))?;
             }
             other => other.map_err(failed("rename to", &target))?,
         }
-        self.writer.in_place = true;
-        sync_folder(&folder)
+        self.temporary.is_kept = true;
+        Ok(folder)
     }
+
+    /// Lets the next download of the blob go on with the file, if it comes to nothing now.
+    pub(crate) fn keep_unfinished(&mut self) {
+        self.temporary.is_kept = TemporaryName::of(&self.temporary.path).digest.is_some();
+    }
+}
+
+/// Gives all of the blobs their names, durably, with one sync of the file system for those that are not synced yet.
+///
+/// # Errors
+/// [`ContentError::File`]; those that have no name by then leave nothing.
+pub fn place_all(mut blobs: Vec<SealedBlob>) -> Result<(), ContentError> {
+    let mut unsynced = blobs.iter_mut().filter(|blob| !blob.is_synced);
+    match (unsynced.next(), unsynced.next()) {
+        (Some(only), None) => only.sync()?,
+        (Some(first), Some(_)) => {
+            rustix::fs::syncfs(&first.file).map_err(|errno| failed("sync", &first.temporary.path)(errno.into()))?;
+            blobs.iter_mut().for_each(|blob| blob.is_synced = true);
+        }
+        _ => {}
+    }
+    let folders: BTreeSet<PathBuf> = blobs.into_iter().map(SealedBlob::rename).collect::<Result<_, _>>()?;
+    folders.iter().try_for_each(|folder| sync_folder(folder))
 }
 
 fn make_folder(folder: &Path) -> Result<(), ContentError> {
@@ -547,5 +699,41 @@ mod tests {
         assert_eq!(files(folder.path()), 1);
         drop(living);
         assert_eq!(files(folder.path()), 0);
+    }
+
+    #[test]
+    fn sweep_keeps_what_a_download_can_go_on_with() {
+        let (folder, content, lease) = store();
+        let dead = Lease { start_time: lease.start_time + 1, ..lease.clone() };
+        let unfinished = |name: &str, size_bytes: u64| {
+            let path = content.temporary_path_of(&Digest::sha256_of(name.as_bytes()), &dead);
+            let (file, mut temporary) = content.create(path).expect("makes");
+            temporary.is_kept = true;
+            file.set_len(size_bytes).expect("grows");
+            file
+        };
+        unfinished("young", RESUMABLE_BYTES_MIN);
+        unfinished("short", RESUMABLE_BYTES_MIN - 1);
+        let old = std::time::SystemTime::now() - RESUMABLE_AGE_MAX - Duration::from_secs(60);
+        unfinished("old", RESUMABLE_BYTES_MIN).set_modified(old).expect("sets");
+        unfinished("here", RESUMABLE_BYTES_MIN);
+        assert_eq!(content.unfinished(&Digest::sha256_of(b"old")).len(), 1);
+        put(&content, &lease, b"here");
+        assert_eq!(content.sweep().expect("sweeps"), 3);
+        assert_eq!(content.unfinished(&Digest::sha256_of(b"young")).len(), 1);
+        assert_eq!(content.sweep_unfinished().expect("sweeps"), 1);
+        assert_eq!(files(folder.path()), 0);
+    }
+
+    #[test]
+    fn many_blobs_get_their_names_at_once() {
+        let (folder, content, lease) = store();
+        let blobs = ["a", "b", "c", "a"].map(|text| {
+            let mut writer = content.writer(&lease).expect("makes");
+            writer.append(text.as_bytes()).expect("writes");
+            writer.seal_unsynced_as(&Digest::sha256_of(text.as_bytes()), Some(1)).expect("matches")
+        });
+        place_all(blobs.into()).expect("places");
+        assert_eq!((content.digests().expect("lists").len(), files(folder.path())), (3, 0));
     }
 }

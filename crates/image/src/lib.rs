@@ -1,7 +1,7 @@
 //! Images: from names to verified bytes to layers.
 //!
 //! ```text
-//! registry::pull ─┐                     ┌─> LayerSink (unpacks while others arrive)
+//! registry::pull ─┐                     ┌─> LayerSink (unpacks while bytes arrive)
 //! archive::load ──┼─> content (blobs) ──┤
 //! archive::import ┘                     └─> NewImage ──ImageStore::add──> names, images, layers in the database
 //! ```
@@ -19,6 +19,7 @@ pub mod content;
 mod error;
 mod image;
 mod manifest;
+mod partial;
 mod progress;
 pub mod registry;
 mod remove;
@@ -29,6 +30,7 @@ pub use arriving::{Holds, NewImage, StoredBlob};
 pub use error::ImageError;
 pub use image::{Image, LayerDescriptor, chain_ids};
 pub use manifest::{DOCUMENT_BYTES_MAX, Invalid, ManifestError};
-pub use progress::{IgnoreLayers, LayerEvent, LayerSink, NoProgress, Progress, SinkError};
+pub use partial::{ArrivingBlob, PartialBlob};
+pub use progress::{IgnoreLayers, LayerEvent, LayerSink, NoProgress, PackedLayer, Progress, SinkError};
 pub use remove::{Conflict, Removal, Removed};
 pub use store::ImageStore;

@@ -1,10 +1,10 @@
-//! What a pull or load tells while it works, and where finished layers go.
+//! What a pull, push, load or save tells while it works, and where arriving layers go.
 //!
 //! A [`Progress`] is told about layers from several threads; it draws, counts or ignores, and must be quick. A
-//! [`LayerSink`] gets each layer as soon as its blob is verified and in the content store, while other layers are
-//! still on their way; it is called on a thread of its own and may take as long as unpacking takes.
+//! [`LayerSink`] gets each layer while its bytes are still on their way; it is called on a thread of its own and may
+//! take as long as unpacking takes.
 
-use std::path::Path;
+use std::io::Read;
 
 use hull_oci::{Digest, Reference};
 
@@ -38,13 +38,45 @@ pub enum LayerEvent {
     Verifying,
     /// The blob is verified and stored.
     Downloaded,
-    /// Its files are being written (sent by whoever unpacks).
+    /// Its files are being written (sent by whoever unpacks); while bytes still come, or after that.
     Unpacking,
-    /// The layer is ready for use (sent by whoever unpacks).
+    /// The layer is ready for use.
     Done,
+    /// It goes to a registry and waits for its turn.
+    Preparing,
+    /// So much has gone.
+    Uploading {
+        /// Bytes so far.
+        done_bytes: u64,
+        /// Bytes in all.
+        total_bytes: u64,
+    },
+    /// The registry has it now.
+    Pushed,
+    /// The registry had it already.
+    Known,
+    /// The registry took it from another of its repositories.
+    Mounted {
+        /// That repository.
+        from: String,
+    },
+    /// So much was read from an archive.
+    Loading {
+        /// Bytes so far.
+        done_bytes: u64,
+        /// Bytes in all.
+        total_bytes: u64,
+    },
+    /// So much was written to an archive.
+    Saving {
+        /// Bytes so far.
+        done_bytes: u64,
+        /// Bytes in all.
+        total_bytes: u64,
+    },
 }
 
-/// A listener to a pull or load.
+/// A listener to a pull, push, load or save.
 pub trait Progress: Sync {
     /// The reference names this digest on the registry; the layers are going to be fetched.
     fn resolved(&self, reference: &Reference, digest: &Digest) {
@@ -53,6 +85,11 @@ pub trait Progress: Sync {
 
     /// Something happened to the layer whose blob has this digest.
     fn layer(&self, blob: &Digest, event: LayerEvent);
+
+    /// What is being done as a whole, in one line.
+    fn status(&self, message: &str) {
+        let _ = message;
+    }
 
     /// Something that the user should know although it is no error.
     fn warning(&self, message: &str) {
@@ -68,14 +105,19 @@ impl Progress for NoProgress {
     fn layer(&self, _blob: &Digest, _event: LayerEvent) {}
 }
 
-/// Where verified layers go.
+/// A blob that can be read, compressed as it comes.
+pub type PackedLayer = Box<dyn Read + Send>;
+
+/// Where arriving layers go.
 pub trait LayerSink: Sync {
-    /// Layer `index` (from 0, lowest first) is at `blob`, compressed as it came. The same blob is delivered once for
-    /// each position it has. The unpacked stream must have the digest `layer.diff_id`: that is for the sink to check.
+    /// Layer `index` (from 0, lowest first) can be read from `packed`, which waits where bytes are still on their way.
+    /// They are not verified until the pull has succeeded, and nothing that is made of them may count before that. The
+    /// same blob is delivered once for each position it has. The unpacked stream must have the digest `layer.diff_id`:
+    /// that is for the sink to check.
     ///
     /// # Errors
     /// Any; no further layer is fetched then.
-    fn layer_ready(&self, index: usize, layer: &LayerDescriptor, blob: &Path) -> Result<(), SinkError>;
+    fn layer(&self, index: usize, layer: &LayerDescriptor, packed: PackedLayer) -> Result<(), SinkError>;
 }
 
 /// Takes layers and leaves them packed.
@@ -83,7 +125,7 @@ pub trait LayerSink: Sync {
 pub struct IgnoreLayers;
 
 impl LayerSink for IgnoreLayers {
-    fn layer_ready(&self, _index: usize, _layer: &LayerDescriptor, _blob: &Path) -> Result<(), SinkError> {
+    fn layer(&self, _index: usize, _layer: &LayerDescriptor, _packed: PackedLayer) -> Result<(), SinkError> {
         Ok(())
     }
 }

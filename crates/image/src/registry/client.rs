@@ -52,6 +52,8 @@ pub(super) struct Wanted<'a> {
     pub accept: &'a [&'a str],
     /// First byte of the body, when it begins later.
     pub from_byte: u64,
+    /// The byte after the last one wanted, when the body need not come to its end.
+    pub to_byte: Option<u64>,
 }
 
 impl<'a> Client<'a> {
@@ -267,8 +269,9 @@ fn request(
     for media_type in wanted.accept {
         builder = builder.header(ACCEPT, *media_type);
     }
-    if wanted.from_byte > 0 {
-        builder = builder.header(RANGE, format!("bytes={}-", wanted.from_byte));
+    if wanted.from_byte > 0 || wanted.to_byte.is_some() {
+        let last = wanted.to_byte.map(|end| end.saturating_sub(1).to_string()).unwrap_or_default();
+        builder = builder.header(RANGE, format!("bytes={}-{last}", wanted.from_byte));
     }
     if let Some(value) = authorization {
         builder = builder.header(AUTHORIZATION, value);

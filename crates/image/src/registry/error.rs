@@ -171,6 +171,13 @@ impl PullError {
     }
 }
 
+impl PullError {
+    /// Whether everything that came so far is as good as before: the next pull can go on with it.
+    pub(super) fn is_interruption(&self) -> bool {
+        matches!(self, Self::Truncated { .. } | Self::Stopped) || self.is_transient()
+    }
+}
+
 impl From<ContentError> for PullError {
     fn from(error: ContentError) -> Self {
         Self::Image(error.into())

@@ -12,6 +12,7 @@ mod credentials;
 mod error;
 mod fetch;
 mod settings;
+mod transfer;
 mod transport;
 mod trust;
 
@@ -79,7 +80,8 @@ pub struct PulledImage<'a> {
 /// Brings an image's blobs into the content store and each layer to the sink.
 ///
 /// # Errors
-/// [`PullError`]; nothing of the image is left then, except blobs that other images have.
+/// [`PullError`]; nothing of the image is left then, except blobs that other images have and, when the registry could
+/// not be reached any more, what the next pull goes on with.
 pub fn pull<'a>(
     images: &'a ImageStore<'a>,
     reference: &Reference,
@@ -97,7 +99,12 @@ pub fn pull<'a>(
     let image = runtime.block_on(puller.image(&resolved, progress))?;
     let up_to_date = puller.is_up_to_date(&image)?;
     let image = NewImage { holds: Arc::clone(&holds), ..image };
-    fetch(&runtime, &client, &Fetch { holds: &holds, layers: &image.layers, sink, progress })?;
+    let fetched = fetch(&runtime, &client, &Fetch { holds: &holds, layers: &image.layers, sink, progress });
+    if fetched.as_ref().is_err_and(PullError::is_interruption) {
+        holds.leave_unfinished();
+    }
+    fetched?;
+    holds.settle()?;
     Ok(PulledImage { image, digest, up_to_date })
 }
 
@@ -160,7 +167,7 @@ impl<'a> Puller<'_, 'a> {
     /// What the reference itself means, and its Content-Type.
     async fn named_document(&self) -> Result<(Fetched, Option<String>), PullError> {
         let url = self.client.url("manifests", self.reference.target());
-        let response = self.client.get(&url, Wanted { accept: &ACCEPTED_MANIFESTS, from_byte: 0 }).await?;
+        let response = self.client.get(&url, Wanted { accept: &ACCEPTED_MANIFESTS, ..Wanted::default() }).await?;
         let text = |name: &str| Some(response.headers().get(name)?.to_str().ok()?.to_owned());
         let announced =
             text(CONTENT_TYPE.as_str()).map(|value| value.split(';').next().unwrap_or_default().trim().to_owned());
@@ -192,7 +199,7 @@ impl<'a> Puller<'_, 'a> {
                 Err(error) => return Err(ImageError::from(error).into()),
             }
         }
-        let response = self.client.get(&url, Wanted { accept, from_byte: 0 }).await?;
+        let response = self.client.get(&url, Wanted { accept, ..Wanted::default() }).await?;
         let bytes = read_limited(&url, response, entry.size_bytes).await?;
         if bytes.len() as u64 != entry.size_bytes {
             let (expected_bytes, received_bytes) = (entry.size_bytes, bytes.len() as u64);
@@ -219,7 +226,7 @@ impl<'a> Puller<'_, 'a> {
         let mut blobs = Vec::new();
         for document in resolved.documents.iter().chain([&config]) {
             let StoredBlob { digest, media_type, .. } = &document.blob;
-            blobs.push(self.holds.admit_bytes(digest, &document.bytes, media_type)?);
+            blobs.push(self.holds.keep_bytes(digest, &document.bytes, media_type)?);
         }
         blobs.extend(layers.iter().map(StoredBlob::from));
         Ok(NewImage {

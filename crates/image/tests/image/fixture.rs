@@ -1,10 +1,10 @@
 //! Images made from nothing, and a store in a temporary folder.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::Path;
 use std::sync::Mutex;
 
-use hull_image::{ImageStore, LayerDescriptor, LayerEvent, LayerSink, Progress, SinkError};
+use hull_image::{ImageStore, LayerDescriptor, LayerEvent, LayerSink, PackedLayer, Progress, SinkError};
 use hull_oci::Digest;
 use hull_oci::image as media;
 use hull_store::{Roots, Store};
@@ -159,11 +159,12 @@ pub struct CheckingSink {
 }
 
 impl LayerSink for CheckingSink {
-    fn layer_ready(&self, index: usize, layer: &LayerDescriptor, blob: &Path) -> Result<(), SinkError> {
+    fn layer(&self, index: usize, layer: &LayerDescriptor, mut packed: PackedLayer) -> Result<(), SinkError> {
         if self.fail_at == Some(index) {
             return Err("the sink is full".into());
         }
-        let bytes = std::fs::read(blob)?;
+        let mut bytes = Vec::new();
+        packed.read_to_end(&mut bytes)?;
         let tar = match bytes.starts_with(&[0x1f, 0x8b]) {
             true => std::io::read_to_string(flate2::read::GzDecoder::new(&bytes[..])).map(String::into_bytes)?,
             false => bytes,

@@ -8,3 +8,4 @@ mod fixture;
 mod registry;
 mod server;
 mod store;
+mod transfers;

@@ -1,5 +1,6 @@
 //! Pulls from a registry that behaves, and from ones that do not.
 
+use std::io::Read;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -13,7 +14,7 @@ use serde_json::json;
 use crate::fixture::{Blob, CheckingSink, Hull, Recorder, TestImage, manifest_of, noise, tar_of, told};
 use crate::server::{Reply, Request, Server};
 
-fn options() -> PullOptions {
+pub fn options() -> PullOptions {
     PullOptions {
         docker_config: Some("/nowhere/config.json".into()),
         first_pause: Duration::from_millis(1),
@@ -274,7 +275,7 @@ fn a_layer_that_is_always_truncated_fails() {
     assert!(matches!(error, PullError::Truncated { received_bytes: 10, attempts: 3, .. }), "{error:?}");
 }
 
-fn noise_tar(length: usize) -> Vec<u8> {
+pub fn noise_tar(length: usize) -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
     crate::fixture::append(&mut builder, "noise", &noise(length, 1));
     builder.into_inner().expect("memory")
@@ -282,16 +283,18 @@ fn noise_tar(length: usize) -> Vec<u8> {
 
 /// Keeps the bytes of the only layer.
 #[derive(Default)]
-struct ByteSink(Mutex<Vec<u8>>);
+pub struct ByteSink(pub Mutex<Vec<u8>>);
 
 impl hull_image::LayerSink for ByteSink {
-    fn layer_ready(
+    fn layer(
         &self,
         _index: usize,
         _layer: &hull_image::LayerDescriptor,
-        blob: &std::path::Path,
+        mut packed: hull_image::PackedLayer,
     ) -> Result<(), hull_image::SinkError> {
-        *self.0.lock().expect("no panic") = std::fs::read(blob)?;
+        let mut bytes = Vec::new();
+        packed.read_to_end(&mut bytes)?;
+        *self.0.lock().expect("no panic") = bytes;
         Ok(())
     }
 }

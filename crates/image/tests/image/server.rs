@@ -28,6 +28,14 @@ impl Request {
     }
 }
 
+impl Request {
+    /// First and, where it is named, last byte of the range asked for.
+    pub fn range(&self) -> Option<(usize, Option<usize>)> {
+        let (from, to) = self.header("range")?.strip_prefix("bytes=")?.split_once('-')?;
+        Some((from.parse().ok()?, to.parse().ok()))
+    }
+}
+
 /// What goes out.
 #[derive(Debug, Clone, Default)]
 pub struct Reply {
@@ -215,11 +223,11 @@ fn own_reply(state: &State, request: &Request) -> Reply {
         let code = if request.path.contains("/manifests/") { "MANIFEST_UNKNOWN" } else { "BLOB_UNKNOWN" };
         return Reply::error(404, code, &code.to_lowercase().replace('_', " "));
     };
-    let from = request.header("range").and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok());
-    let reply = match from {
-        Some(from) if from < blob.bytes.len() => {
-            let (length, last) = (blob.bytes.len(), blob.bytes.len() - 1);
-            let partial = Reply::new(206, &blob.bytes[from..]);
+    let reply = match request.range() {
+        Some((from, end)) if from < blob.bytes.len() => {
+            let length = blob.bytes.len();
+            let last = end.unwrap_or(length - 1).min(length - 1);
+            let partial = Reply::new(206, &blob.bytes[from..=last]);
             partial.header("Content-Range", format!("bytes {from}-{last}/{length}"))
         }
         _ => Reply::new(200, blob.bytes.clone()),
