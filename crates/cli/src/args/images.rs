@@ -4,6 +4,7 @@ use clap::Args;
 
 use super::containers::filter;
 use super::values;
+use crate::output::progress::ProgressMode;
 
 /// `pull`.
 #[derive(Debug, Args)]
@@ -11,6 +12,9 @@ pub struct PullArgs {
     /// Platform of the image: OS[/ARCH[/VARIANT]]
     #[arg(long, value_name = "PLATFORM", value_parser = values::platform)]
     pub platform: Option<String>,
+    /// How to show what happens: auto, tty, plain or json
+    #[arg(long, value_name = "STYLE", default_value = "auto", value_parser = ProgressMode::parse)]
+    pub progress: ProgressMode,
     /// Print only the image's name
     #[arg(short, long)]
     pub quiet: bool,

@@ -9,7 +9,7 @@ use hull_oci::{Platform, Reference};
 use super::{Context, each, write_stdout};
 use crate::args::images::{ImportArgs, LoadArgs, PullArgs, RemoveImageArgs, TagArgs};
 use crate::error::Failure;
-use crate::output::progress;
+use crate::output::progress::{self, ProgressMode};
 
 /// `pull`: fetches an image, showing how it arrives, and prints its full name.
 ///
@@ -17,30 +17,30 @@ use crate::output::progress;
 /// The engine's.
 pub fn pull(arguments: PullArgs, context: &Context) -> Result<u8, Failure> {
     let engine = context.engine()?;
-    let progress = progress::for_pull(arguments.quiet);
+    let progress = progress::for_transfer(arguments.quiet, arguments.progress);
     if let Ok(reference) = Reference::parse(&arguments.name)
         && !arguments.quiet
         && !names_a_version(&arguments.name)
     {
-        write_stdout(format!("Using default tag: {}\n", reference.target()).as_bytes())?;
+        progress.status(&format!("Using default tag: {}", reference.target()));
     }
     let (image, up_to_date) = engine
         .pull(&arguments.name, arguments.platform.as_deref(), progress.as_ref())
         .map_err(Failure::of_image(&arguments.name))?;
-    drop(progress);
     let reference = Reference::parse(&arguments.name).map_err(hull_engine::EngineError::from)?;
-    let mut text = String::new();
     if !arguments.quiet {
         if let Some(digest) =
             image.names.iter().filter(|name| name.name() == reference.name()).find_map(|n| n.digest.as_ref())
         {
-            text.push_str(&format!("Digest: {digest}\n"));
+            progress.status(&format!("Digest: {digest}"));
         }
         let what = if up_to_date { "Image is up to date for" } else { "Downloaded newer image for" };
-        text.push_str(&format!("Status: {what} {}\n", reference.familiar()));
+        progress.status(&format!("Status: {what} {}", reference.familiar()));
     }
-    text.push_str(&format!("{reference}\n"));
-    write_stdout(text.as_bytes())?;
+    drop(progress);
+    if arguments.quiet || arguments.progress != ProgressMode::Json {
+        write_stdout(format!("{reference}\n").as_bytes())?;
+    }
     Ok(0)
 }
 
@@ -106,7 +106,7 @@ pub fn load(arguments: LoadArgs, context: &Context) -> Result<u8, Failure> {
         Some(path) => Box::new(File::open(path).map_err(Failure::path("open", path))?),
     };
     let engine = context.engine()?;
-    let progress = progress::for_load(arguments.quiet);
+    let progress = progress::for_archive(arguments.quiet, ProgressMode::Auto);
     let images = engine.load(input.as_mut(), progress.as_ref())?;
     drop(progress);
     let mut text = String::new();
