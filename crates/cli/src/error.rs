@@ -62,9 +62,11 @@ pub enum Failure {
     /// The engine said no.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// An image could not be fetched.
-    #[error("cannot pull {image}")]
-    Pull {
+    /// An image could not be fetched or brought to a registry.
+    #[error("cannot {action} {image}")]
+    Registry {
+        /// pull or push.
+        action: &'static str,
         /// Its name, in docker's short form.
         image: String,
         /// Why.
@@ -119,6 +121,12 @@ pub enum Failure {
     Reported,
 }
 
+impl From<hull_image::registry::RegistryError> for Failure {
+    fn from(error: hull_image::registry::RegistryError) -> Failure {
+        Failure::Engine(error.into())
+    }
+}
+
 impl Failure {
     /// A failure with a path, for `map_err`.
     pub fn path(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Failure {
@@ -130,7 +138,17 @@ impl Failure {
     pub fn of_image(image: &str) -> impl FnOnce(EngineError) -> Failure {
         let image = Reference::parse(image).map_or_else(|_| image.to_owned(), |reference| reference.familiar());
         move |error| match error {
-            EngineError::Pull(_) => Failure::Pull { image, source: Box::new(error) },
+            EngineError::Registry(_) => Failure::Registry { action: "pull", image, source: Box::new(error) },
+            error => Failure::Engine(error),
+        }
+    }
+
+    /// The engine's failure to push an image, which is named when it was the registry's.
+    pub fn of_push(image: &str) -> impl FnOnce(EngineError) -> Failure {
+        move |error| match error {
+            EngineError::Registry(_) => {
+                Failure::Registry { action: "push", image: image.to_owned(), source: Box::new(error) }
+            }
             error => Failure::Engine(error),
         }
     }
@@ -145,7 +163,7 @@ impl Failure {
         match self {
             Failure::Usage { help, .. } => Some(format!("run '{help} --help' for more information")),
             Failure::Engine(error) => error.hint(),
-            Failure::Pull { source, .. } => source.hint(),
+            Failure::Registry { source, .. } => source.hint(),
             _ => None,
         }
     }

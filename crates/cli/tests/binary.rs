@@ -76,7 +76,8 @@ fn refusals_leave_nothing_behind() {
         ("inspect --format {{.Id x", 64, "Error: template parsing error: template: :1: unclosed action\n"),
         ("ps --format {{nope}}", 64, "Error: template parsing error: template: :1: function \"nope\" not defined\n"),
         ("bogus", 1, "Error: unknown command: hull bogus\n"),
-        ("push x", 1, "Error: hull push is not supported yet"),
+        ("push x", 1, "Error: An image does not exist locally with the tag: x:latest\n"),
+        ("network ls", 1, "Error: hull network is not supported yet"),
         ("start -a a b", 1, "Error: you cannot start and attach multiple containers at once\n"),
     ] {
         let output = hull(HULL, folder.path(), line);

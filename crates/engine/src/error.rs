@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use hull_image::ImageError;
 use hull_image::archive::ArchiveError;
-use hull_image::registry::PullError;
+use hull_image::registry::RegistryError;
 use hull_kernel::cgroups::CgroupError;
 use hull_kernel::mounts::MountError;
 use hull_oci::{Digest, PlatformError, ReferenceError};
@@ -82,6 +82,12 @@ pub enum EngineError {
     #[error("No such object: {name}")]
     NoSuchObject {
         /// As typed.
+        name: String,
+    },
+    /// A name to push that no image has.
+    #[error("An image does not exist locally with the tag: {name}")]
+    NotTagged {
+        /// The name, in docker's short form.
         name: String,
     },
     /// The configuration file.
@@ -189,7 +195,7 @@ pub enum EngineError {
     },
     /// A registry.
     #[error(transparent)]
-    Pull(Box<PullError>),
+    Registry(Box<RegistryError>),
     /// An image's name.
     #[error(transparent)]
     Reference(#[from] ReferenceError),
@@ -305,6 +311,7 @@ impl EngineError {
             EngineError::NotRoot { .. } => ErrorKind::Permission,
             EngineError::NoSuchContainer { .. }
             | EngineError::NoSuchObject { .. }
+            | EngineError::NotTagged { .. }
             | EngineError::NoSuchImage { .. } => ErrorKind::NotFound,
             EngineError::NameTaken { .. }
             | EngineError::Refused { .. }
@@ -321,7 +328,7 @@ impl EngineError {
             EngineError::Launch { exit_code: 126, .. } => ErrorKind::CommandNotExecutable,
             EngineError::Launch { exit_code: 127, .. } => ErrorKind::CommandNotFound,
             EngineError::Image(error) => image_kind(error),
-            EngineError::Pull(error) => pull_kind(error),
+            EngineError::Registry(error) => registry_kind(error),
             EngineError::Reference(_) | EngineError::Platform(_) => ErrorKind::Invalid,
             EngineError::Snapshot(SnapshotError::File { source, .. }) => kind_of(source),
             EngineError::Snapshot(SnapshotError::Store(error)) => store_kind(error),
@@ -354,7 +361,7 @@ impl EngineError {
             }
             EngineError::Volume(VolumeError::BindSource { .. }) => "make the folder first, or use -v, which makes it",
             EngineError::NoSuchImage { .. } => "`hull pull` fetches it, `hull images` lists those that are here",
-            EngineError::Pull(_) if self.kind() == ErrorKind::Unavailable => {
+            EngineError::Registry(_) if self.kind() == ErrorKind::Unavailable => {
                 "is the registry's address right, and can this machine reach it?"
             }
             _ if self.kind() == ErrorKind::Exhausted => {
@@ -399,18 +406,20 @@ fn image_kind(error: &ImageError) -> ErrorKind {
     }
 }
 
-fn pull_kind(error: &PullError) -> ErrorKind {
+fn registry_kind(error: &RegistryError) -> ErrorKind {
     match error {
-        PullError::Transport(_)
-        | PullError::Status { .. }
-        | PullError::TooManyRequests { .. }
-        | PullError::Truncated { .. }
-        | PullError::Redirect { .. } => ErrorKind::Unavailable,
-        PullError::Credentials(_)
-        | PullError::Denied { .. }
-        | PullError::Challenge { .. }
-        | PullError::Token { .. } => ErrorKind::Unauthorized,
-        PullError::NotFound { .. } | PullError::BlobNotFound { .. } => ErrorKind::NotFound,
+        RegistryError::Transport(_)
+        | RegistryError::Status { .. }
+        | RegistryError::TooManyRequests { .. }
+        | RegistryError::Truncated { .. }
+        | RegistryError::Upload { .. }
+        | RegistryError::Redirect { .. } => ErrorKind::Unavailable,
+        RegistryError::Credentials(_)
+        | RegistryError::Denied { .. }
+        | RegistryError::Login { .. }
+        | RegistryError::Challenge { .. }
+        | RegistryError::Token { .. } => ErrorKind::Unauthorized,
+        RegistryError::NotFound { .. } | RegistryError::BlobNotFound { .. } => ErrorKind::NotFound,
         _ => ErrorKind::Internal,
     }
 }
@@ -427,9 +436,9 @@ fn store_kind(error: &StoreError) -> ErrorKind {
     }
 }
 
-impl From<PullError> for EngineError {
-    fn from(error: PullError) -> EngineError {
-        EngineError::Pull(Box::new(error))
+impl From<RegistryError> for EngineError {
+    fn from(error: RegistryError) -> EngineError {
+        EngineError::Registry(Box::new(error))
     }
 }
 

@@ -19,7 +19,7 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use hull_image::compression::decompress_ahead;
-use hull_image::registry::{PullOptions, pull};
+use hull_image::registry::{PullOptions, PushOptions, PushedImage, pull, push};
 use hull_image::unpack::{Destination, UnpackOptions, unpack_layer};
 use hull_image::{
     Image, ImageStore, LayerDescriptor, LayerEvent, LayerSink, NewImage, PackedLayer, Progress, Removal, Removed,
@@ -346,6 +346,42 @@ impl Engine {
         let removed = self.image_store().remove(name, &Removal { force, is_running: &is_running })?;
         self.remove_unused_layers(&removed.unused_layers)?;
         Ok(removed)
+    }
+
+    /// The image that has a name.
+    ///
+    /// # Errors
+    /// [`EngineError::NotTagged`] when none has.
+    pub fn tagged(&self, name: &Reference) -> Result<Image, EngineError> {
+        let found = self.image_store().resolve(&name.to_string())?;
+        found.ok_or_else(|| EngineError::NotTagged { name: name.familiar() })
+    }
+
+    /// Every tagged name of a reference's repository.
+    ///
+    /// # Errors
+    /// [`EngineError::NotTagged`] when there is none.
+    pub fn tags(&self, repository: &Reference) -> Result<Vec<Reference>, EngineError> {
+        let name = repository.name();
+        let all = self.image_store().list()?.into_iter().flat_map(|image| image.names);
+        let mut tags: Vec<_> = all.filter(|tag| tag.digest.is_none() && tag.name() == name).collect();
+        tags.sort();
+        if tags.is_empty() {
+            return Err(EngineError::NotTagged { name: repository.familiar_name() });
+        }
+        Ok(tags)
+    }
+
+    /// Brings an image to a registry under a name that it has here.
+    ///
+    /// # Errors
+    /// [`EngineError::NotTagged`] when no image has the name; else what the registry says.
+    pub fn push(&self, name: &Reference, progress: &dyn Progress) -> Result<PushedImage, EngineError> {
+        let images = self.image_store();
+        let image = self.tagged(name)?;
+        let registries = self.configuration()?.registries.clone();
+        let options = PushOptions { registries, ..PushOptions::default() };
+        Ok(push(&images, &image, name, &options, progress)?)
     }
 
     /// Gives an image another name.

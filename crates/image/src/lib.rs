@@ -24,6 +24,7 @@ mod progress;
 pub mod registry;
 mod remove;
 mod store;
+mod travels;
 pub mod unpack;
 
 pub use arriving::{Holds, NewImage, StoredBlob};

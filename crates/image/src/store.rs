@@ -11,6 +11,7 @@ use rusqlite::{Connection, OptionalExtension, Transaction};
 
 use crate::content::{Content, ContentError};
 use crate::image::{created, parse_configuration};
+use crate::travels::write_sources;
 use crate::{DOCUMENT_BYTES_MAX, Image, ImageError, LayerDescriptor, NewImage};
 
 /// Fewest digits of an id prefix.
@@ -338,6 +339,9 @@ fn write_image(transaction: &Transaction<'_>, image: &NewImage<'_>) -> Result<()
             (id, position.cast_signed(), layer.chain_id.as_str(), layer.diff_id.as_str(), layer.digest.as_str()),
         )?;
     }
+    if let (Some(_), Some(name)) = (&image.pulled_digest, image.names.first()) {
+        write_sources(transaction, name, image.layers.iter().map(|layer| &layer.digest).chain([&image.id]))?;
+    }
     for name in &image.names {
         match (&name.tag, &image.pulled_digest) {
             (Some(_), pulled) => {
@@ -353,7 +357,7 @@ fn write_image(transaction: &Transaction<'_>, image: &NewImage<'_>) -> Result<()
     Ok(())
 }
 
-fn write_name(
+pub(crate) fn write_name(
     transaction: &Transaction<'_>,
     name: &Reference,
     id: &Digest,

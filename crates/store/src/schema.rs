@@ -13,7 +13,7 @@ pub const APPLICATION_ID: i32 = 0x4855_4c4c;
 pub const VERSION: i32 = MIGRATIONS.len() as i32;
 
 /// Each entry takes a database from its own index to the next version.
-pub const MIGRATIONS: [&str; 1] = [VERSION_1];
+pub const MIGRATIONS: [&str; 2] = [VERSION_1, VERSION_2];
 
 const VERSION_1: &str = "
 -- An image is its configuration; id is the configuration's digest.
@@ -119,4 +119,21 @@ CREATE TABLE container_volumes (
     PRIMARY KEY (container_id, volume)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX container_volumes_by_volume ON container_volumes(volume);
+";
+
+const VERSION_2: &str = "
+-- Where else a registry has a blob: what a push can mount in place of sending it.
+CREATE TABLE blob_sources (
+    digest     TEXT NOT NULL REFERENCES blobs(digest) ON DELETE CASCADE DEFERRABLE INITIALLY DEFERRED,
+    registry   TEXT NOT NULL,
+    repository TEXT NOT NULL,
+    PRIMARY KEY (digest, registry, repository)
+) STRICT, WITHOUT ROWID;
+
+-- The form in which an uncompressed layer goes to registries; both are blobs of the same images.
+CREATE TABLE compressed_layers (
+    digest            TEXT PRIMARY KEY REFERENCES blobs(digest) ON DELETE CASCADE DEFERRABLE INITIALLY DEFERRED,
+    compressed_digest TEXT NOT NULL REFERENCES blobs(digest) ON DELETE CASCADE DEFERRABLE INITIALLY DEFERRED
+) STRICT, WITHOUT ROWID;
+CREATE INDEX compressed_layers_by_result ON compressed_layers(compressed_digest);
 ";

@@ -23,6 +23,48 @@ pub struct PullArgs {
     pub name: String,
 }
 
+/// `push`.
+#[derive(Debug, Args)]
+pub struct PushArgs {
+    /// Push every tag of the repository
+    #[arg(short, long)]
+    pub all_tags: bool,
+    /// How to show what happens: auto, tty, plain or json
+    #[arg(long, value_name = "STYLE", default_value = "auto", value_parser = ProgressMode::parse)]
+    pub progress: ProgressMode,
+    /// Print only the image's name
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Name of the image
+    #[arg(value_name = "NAME", hide = true)]
+    pub name: String,
+}
+
+/// `login`.
+#[derive(Debug, Args)]
+pub struct LoginArgs {
+    /// Password, which other processes can see; better use --password-stdin
+    #[arg(short, long, value_name = "PASSWORD")]
+    pub password: Option<String>,
+    /// Read the password from stdin
+    #[arg(long)]
+    pub password_stdin: bool,
+    /// User name
+    #[arg(short, long, value_name = "USER")]
+    pub username: Option<String>,
+    /// The registry
+    #[arg(value_name = "SERVER", hide = true)]
+    pub server: Option<String>,
+}
+
+/// `logout`.
+#[derive(Debug, Args)]
+pub struct LogoutArgs {
+    /// The registry
+    #[arg(value_name = "SERVER", hide = true)]
+    pub server: Option<String>,
+}
+
 /// `images`.
 #[derive(Debug, Args)]
 pub struct ListImagesArgs {

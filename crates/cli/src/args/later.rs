@@ -108,6 +108,12 @@ pub const PULL: &[LaterFlag] = &[
     switch("disable-content-trust", "Hull has no content trust to disable"),
 ];
 
+/// The flags of `push` that are refused.
+pub const PUSH: &[LaterFlag] = &[
+    value("platform", "push sends the platform that is here"),
+    switch("disable-content-trust", "Hull has no content trust to disable"),
+];
+
 /// The flags of `images` that are refused.
 pub const IMAGES: &[LaterFlag] = &[switch("tree", "it comes with the images release")];
 
@@ -131,15 +137,12 @@ pub const VERBS: &[&str] = &[
     "events",
     "export",
     "history",
-    "login",
-    "logout",
     "manifest",
     "network",
     "node",
     "plugin",
     "port",
     "prune",
-    "push",
     "rename",
     "save",
     "search",

@@ -1,4 +1,4 @@
-//! `hull pull`, `rmi`, `import`, `load` and `tag`: images come, go and get names.
+//! `hull pull`, `push`, `rmi`, `import`, `load` and `tag`: images come, go and get names.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -7,7 +7,7 @@ use hull_image::archive::ImportOptions;
 use hull_oci::{Platform, Reference};
 
 use super::{Context, each, write_stdout};
-use crate::args::images::{ImportArgs, LoadArgs, PullArgs, RemoveImageArgs, TagArgs};
+use crate::args::images::{ImportArgs, LoadArgs, PullArgs, PushArgs, RemoveImageArgs, TagArgs};
 use crate::error::Failure;
 use crate::output::progress::{self, ProgressMode};
 
@@ -39,6 +39,40 @@ pub fn pull(arguments: PullArgs, context: &Context) -> Result<u8, Failure> {
     }
     drop(progress);
     if arguments.quiet || arguments.progress != ProgressMode::Json {
+        write_stdout(format!("{reference}\n").as_bytes())?;
+    }
+    Ok(0)
+}
+
+/// `push`: brings an image, or every tag of a repository, to its registry.
+///
+/// # Errors
+/// When no image has the name; the registry's.
+pub fn push(arguments: PushArgs, context: &Context) -> Result<u8, Failure> {
+    let engine = context.engine()?;
+    let reference = Reference::parse(&arguments.name).map_err(hull_engine::EngineError::from)?;
+    let has_version = names_a_version(&arguments.name);
+    if reference.digest.is_some() {
+        return Err(Failure::Arguments(format!("{} is a digest: push it by a tag", arguments.name)));
+    }
+    if arguments.all_tags && has_version {
+        return Err(Failure::Arguments("tag can't be used with --all-tags/-a".to_owned()));
+    }
+    let progress = progress::for_transfer(arguments.quiet, arguments.progress);
+    let names = match arguments.all_tags {
+        true => engine.tags(&reference)?,
+        false => vec![engine.tagged(&reference).map(|_| reference.clone())?],
+    };
+    if !arguments.all_tags && !has_version {
+        progress.status(&format!("Using default tag: {}", reference.target()));
+    }
+    progress.status(&format!("The push refers to repository [{}]", reference.name()));
+    for name in &names {
+        let pushed = engine.push(name, progress.as_ref()).map_err(Failure::of_push(&name.familiar()))?;
+        progress.status(&format!("{}: digest: {} size: {}", name.target(), pushed.digest, pushed.size_bytes));
+    }
+    drop(progress);
+    if arguments.quiet {
         write_stdout(format!("{reference}\n").as_bytes())?;
     }
     Ok(0)

@@ -15,6 +15,7 @@ mod image_filter;
 mod images;
 mod info;
 mod inspect;
+mod login;
 mod logs;
 mod man;
 mod ps;

@@ -3,14 +3,16 @@
 use clap::{Args, FromArgMatches};
 
 use super::{
-    attach, completion, cp, create, exec, help, image, images, info, inspect, logs, man, ps, rm, run, start, stop,
-    version,
+    attach, completion, cp, create, exec, help, image, images, info, inspect, login, logs, man, ps, rm, run, start,
+    stop, version,
 };
 use crate::args::containers::{
     AttachArgs, CopyArgs, ExecArgs, InspectArgs, InspectOneKindArgs, KillArgs, ListArgs, LogsArgs, NamesArgs,
     RemoveArgs, StartArgs, StopArgs,
 };
-use crate::args::images::{ImportArgs, ListImagesArgs, LoadArgs, PullArgs, RemoveImageArgs, TagArgs};
+use crate::args::images::{
+    ImportArgs, ListImagesArgs, LoadArgs, LoginArgs, LogoutArgs, PullArgs, PushArgs, RemoveImageArgs, TagArgs,
+};
 use crate::args::later::{self, LaterFlag};
 use crate::args::run::{ContainerArgs, RunArgs};
 use crate::args::system::{CompletionArgs, FormatArgs, ManArgs};
@@ -233,6 +235,35 @@ const PULL: Verb = Verb {
     ..PLAIN
 };
 
+const PUSH: Verb = Verb {
+    name: "push",
+    about: "Bring an image to a registry",
+    usage: "[OPTIONS] NAME[:TAG]",
+    wants: "requires 1 argument",
+    body: leaf!(PushArgs, later::PUSH, image::push),
+    ..PLAIN
+};
+
+const LOGIN: Verb = Verb {
+    name: "login",
+    about: "Log in to a registry",
+    usage: "[OPTIONS] [SERVER]",
+    wants: "requires at most 1 argument",
+    notes: "Without a server it is docker.io. Credentials are kept where docker keeps them: in config.json, or by the\n\
+            credential helper that it names.",
+    body: leaf!(LoginArgs, login::login),
+    ..PLAIN
+};
+
+const LOGOUT: Verb = Verb {
+    name: "logout",
+    about: "Forget the credentials for a registry",
+    usage: "[SERVER]",
+    wants: "requires at most 1 argument",
+    body: leaf!(LogoutArgs, login::logout),
+    ..PLAIN
+};
+
 const IMAGES: Verb = Verb {
     name: "images",
     about: "List images",
@@ -367,6 +398,7 @@ const IMAGE: Verb = Verb {
         LOAD,
         Verb { name: "ls", aliases: &["list"], ..IMAGES },
         PULL,
+        PUSH,
         Verb { name: "rm", aliases: &["remove"], ..RMI },
         TAG,
     ]),
@@ -375,6 +407,6 @@ const IMAGE: Verb = Verb {
 
 /// All commands, in the order of the help.
 pub const VERBS: &[Verb] = &[
-    RUN, CREATE, START, STOP, RESTART, PAUSE, UNPAUSE, KILL, WAIT, RM, PS, LOGS, EXEC, ATTACH, CP, INSPECT, PULL,
-    IMAGES, RMI, IMPORT, LOAD, TAG, CONTAINER, IMAGE, INFO, VERSION, OCI, COMPLETION, MAN, HELP,
+    RUN, CREATE, START, STOP, RESTART, PAUSE, UNPAUSE, KILL, WAIT, RM, PS, LOGS, EXEC, ATTACH, CP, INSPECT, PULL, PUSH,
+    IMAGES, RMI, IMPORT, LOAD, TAG, LOGIN, LOGOUT, CONTAINER, IMAGE, INFO, VERSION, OCI, COMPLETION, MAN, HELP,
 ];

@@ -21,21 +21,30 @@ pub(super) struct TokenSource {
 }
 
 impl TokenSource {
-    /// The address of the token, with service and scope in its query.
-    pub fn url(&self, default_scope: &str) -> String {
-        let scope = self.scope.as_deref().unwrap_or(default_scope);
+    /// The address of a token for these scopes, with them and the service in its query.
+    pub fn url(&self, scopes: &[String]) -> String {
         let mut url = self.realm.clone();
         let mut separator = if url.contains('?') { '&' } else { '?' };
-        for (key, value) in [("service", self.service.as_deref()), ("scope", Some(scope))] {
-            if let Some(value) = value {
-                url.push(separator);
-                url.push_str(key);
-                url.push('=');
-                percent_encode(value, &mut url);
-                separator = '&';
-            }
+        let service = self.service.iter().map(|service| ("service", service));
+        for (key, value) in service.chain(scopes.iter().map(|scope| ("scope", scope))) {
+            url.push(separator);
+            url.push_str(key);
+            url.push('=');
+            percent_encode(value, &mut url);
+            separator = '&';
         }
         url
+    }
+}
+
+/// Whether whoever has one scope (`repository:NAME:ACTION,ACTION`) may do all of another.
+pub(super) fn covers(known: &str, wanted: &str) -> bool {
+    match (known.rsplit_once(':'), wanted.rsplit_once(':')) {
+        (Some((thing, actions)), Some((wanted_thing, wanted_actions))) => {
+            thing == wanted_thing
+                && wanted_actions.split(',').all(|wanted| actions.split(',').any(|known| known == wanted))
+        }
+        _ => known == wanted,
     }
 }
 
@@ -159,8 +168,17 @@ mod tests {
     #[test]
     fn builds_the_token_address() {
         let source = TokenSource { realm: "https://a/t?x=1".into(), service: Some("a b&c".into()), scope: None };
-        assert_eq!(source.url("repository:l/d:pull"), "https://a/t?x=1&service=a%20b%26c&scope=repository:l/d:pull");
-        let source = TokenSource { realm: "https://a/t".into(), service: None, scope: Some("s".into()) };
-        assert_eq!(source.url("other"), "https://a/t?scope=s");
+        let scopes = ["repository:l/d:pull".to_owned(), "repository:e:pull".to_owned()];
+        let expected = "https://a/t?x=1&service=a%20b%26c&scope=repository:l/d:pull&scope=repository:e:pull";
+        assert_eq!(source.url(&scopes), expected);
+        let source = TokenSource { realm: "https://a/t".into(), service: None, scope: None };
+        assert_eq!(source.url(&[]), "https://a/t");
+    }
+
+    #[test]
+    fn scopes_cover_their_parts() {
+        assert!(covers("repository:a:pull,push", "repository:a:pull"));
+        assert!(!covers("repository:a:pull", "repository:a:pull,push"));
+        assert!(!covers("repository:a:pull", "repository:b:pull") && covers("x", "x"));
     }
 }

@@ -12,19 +12,22 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
+use http_body_util::BodyExt;
 use hull_oci::{DEFAULT_REGISTRY, Reference};
 use hyper::body::Incoming;
-use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, LOCATION, RANGE, RETRY_AFTER, WWW_AUTHENTICATE};
+use hyper::header::{
+    ACCEPT, AUTHORIZATION, CONTENT_RANGE, CONTENT_TYPE, HeaderValue, LOCATION, RANGE, RETRY_AFTER, WWW_AUTHENTICATE,
+};
 use hyper::http::request::Builder;
-use hyper::{Request, Response, StatusCode, Uri};
+use hyper::{Method, Request, Response, StatusCode, Uri};
 use serde::Deserialize;
 
 use super::challenge::{self, Challenge, TokenSource};
 use super::credentials::{self, Credentials, encode_base64};
+use super::payload::Content;
 use super::transport::{IDLE_TIMEOUT, Origin, Transport, TransportError};
 use super::trust::Trust;
-use super::{PullError, PullOptions};
+use super::{PullOptions, PushOptions, Registries, RegistryError};
 
 /// Where docker.io's API is.
 const DOCKER_HUB_HOST: &str = "registry-1.docker.io";
@@ -39,15 +42,69 @@ pub(super) struct Client<'a> {
     transport: Transport,
     reference: &'a Reference,
     base: String,
+    action: Action,
     docker_config: Option<PathBuf>,
     authorization: RefCell<Option<HeaderValue>>,
+    scopes: RefCell<Vec<String>>,
+    /// Credentials in place of those that are configured.
+    introduction: Option<Credentials>,
     attempts: u32,
     first_pause: Duration,
 }
 
-/// What one request asks for beyond its address.
-#[derive(Debug, Clone, Copy, Default)]
+/// What a client is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Action {
+    Pull,
+    Push,
+    /// Nothing but introducing oneself.
+    Login,
+}
+
+impl std::fmt::Display for Action {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(match self {
+            Self::Pull => "pull",
+            Self::Push => "push",
+            Self::Login => "login",
+        })
+    }
+}
+
+/// How registries are reached and how patiently.
+#[derive(Debug, Clone)]
+pub(super) struct Reach<'o> {
+    pub docker_config: Option<PathBuf>,
+    pub registries: &'o Registries,
+    pub attempts: u32,
+    pub first_pause: Duration,
+}
+
+impl<'o> From<&'o PullOptions> for Reach<'o> {
+    fn from(options: &'o PullOptions) -> Self {
+        let PullOptions { docker_config, registries, attempts, first_pause, .. } = options;
+        let docker_config = docker_config.clone().or_else(credentials::default_path);
+        Self { docker_config, registries, attempts: *attempts, first_pause: *first_pause }
+    }
+}
+
+impl<'o> From<&'o PushOptions> for Reach<'o> {
+    fn from(options: &'o PushOptions) -> Self {
+        let PushOptions { docker_config, registries, attempts, first_pause, .. } = options;
+        let docker_config = docker_config.clone().or_else(credentials::default_path);
+        Self { docker_config, registries, attempts: *attempts, first_pause: *first_pause }
+    }
+}
+
+/// What one request asks for beyond its address, and what it brings.
+#[derive(Debug, Clone, Default)]
 pub(super) struct Wanted<'a> {
+    pub method: Method,
+    /// Media type of the content; empty for none.
+    pub content_type: &'a str,
+    /// First and last byte that the content has of the whole.
+    pub content_range: Option<(u64, u64)>,
+    pub content: Content,
     /// Media types for the Accept header.
     pub accept: &'a [&'a str],
     /// First byte of the body, when it begins later.
@@ -58,26 +115,39 @@ pub(super) struct Wanted<'a> {
 
 impl<'a> Client<'a> {
     /// Finds out how the registry is reached.
-    pub async fn connect(reference: &'a Reference, options: &PullOptions) -> Result<Self, PullError> {
+    pub async fn connect(reference: &'a Reference, reach: &Reach<'_>, action: Action) -> Result<Self, RegistryError> {
         let host = match reference.registry.as_str() {
             DEFAULT_REGISTRY => DOCKER_HUB_HOST,
             other => other,
         };
-        let settings = options.registries.get(reference.registry.as_str()).cloned().unwrap_or_default();
+        let settings = reach.registries.get(reference.registry.as_str()).cloned().unwrap_or_default();
         let mut client = Self {
             transport: Transport::new(Trust::of(&settings, &reference.registry, host)?),
             reference,
             base: format!("https://{host}"),
-            docker_config: options.docker_config.clone().or_else(credentials::default_path),
+            action,
+            docker_config: reach.docker_config.clone(),
             authorization: RefCell::default(),
-            attempts: options.attempts.max(1),
-            first_pause: options.first_pause,
+            scopes: RefCell::default(),
+            introduction: None,
+            attempts: reach.attempts.max(1),
+            first_pause: reach.first_pause,
         };
         let may_be_plain = settings.insecure || reference.is_loopback();
         if settings.plain_http || may_be_plain && client.speaks_plain_http(host).await? {
             client.base = format!("http://{host}");
         }
         Ok(client)
+    }
+
+    /// With these credentials, whatever is configured.
+    pub fn introduced_as(self, credentials: Credentials) -> Self {
+        Self { introduction: Some(credentials), ..self }
+    }
+
+    /// The address by which a registry says that it is one.
+    pub fn base_url(&self) -> String {
+        format!("{}/v2/", self.base)
     }
 
     /// How often a transfer is tried.
@@ -91,8 +161,8 @@ impl<'a> Client<'a> {
     }
 
     /// A server that wants TLS answers plain HTTP with 400 or closes the connection.
-    async fn speaks_plain_http(&self, host: &str) -> Result<bool, PullError> {
-        let request = build(Request::get(format!("http://{host}/v2/")), "")?;
+    async fn speaks_plain_http(&self, host: &str) -> Result<bool, RegistryError> {
+        let request = build(Request::get(format!("http://{host}/v2/")), Content::Nothing)?;
         match self.transport.send(request).await {
             Ok(response) => Ok(response.status() != StatusCode::BAD_REQUEST),
             Err(TransportError::Broken { .. }) => Ok(false),
@@ -100,8 +170,8 @@ impl<'a> Client<'a> {
         }
     }
 
-    /// Gets an address of the registry, trying again where that may help. The answer's status is 200 or 206.
-    pub async fn get(&self, url: &str, wanted: Wanted<'_>) -> Result<Response<Incoming>, PullError> {
+    /// Asks an address of the registry, trying again where that may help. The answer is a success.
+    pub async fn get(&self, url: &str, wanted: &Wanted<'_>) -> Result<Response<Incoming>, RegistryError> {
         let mut attempt = 1;
         loop {
             match self.get_once(url, wanted).await {
@@ -115,6 +185,11 @@ impl<'a> Client<'a> {
         }
     }
 
+    /// As [`Client::get`], but never tries again.
+    pub async fn once(&self, url: &str, wanted: &Wanted<'_>) -> Result<Response<Incoming>, RegistryError> {
+        self.get_once(url, wanted).await.map_err(|(error, _)| error)
+    }
+
     /// Waits before attempt `attempt + 1`: twice as long each time, or as long as the server asked for.
     pub async fn pause(&self, attempt: u32, asked_for: Option<Duration>) {
         let growing = self.first_pause.saturating_mul(1 << attempt.saturating_sub(1).min(6));
@@ -125,9 +200,9 @@ impl<'a> Client<'a> {
     async fn get_once(
         &self,
         url: &str,
-        wanted: Wanted<'_>,
-    ) -> Result<Response<Incoming>, (PullError, Option<Duration>)> {
-        let now = |error: PullError| (error, None);
+        wanted: &Wanted<'_>,
+    ) -> Result<Response<Incoming>, (RegistryError, Option<Duration>)> {
+        let now = |error: RegistryError| (error, None);
         let (mut response, is_home) = self.follow(url, wanted).await.map_err(now)?;
         // What another server asks for after a redirect is no reason to show it our credentials.
         if response.status() == StatusCode::UNAUTHORIZED && is_home {
@@ -135,7 +210,7 @@ impl<'a> Client<'a> {
             (response, _) = self.follow(url, wanted).await.map_err(now)?;
         }
         match response.status() {
-            StatusCode::OK | StatusCode::PARTIAL_CONTENT => Ok(response),
+            status if status.is_success() => Ok(response),
             _ => {
                 let pause = retry_after(&response);
                 Err((self.refusal(url, response).await, pause))
@@ -144,9 +219,9 @@ impl<'a> Client<'a> {
     }
 
     /// Sends the request and follows redirects; the answer is any other status, and whether the registry itself gave it.
-    async fn follow(&self, url: &str, wanted: Wanted<'_>) -> Result<(Response<Incoming>, bool), PullError> {
+    async fn follow(&self, url: &str, wanted: &Wanted<'_>) -> Result<(Response<Incoming>, bool), RegistryError> {
         let start = parse_url(url)?;
-        let home = Origin::of(&start)?;
+        let home = Origin::of(&parse_url(&self.base)?)?;
         let mut current = start;
         for _ in 0..=REDIRECTS_MAX {
             let is_home = Origin::of(&current)? == home;
@@ -157,24 +232,28 @@ impl<'a> Client<'a> {
             }
             current = redirect_target(&current, &response)?;
         }
-        Err(PullError::Redirect { url: url.to_owned(), reason: format!("more than {REDIRECTS_MAX} redirects") })
+        Err(RegistryError::Redirect { url: url.to_owned(), reason: format!("more than {REDIRECTS_MAX} redirects") })
     }
 
     /// Gets what a 401 asks for and keeps it for the requests to come.
-    async fn authenticate(&self, url: &str, response: Response<Incoming>) -> Result<(), PullError> {
+    async fn authenticate(&self, url: &str, response: Response<Incoming>) -> Result<(), RegistryError> {
         let headers = response.headers().get_all(WWW_AUTHENTICATE);
         let texts: Vec<String> = headers.iter().filter_map(|value| value.to_str().ok()).map(str::to_owned).collect();
         let challenges: Vec<Challenge> = texts.iter().flat_map(|text| challenge::parse(text)).collect();
-        let credentials = match &self.docker_config {
-            Some(path) => credentials::load(path, &self.reference.registry)?,
-            None => None,
+        let credentials = match (&self.introduction, &self.docker_config) {
+            (Some(credentials), _) => Some(credentials.clone()),
+            (None, Some(path)) => credentials::load(path, &self.reference.registry)?,
+            (None, None) => None,
         };
         let source = challenges.iter().find_map(|challenge| match challenge {
             Challenge::Bearer(source) => Some(source),
             Challenge::Basic => None,
         });
         let value = match (source, credentials) {
-            (Some(source), credentials) => format!("Bearer {}", self.token(source, credentials.as_ref()).await?),
+            (Some(source), credentials) => {
+                self.extend_scopes(source);
+                format!("Bearer {}", self.token(source, credentials.as_ref()).await?)
+            }
             (None, Some(Credentials::Password { user, password })) if challenges.contains(&Challenge::Basic) => {
                 basic(&user, &password)
             }
@@ -182,21 +261,37 @@ impl<'a> Client<'a> {
                 return Err(self.denied(message_of(response).await));
             }
             (None, _) => {
-                return Err(PullError::Challenge { url: url.to_owned(), challenge: texts.join(", ") });
+                return Err(RegistryError::Challenge { url: url.to_owned(), challenge: texts.join(", ") });
             }
         };
         let mut value = HeaderValue::from_str(&value)
-            .map_err(|error| PullError::Token { url: url.to_owned(), reason: error.to_string() })?;
+            .map_err(|error| RegistryError::Token { url: url.to_owned(), reason: error.to_string() })?;
         value.set_sensitive(true);
         *self.authorization.borrow_mut() = Some(value);
         Ok(())
     }
 
-    /// A bearer token for pulling from the repository.
-    async fn token(&self, source: &TokenSource, credentials: Option<&Credentials>) -> Result<String, PullError> {
-        let scope = format!("repository:{}:pull", self.reference.repository);
+    /// What tokens are asked for: what this client is for, and whatever a challenge named besides.
+    fn extend_scopes(&self, source: &TokenSource) {
+        let mut scopes = self.scopes.borrow_mut();
+        if self.action == Action::Push && scopes.is_empty() {
+            scopes.push(format!("repository:{}:pull,push", self.reference.repository));
+        }
+        for scope in source.scope.iter().flat_map(|scope| scope.split_ascii_whitespace()) {
+            if !scopes.iter().any(|known| challenge::covers(known, scope)) {
+                scopes.push(scope.to_owned());
+            }
+        }
+        if scopes.is_empty() && self.action == Action::Pull {
+            scopes.push(format!("repository:{}:pull", self.reference.repository));
+        }
+    }
+
+    /// A bearer token for the scopes.
+    async fn token(&self, source: &TokenSource, credentials: Option<&Credentials>) -> Result<String, RegistryError> {
+        let scopes = self.scopes.borrow().clone();
         let realm = parse_url(&source.realm)?;
-        let (is_safe, failed) = (is_safe_realm(&realm, &self.base), |reason: &str| PullError::Token {
+        let (is_safe, failed) = (is_safe_realm(&realm, &self.base), |reason: &str| RegistryError::Token {
             url: source.realm.clone(),
             reason: reason.to_owned(),
         });
@@ -204,12 +299,12 @@ impl<'a> Client<'a> {
             return Err(failed("it is reached over plain HTTP, which is for this machine only"));
         }
         let request = match credentials {
-            Some(Credentials::IdentityToken(token)) => refresh_request(source, &scope, token)?,
+            Some(Credentials::IdentityToken(token)) => refresh_request(source, &scopes, token)?,
             Some(Credentials::Password { user, password }) => {
-                let builder = Request::get(source.url(&scope)).header(AUTHORIZATION, basic(user, password));
-                build(builder, "")?
+                let builder = Request::get(source.url(&scopes)).header(AUTHORIZATION, basic(user, password));
+                build(builder, Content::Nothing)?
             }
-            None => build(Request::get(source.url(&scope)), "")?,
+            None => build(Request::get(source.url(&scopes)), Content::Nothing)?,
         };
         let response = self.transport.send(request).await?;
         match response.status() {
@@ -228,44 +323,44 @@ impl<'a> Client<'a> {
         token.ok_or_else(|| failed("its answer has neither token nor access_token"))
     }
 
-    fn denied(&self, message: String) -> PullError {
-        PullError::Denied { reference: Box::new(self.reference.clone()), message }
+    fn denied(&self, message: String) -> RegistryError {
+        RegistryError::Denied { action: self.action.to_string(), reference: Box::new(self.reference.clone()), message }
     }
 
     /// The error that a status other than success means.
-    async fn refusal(&self, url: &str, response: Response<Incoming>) -> PullError {
+    async fn refusal(&self, url: &str, response: Response<Incoming>) -> RegistryError {
         let status = response.status();
         let message = message_of(response).await;
         let url = url.to_owned();
         match status {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => self.denied(message),
             StatusCode::NOT_FOUND if url.contains("/manifests/") => {
-                PullError::NotFound { reference: Box::new(self.reference.clone()), message }
+                RegistryError::NotFound { reference: Box::new(self.reference.clone()), message }
             }
-            StatusCode::TOO_MANY_REQUESTS => PullError::TooManyRequests { url, message },
-            _ => PullError::Status { url, status: status.as_u16(), message },
+            StatusCode::TOO_MANY_REQUESTS => RegistryError::TooManyRequests { url, message },
+            _ => RegistryError::Status { url, status: status.as_u16(), message },
         }
     }
 }
 
-fn parse_url(url: &str) -> Result<Uri, PullError> {
+fn parse_url(url: &str) -> Result<Uri, RegistryError> {
     let invalid =
         |error: hyper::http::uri::InvalidUri| TransportError::Url { url: url.to_owned(), reason: error.to_string() };
     Ok(url.parse().map_err(invalid)?)
 }
 
-fn build(builder: Builder, body: &str) -> Result<Request<Full<Bytes>>, PullError> {
+fn build(builder: Builder, content: Content) -> Result<Request<Content>, RegistryError> {
     let url = builder.uri_ref().map(ToString::to_string).unwrap_or_default();
-    let built = builder.body(Full::new(Bytes::copy_from_slice(body.as_bytes())));
+    let built = builder.body(content);
     built.map_err(|error| TransportError::Url { url, reason: error.to_string() }.into())
 }
 
 fn request(
     url: &Uri,
-    wanted: Wanted<'_>,
+    wanted: &Wanted<'_>,
     authorization: Option<HeaderValue>,
-) -> Result<Request<Full<Bytes>>, PullError> {
-    let mut builder = Request::get(url.clone());
+) -> Result<Request<Content>, RegistryError> {
+    let mut builder = Request::builder().method(wanted.method.clone()).uri(url.clone());
     for media_type in wanted.accept {
         builder = builder.header(ACCEPT, *media_type);
     }
@@ -273,25 +368,34 @@ fn request(
         let last = wanted.to_byte.map(|end| end.saturating_sub(1).to_string()).unwrap_or_default();
         builder = builder.header(RANGE, format!("bytes={}-{last}", wanted.from_byte));
     }
+    if !wanted.content_type.is_empty() {
+        builder = builder.header(CONTENT_TYPE, wanted.content_type);
+    }
+    if let Some((first, last)) = wanted.content_range {
+        builder = builder.header(CONTENT_RANGE, format!("{first}-{last}"));
+    }
     if let Some(value) = authorization {
         builder = builder.header(AUTHORIZATION, value);
     }
-    build(builder, "")
+    build(builder, wanted.content.clone())
 }
 
 /// The OAuth2 form by which an identity token is changed for an access token.
-fn refresh_request(source: &TokenSource, scope: &str, token: &str) -> Result<Request<Full<Bytes>>, PullError> {
+fn refresh_request(source: &TokenSource, scopes: &[String], token: &str) -> Result<Request<Content>, RegistryError> {
     let mut form = "grant_type=refresh_token&client_id=hull".to_owned();
-    let scope = source.scope.as_deref().unwrap_or(scope);
+    let scope = scopes.join(" ");
     for (key, value) in
-        [("service", source.service.as_deref().unwrap_or_default()), ("scope", scope), ("refresh_token", token)]
+        [("service", source.service.as_deref().unwrap_or_default()), ("scope", &scope), ("refresh_token", token)]
     {
         form.push('&');
         form.push_str(key);
         form.push('=');
         challenge::percent_encode(value, &mut form);
     }
-    build(Request::post(&source.realm).header(CONTENT_TYPE, "application/x-www-form-urlencoded"), &form)
+    build(
+        Request::post(&source.realm).header(CONTENT_TYPE, "application/x-www-form-urlencoded"),
+        Content::Bytes(form.into()),
+    )
 }
 
 fn basic(user: &str, password: &str) -> String {
@@ -303,8 +407,8 @@ fn is_safe_realm(realm: &Uri, base: &str) -> bool {
     Origin::of(realm).is_ok_and(|origin| origin.is_tls || origin.is_loopback() || base.starts_with("http://"))
 }
 
-fn redirect_target(from: &Uri, response: &Response<Incoming>) -> Result<Uri, PullError> {
-    let failed = |reason: String| PullError::Redirect { url: from.to_string(), reason };
+fn redirect_target(from: &Uri, response: &Response<Incoming>) -> Result<Uri, RegistryError> {
+    let failed = |reason: String| RegistryError::Redirect { url: from.to_string(), reason };
     let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
     let location = location.ok_or_else(|| failed(format!("status {} without a Location", response.status())))?;
     let target = resolve_location(from, location)
@@ -317,7 +421,7 @@ fn redirect_target(from: &Uri, response: &Response<Incoming>) -> Result<Uri, Pul
 }
 
 /// Location may be absolute, or relative to the address that sent it (RFC 9110, 10.2.2).
-fn resolve_location(from: &Uri, location: &str) -> Option<Uri> {
+pub(super) fn resolve_location(from: &Uri, location: &str) -> Option<Uri> {
     let location = location.split('#').next().unwrap_or_default();
     let (scheme, authority) = (from.scheme_str()?, from.authority()?);
     let absolute = if location.starts_with("//") {
@@ -343,12 +447,12 @@ pub(super) async fn read_limited(
     url: &str,
     response: Response<Incoming>,
     limit_bytes: u64,
-) -> Result<Vec<u8>, PullError> {
+) -> Result<Vec<u8>, RegistryError> {
     let mut body = response.into_body();
     let mut bytes = Vec::new();
     while let Some(part) = next_part(url, &mut body).await? {
         if (bytes.len() + part.len()) as u64 > limit_bytes {
-            return Err(PullError::TooLong { url: url.to_owned(), limit_bytes });
+            return Err(RegistryError::TooLong { url: url.to_owned(), limit_bytes });
         }
         bytes.extend_from_slice(&part);
     }

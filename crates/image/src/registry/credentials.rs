@@ -3,7 +3,7 @@
 //! The file is `$DOCKER_CONFIG/config.json`, else `~/.docker/config.json`; without it everything is anonymous. For a
 //! registry its own `credHelpers` entry comes first, then `credsStore`, then `auths`, as in docker's client. A helper
 //! is the program `docker-credential-<name>`: it is run with `get`, reads the registry on its stdin, and answers with
-//! JSON. A secret never appears in an error or a log; [`Credentials`] has no `Debug` that shows it.
+//! JSON; `store` and `erase` keep and forget ([`super::docker_config`]). A secret never appears in an error or a log; [`Credentials`] has no `Debug` that shows it.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -71,6 +71,14 @@ pub enum CredentialsError {
         /// The registry's key.
         key: String,
     },
+    /// The file cannot be written.
+    #[error("cannot write {path}")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// A helper's name is not a plain word.
     #[error("{path} names an invalid credential helper \"{name}\"")]
     HelperName {
@@ -92,7 +100,7 @@ pub enum CredentialsError {
         source: io::Error,
     },
     /// A helper failed or did not answer with credentials.
-    #[error("{program} gave no credentials for {registry}: {reason}")]
+    #[error("{program} failed for {registry}: {reason}")]
     Helper {
         /// The program.
         program: String,
@@ -134,34 +142,59 @@ struct HelperAnswer {
 }
 
 /// Where docker's client keeps its configuration; absent when neither DOCKER_CONFIG nor HOME is set.
-pub(super) fn default_path() -> Option<PathBuf> {
+pub fn default_path() -> Option<PathBuf> {
     let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let folder = set("DOCKER_CONFIG").or_else(|| Some(set("HOME")?.join(".docker")))?;
     Some(folder.join("config.json"))
 }
 
 /// The credentials for a registry; absent when none are configured.
-pub(super) fn load(path: &Path, registry: &str) -> Result<Option<Credentials>, CredentialsError> {
-    let text = match std::fs::read(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(source) => return Err(CredentialsError::Read { path: path.to_path_buf(), source }),
-    };
-    let config: Config =
-        serde_json::from_slice(&text).map_err(|source| CredentialsError::Json { path: path.to_path_buf(), source })?;
-    let key = match registry {
-        DEFAULT_REGISTRY => DOCKER_HUB_KEY,
-        other => other,
-    };
-    let own_helper = config.cred_helpers.iter().find(|(name, _)| names(name, key)).map(|(_, helper)| helper.as_str());
-    match own_helper.or(Some(config.creds_store.as_str()).filter(|store| !store.is_empty())) {
+///
+/// # Errors
+/// [`CredentialsError`].
+pub fn load(path: &Path, registry: &str) -> Result<Option<Credentials>, CredentialsError> {
+    let Some(config) = Config::read(path)? else { return Ok(None) };
+    let key = config_key(registry);
+    match config.helper(key) {
         Some(helper) => ask_helper(path, helper, key),
         None => from_auths(path, &config.auths, key),
     }
 }
 
+/// The name of a registry in the file.
+pub(super) fn config_key(registry: &str) -> &str {
+    match registry {
+        DEFAULT_REGISTRY => DOCKER_HUB_KEY,
+        other => other,
+    }
+}
+
+/// The helper that keeps a registry's credentials; absent when the file itself does.
+pub(super) fn helper_for(path: &Path, registry: &str) -> Result<Option<String>, CredentialsError> {
+    let config = Config::read(path)?;
+    Ok(config.and_then(|config| config.helper(config_key(registry)).map(str::to_owned)))
+}
+
+impl Config {
+    /// The file's content; absent when there is none.
+    fn read(path: &Path) -> Result<Option<Self>, CredentialsError> {
+        let text = match std::fs::read(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(CredentialsError::Read { path: path.to_path_buf(), source }),
+        };
+        let parsed = serde_json::from_slice(&text);
+        parsed.map(Some).map_err(|source| CredentialsError::Json { path: path.to_path_buf(), source })
+    }
+
+    fn helper(&self, key: &str) -> Option<&str> {
+        let own = self.cred_helpers.iter().find(|(name, _)| names(name, key)).map(|(_, helper)| helper.as_str());
+        own.or(Some(self.creds_store.as_str())).filter(|helper| !helper.is_empty())
+    }
+}
+
 /// Whether a key of the file means a registry: equal, or equal without scheme and path.
-fn names(key: &str, registry: &str) -> bool {
+pub(super) fn names(key: &str, registry: &str) -> bool {
     fn host(text: &str) -> &str {
         let text = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://")).unwrap_or(text);
         text.split('/').next().unwrap_or(text)
@@ -192,17 +225,42 @@ fn from_auths(
 }
 
 fn ask_helper(path: &Path, name: &str, registry: &str) -> Result<Option<Credentials>, CredentialsError> {
+    let Some(answer) = run_helper(path, name, "get", registry, registry)? else { return Ok(None) };
+    let failed =
+        |reason: String| CredentialsError::Helper { program: program(name), registry: registry.to_owned(), reason };
+    // The parser's own message could quote the secret.
+    let answer: HelperAnswer = serde_json::from_slice(&answer)
+        .map_err(|_| failed("its answer is not JSON with Username and Secret".to_owned()))?;
+    Ok(match answer {
+        HelperAnswer { username, secret } if username == TOKEN_USER => Some(Credentials::IdentityToken(secret)),
+        HelperAnswer { username, .. } if username.is_empty() => None,
+        HelperAnswer { username, secret } => Some(Credentials::Password { user: username, password: secret }),
+    })
+}
+
+fn program(name: &str) -> String {
+    format!("docker-credential-{name}")
+}
+
+/// Runs a helper and returns what it printed; absent when it knows nothing of the registry.
+pub(super) fn run_helper(
+    path: &Path,
+    name: &str,
+    verb: &str,
+    registry: &str,
+    input: &str,
+) -> Result<Option<Vec<u8>>, CredentialsError> {
     if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.')) {
         return Err(CredentialsError::HelperName { path: path.to_path_buf(), name: name.to_owned() });
     }
-    let program = format!("docker-credential-{name}");
+    let program = program(name);
     let run = || {
         let mut command = Command::new(&program);
         let mut child =
-            command.arg("get").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+            command.arg(verb).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         if let Some(mut stdin) = child.stdin.take() {
             // A helper that answers without reading is no error.
-            match stdin.write_all(registry.as_bytes()) {
+            match stdin.write_all(input.as_bytes()) {
                 Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error),
                 _ => {}
             }
@@ -215,23 +273,17 @@ fn ask_helper(path: &Path, name: &str, registry: &str) -> Result<Option<Credenti
         registry: registry.to_owned(),
         source,
     })?;
-    let failed =
-        |reason: String| CredentialsError::Helper { program: program.clone(), registry: registry.to_owned(), reason };
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(if output.stdout.is_empty() { &output.stderr } else { &output.stdout });
-        return match said.contains(HELPER_NOT_FOUND) {
-            true => Ok(None),
-            false => Err(failed(format!("{} ({})", said.trim(), output.status))),
-        };
+    if output.status.success() {
+        return Ok(Some(output.stdout));
     }
-    // The parser's own message could quote the secret.
-    let answer: HelperAnswer = serde_json::from_slice(&output.stdout)
-        .map_err(|_| failed("its answer is not JSON with Username and Secret".to_owned()))?;
-    Ok(match answer {
-        HelperAnswer { username, secret } if username == TOKEN_USER => Some(Credentials::IdentityToken(secret)),
-        HelperAnswer { username, .. } if username.is_empty() => None,
-        HelperAnswer { username, secret } => Some(Credentials::Password { user: username, password: secret }),
-    })
+    let said = String::from_utf8_lossy(if output.stdout.is_empty() { &output.stderr } else { &output.stdout });
+    match said.contains(HELPER_NOT_FOUND) {
+        true => Ok(None),
+        false => {
+            let reason = format!("{} ({})", said.trim(), output.status);
+            Err(CredentialsError::Helper { program, registry: registry.to_owned(), reason })
+        }
+    }
 }
 
 const BASE64: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";

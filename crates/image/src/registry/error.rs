@@ -1,4 +1,4 @@
-//! Why a pull failed, by what the user can do about it.
+//! Why a pull or push failed, by what the user can do about it.
 //!
 //! Every variant names the reference or the address it is about. The texts for a missing image and for refused
 //! access are docker's, because people search for them.
@@ -12,9 +12,9 @@ use super::transport::TransportError;
 use crate::content::ContentError;
 use crate::{ImageError, ManifestError, SinkError};
 
-/// An error of [`super::pull`].
+/// An error of [`super::pull`] or [`super::push()`].
 #[derive(Debug, thiserror::Error)]
-pub enum PullError {
+pub enum RegistryError {
     /// There was no answer.
     #[error(transparent)]
     Transport(#[from] TransportError),
@@ -23,13 +23,23 @@ pub enum PullError {
     Credentials(#[from] CredentialsError),
     /// The registry wants credentials, or others than it was given.
     #[error(
-        "pull access denied for {name}, repository does not exist or may require 'docker login': {message}",
+        "{action} access denied for {name}, repository does not exist or may require 'hull login': {message}",
         name = reference.familiar_name()
     )]
     Denied {
+        /// pull or push.
+        action: String,
         /// What was asked for.
         reference: Box<Reference>,
         /// What the registry said.
+        message: String,
+    },
+    /// The registry refuses credentials that were to be kept.
+    #[error("{registry} refuses the credentials: {message}")]
+    Login {
+        /// The registry.
+        registry: String,
+        /// What it said.
         message: String,
     },
     /// The registry answers 401 in a way that cannot be answered.
@@ -140,6 +150,30 @@ pub enum PullError {
         /// What is wrong.
         source: Box<ManifestError>,
     },
+    /// An upload does not go on.
+    #[error("{url}: {reason}")]
+    Upload {
+        /// The address.
+        url: String,
+        /// What is wrong with the answer.
+        reason: String,
+    },
+    /// The manifest in the store cannot be used.
+    #[error("the stored manifest {digest} cannot be used")]
+    Stored {
+        /// Its digest.
+        digest: Digest,
+        /// What is wrong.
+        source: Box<ManifestError>,
+    },
+    /// A layer cannot be read or compressed.
+    #[error("cannot compress layer {digest}")]
+    Compress {
+        /// The layer's blob.
+        digest: Digest,
+        /// What the kernel or the decoder said.
+        source: io::Error,
+    },
     /// The store.
     #[error(transparent)]
     Image(#[from] ImageError),
@@ -159,7 +193,7 @@ pub enum PullError {
     Stopped,
 }
 
-impl PullError {
+impl RegistryError {
     /// Whether trying again a moment later may help.
     pub(super) fn is_transient(&self) -> bool {
         match self {
@@ -171,14 +205,14 @@ impl PullError {
     }
 }
 
-impl PullError {
+impl RegistryError {
     /// Whether everything that came so far is as good as before: the next pull can go on with it.
     pub(super) fn is_interruption(&self) -> bool {
         matches!(self, Self::Truncated { .. } | Self::Stopped) || self.is_transient()
     }
 }
 
-impl From<ContentError> for PullError {
+impl From<ContentError> for RegistryError {
     fn from(error: ContentError) -> Self {
         Self::Image(error.into())
     }

@@ -21,7 +21,7 @@ use hull_oci::Digest;
 use tokio::runtime::Runtime;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
-use super::PullError;
+use super::RegistryError;
 use super::client::Client;
 use super::transfer::{Part, Transfer};
 use crate::content::ContentError;
@@ -44,23 +44,23 @@ pub(super) struct Fetch<'a> {
 pub(super) struct Shared {
     queue: Mutex<VecDeque<Vec<usize>>>,
     failed: AtomicBool,
-    failure: Mutex<Option<PullError>>,
+    failure: Mutex<Option<RegistryError>>,
     threads: Arc<Semaphore>,
     /// Connections that a blob may have besides its first.
     pub extra_connections: Semaphore,
 }
 
 impl Shared {
-    fn fail(&self, error: PullError) {
+    fn fail(&self, error: RegistryError) {
         self.failed.store(true, Ordering::Release);
-        if !matches!(error, PullError::Stopped) {
+        if !matches!(error, RegistryError::Stopped) {
             self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
         }
     }
 
     /// An error when everything is to stop.
-    pub fn check(&self) -> Result<(), PullError> {
-        if self.failed.load(Ordering::Acquire) { Err(PullError::Stopped) } else { Ok(()) }
+    pub fn check(&self) -> Result<(), RegistryError> {
+        if self.failed.load(Ordering::Acquire) { Err(RegistryError::Stopped) } else { Ok(()) }
     }
 }
 
@@ -73,7 +73,7 @@ struct Lane<'env> {
 }
 
 /// Brings every layer's blob into the store and to the sink.
-pub(super) fn fetch(runtime: &Runtime, client: &Client<'_>, fetch: &Fetch<'_>) -> Result<(), PullError> {
+pub(super) fn fetch(runtime: &Runtime, client: &Client<'_>, fetch: &Fetch<'_>) -> Result<(), RegistryError> {
     let parallel = std::thread::available_parallelism().map_or(2, usize::from);
     let shared = Shared {
         queue: Mutex::new(positions_of_blobs(fetch.layers)),
@@ -111,7 +111,7 @@ fn positions_of_blobs(layers: &[LayerDescriptor]) -> VecDeque<Vec<usize>> {
 }
 
 impl<'env> Lane<'env> {
-    async fn run<'scope>(self, scope: &'scope Scope<'scope, 'env>) -> Result<(), PullError> {
+    async fn run<'scope>(self, scope: &'scope Scope<'scope, 'env>) -> Result<(), RegistryError> {
         let Self { fetch, shared, .. } = self;
         loop {
             shared.check()?;
@@ -127,7 +127,7 @@ impl<'env> Lane<'env> {
             let partial = fetch.holds.partial(&layer.digest, layer.size_bytes, true)?;
             let is_resumed = partial.resumed_bytes() > 0;
             match self.download(scope, positions.clone(), partial).await {
-                Err(PullError::WrongDigest { .. }) if is_resumed => {
+                Err(RegistryError::WrongDigest { .. }) if is_resumed => {
                     let partial = fetch.holds.partial(&layer.digest, layer.size_bytes, false)?;
                     self.download(scope, positions, partial).await?;
                 }
@@ -136,8 +136,8 @@ impl<'env> Lane<'env> {
         }
     }
 
-    async fn permit(&self) -> Result<OwnedSemaphorePermit, PullError> {
-        Arc::clone(&self.shared.threads).acquire_owned().await.map_err(|_| PullError::Stopped)
+    async fn permit(&self) -> Result<OwnedSemaphorePermit, RegistryError> {
+        Arc::clone(&self.shared.threads).acquire_owned().await.map_err(|_| RegistryError::Stopped)
     }
 
     /// Streams a blob to its threads and returns when the blob is verified.
@@ -146,7 +146,7 @@ impl<'env> Lane<'env> {
         scope: &'scope Scope<'scope, 'env>,
         positions: Vec<usize>,
         partial: PartialBlob,
-    ) -> Result<(), PullError> {
+    ) -> Result<(), RegistryError> {
         let Self { fetch, shared, .. } = self;
         let permit = self.permit().await?;
         let layer = &fetch.layers[positions[0]];
@@ -162,22 +162,22 @@ impl<'env> Lane<'env> {
         })?;
         let transfer = Transfer::new(self.client, layer, &url, parts, shared, fetch.progress);
         let transferred = transfer.run(resumed_bytes).await;
-        let stored = is_stored.await.unwrap_or(Err(PullError::Stopped));
+        let stored = is_stored.await.unwrap_or(Err(RegistryError::Stopped));
         match (transferred, stored) {
             // The transfer ends because the thread has, whose error says why.
-            (Err(PullError::Stopped) | Ok(()), stored) => stored,
+            (Err(RegistryError::Stopped) | Ok(()), stored) => stored,
             (Err(error), _) => Err(error),
         }
     }
 }
 
-fn spawn<'scope>(scope: &'scope Scope<'scope, '_>, work: impl FnOnce() + Send + 'scope) -> Result<(), PullError> {
-    std::thread::Builder::new().name("layer".to_owned()).spawn_scoped(scope, work).map_err(PullError::Start)?;
+fn spawn<'scope>(scope: &'scope Scope<'scope, '_>, work: impl FnOnce() + Send + 'scope) -> Result<(), RegistryError> {
+    std::thread::Builder::new().name("layer".to_owned()).spawn_scoped(scope, work).map_err(RegistryError::Start)?;
     Ok(())
 }
 
 /// Runs the work of a thread, keeping its error and giving its permit back at the end.
-fn keep(shared: &Shared, permit: OwnedSemaphorePermit, work: impl FnOnce() -> Result<(), PullError>) {
+fn keep(shared: &Shared, permit: OwnedSemaphorePermit, work: impl FnOnce() -> Result<(), RegistryError>) {
     if let Err(error) = work() {
         shared.fail(error);
     }
@@ -185,12 +185,12 @@ fn keep(shared: &Shared, permit: OwnedSemaphorePermit, work: impl FnOnce() -> Re
 }
 
 /// Gives a stored blob to the sink, for each position it has.
-fn deliver_stored(fetch: &Fetch<'_>, shared: &Shared, positions: &[usize]) -> Result<(), PullError> {
+fn deliver_stored(fetch: &Fetch<'_>, shared: &Shared, positions: &[usize]) -> Result<(), RegistryError> {
     for index in positions {
         shared.check()?;
         let layer = &fetch.layers[*index];
         let packed = Box::new(fetch.holds.open(&layer.digest)?);
-        let failed = |source| PullError::Layer { digest: layer.digest.clone(), source };
+        let failed = |source| RegistryError::Layer { digest: layer.digest.clone(), source };
         fetch.sink.layer(*index, layer, packed).map_err(failed)?;
         fetch.progress.layer(&layer.digest, LayerEvent::Done);
     }
@@ -204,7 +204,7 @@ fn deliver_arriving(
     shared: &Shared,
     positions: &[usize],
     arriving: &ArrivingBlob,
-) -> Result<(), PullError> {
+) -> Result<(), RegistryError> {
     for index in positions {
         shared.check()?;
         let layer = &fetch.layers[*index];
@@ -212,7 +212,7 @@ fn deliver_arriving(
         if !arriving.is_verified() {
             return Ok(());
         }
-        taken.map_err(|source| PullError::Layer { digest: layer.digest.clone(), source })?;
+        taken.map_err(|source| RegistryError::Layer { digest: layer.digest.clone(), source })?;
         fetch.progress.layer(&layer.digest, LayerEvent::Done);
     }
     Ok(())
@@ -225,7 +225,7 @@ fn store(
     mut partial: PartialBlob,
     mut parts: mpsc::Receiver<Part>,
     url: &str,
-) -> Result<(), PullError> {
+) -> Result<(), RegistryError> {
     partial.take_resumed()?;
     loop {
         match parts.blocking_recv() {
@@ -233,7 +233,7 @@ fn store(
             Some(Part::End) => break,
             None => {
                 partial.leave();
-                return Err(PullError::Stopped);
+                return Err(RegistryError::Stopped);
             }
         }
     }
@@ -245,12 +245,12 @@ fn store(
 }
 
 /// An error of verification, with the address that the bytes came from.
-pub(super) fn at(url: &str, error: ContentError) -> PullError {
+pub(super) fn at(url: &str, error: ContentError) -> RegistryError {
     let url = url.to_owned();
     match error {
-        ContentError::WrongDigest { expected, found } => PullError::WrongDigest { url, expected, found },
+        ContentError::WrongDigest { expected, found } => RegistryError::WrongDigest { url, expected, found },
         ContentError::WrongSize { expected_bytes, found_bytes, .. } => {
-            PullError::WrongSize { url, expected_bytes, found_bytes }
+            RegistryError::WrongSize { url, expected_bytes, found_bytes }
         }
         other => ImageError::from(other).into(),
     }

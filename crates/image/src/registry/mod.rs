@@ -1,20 +1,25 @@
-//! Pulling from a registry: OCI distribution-spec 1.1 and docker's schema 2 over HTTP(S).
+//! Pulling from and pushing to a registry: OCI distribution-spec 1.1 and docker's schema 2 over HTTP(S).
 //!
 //! [`pull`] follows a name to a manifest (through indexes, by platform), gets the configuration, then all layers side
 //! by side, and gives back a [`NewImage`] whose every blob is verified and held. Each document is verified by digest
 //! before it is read: the manifest by the digest asked for, everything else by the descriptor that led to it. The
 //! network runs in a current-thread tokio runtime that lives inside the call; when it returns, by success or error,
-//! no thread of it is left. Nothing is pushed, and schema 1 is refused.
+//! no thread of it is left. Schema 1 is refused. Pushing is in [`push()`].
 
 mod challenge;
 mod client;
 mod credentials;
+mod docker_config;
 mod error;
 mod fetch;
+mod login;
+mod payload;
+mod push;
 mod settings;
 mod transfer;
 mod transport;
 mod trust;
+mod upload;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -25,12 +30,15 @@ use hull_oci::{Digest, Platform, Reference};
 use hull_store::HoldKind;
 use hyper::header::CONTENT_TYPE;
 
-pub use credentials::{Credentials, CredentialsError};
-pub use error::PullError;
+pub use credentials::{Credentials, CredentialsError, default_path as default_config, load as find_credentials};
+pub use docker_config::{StoredIn, erase_credentials, store_credentials};
+pub use error::RegistryError;
+pub use login::try_login;
+pub use push::{PushOptions, PushedImage, push};
 pub use settings::{ClientCertificate, Registries, RegistryName, RegistryNameError, RegistrySettings};
 pub use transport::TransportError;
 
-use self::client::{Client, Wanted, read_limited};
+use self::client::{Action, Client, Reach, Wanted, read_limited};
 use self::fetch::{Fetch, fetch};
 use crate::content::{ContentError, Hasher};
 use crate::image::{parse_configuration, platform_of};
@@ -80,7 +88,7 @@ pub struct PulledImage<'a> {
 /// Brings an image's blobs into the content store and each layer to the sink.
 ///
 /// # Errors
-/// [`PullError`]; nothing of the image is left then, except blobs that other images have and, when the registry could
+/// [`RegistryError`]; nothing of the image is left then, except blobs that other images have and, when the registry could
 /// not be reached any more, what the next pull goes on with.
 pub fn pull<'a>(
     images: &'a ImageStore<'a>,
@@ -88,10 +96,10 @@ pub fn pull<'a>(
     options: &PullOptions,
     sink: &dyn LayerSink,
     progress: &dyn Progress,
-) -> Result<PulledImage<'a>, PullError> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(PullError::Start)?;
+) -> Result<PulledImage<'a>, RegistryError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(RegistryError::Start)?;
     let holds = Arc::new(Holds::new(images)?);
-    let client = runtime.block_on(Client::connect(reference, options))?;
+    let client = runtime.block_on(Client::connect(reference, &Reach::from(options), Action::Pull))?;
     let puller = Puller { client: &client, images, reference, options, holds: &holds };
     let resolved = runtime.block_on(puller.resolve())?;
     let digest = resolved.digest().clone();
@@ -100,7 +108,7 @@ pub fn pull<'a>(
     let up_to_date = puller.is_up_to_date(&image)?;
     let image = NewImage { holds: Arc::clone(&holds), ..image };
     let fetched = fetch(&runtime, &client, &Fetch { holds: &holds, layers: &image.layers, sink, progress });
-    if fetched.as_ref().is_err_and(PullError::is_interruption) {
+    if fetched.as_ref().is_err_and(RegistryError::is_interruption) {
         holds.leave_unfinished();
     }
     fetched?;
@@ -140,7 +148,7 @@ struct Puller<'p, 'a> {
 
 impl<'a> Puller<'_, 'a> {
     /// Follows the name through indexes to the manifest of one platform.
-    async fn resolve(&self) -> Result<Resolved, PullError> {
+    async fn resolve(&self) -> Result<Resolved, RegistryError> {
         let wanted = self.options.platform.clone().unwrap_or_else(Platform::host);
         let mut documents = Vec::new();
         let (mut fetched, mut announced) = self.named_document().await?;
@@ -160,14 +168,14 @@ impl<'a> Puller<'_, 'a> {
         Err(self.invalid(ManifestError::Nesting))
     }
 
-    fn invalid(&self, source: ManifestError) -> PullError {
-        PullError::Manifest { reference: Box::new(self.reference.clone()), source: Box::new(source) }
+    fn invalid(&self, source: ManifestError) -> RegistryError {
+        RegistryError::Manifest { reference: Box::new(self.reference.clone()), source: Box::new(source) }
     }
 
     /// What the reference itself means, and its Content-Type.
-    async fn named_document(&self) -> Result<(Fetched, Option<String>), PullError> {
+    async fn named_document(&self) -> Result<(Fetched, Option<String>), RegistryError> {
         let url = self.client.url("manifests", self.reference.target());
-        let response = self.client.get(&url, Wanted { accept: &ACCEPTED_MANIFESTS, ..Wanted::default() }).await?;
+        let response = self.client.get(&url, &Wanted { accept: &ACCEPTED_MANIFESTS, ..Wanted::default() }).await?;
         let text = |name: &str| Some(response.headers().get(name)?.to_str().ok()?.to_owned());
         let announced =
             text(CONTENT_TYPE.as_str()).map(|value| value.split(';').next().unwrap_or_default().trim().to_owned());
@@ -184,11 +192,11 @@ impl<'a> Puller<'_, 'a> {
     }
 
     /// A document that a descriptor leads to, from the store where it is there.
-    async fn document(&self, kind: &str, entry: &Descriptor, accept: &[&str]) -> Result<Fetched, PullError> {
+    async fn document(&self, kind: &str, entry: &Descriptor, accept: &[&str]) -> Result<Fetched, RegistryError> {
         let blob = StoredBlob::from(entry);
         let url = self.client.url(kind, entry.digest.as_str());
         if entry.size_bytes > DOCUMENT_BYTES_MAX {
-            return Err(PullError::TooLong { url, limit_bytes: DOCUMENT_BYTES_MAX });
+            return Err(RegistryError::TooLong { url, limit_bytes: DOCUMENT_BYTES_MAX });
         }
         self.holds.hold(&[(HoldKind::Blob, &entry.digest)])?;
         if self.holds.is_stored(&entry.digest, entry.size_bytes)? {
@@ -199,18 +207,18 @@ impl<'a> Puller<'_, 'a> {
                 Err(error) => return Err(ImageError::from(error).into()),
             }
         }
-        let response = self.client.get(&url, Wanted { accept, ..Wanted::default() }).await?;
+        let response = self.client.get(&url, &Wanted { accept, ..Wanted::default() }).await?;
         let bytes = read_limited(&url, response, entry.size_bytes).await?;
         if bytes.len() as u64 != entry.size_bytes {
             let (expected_bytes, received_bytes) = (entry.size_bytes, bytes.len() as u64);
-            return Err(PullError::Truncated { url, received_bytes, expected_bytes, attempts: 1 });
+            return Err(RegistryError::Truncated { url, received_bytes, expected_bytes, attempts: 1 });
         }
         verified(&url, &entry.digest, &bytes)?;
         Ok(Fetched { blob, bytes })
     }
 
     /// Stores the documents, reads the configuration and holds what the layers need.
-    async fn image(&self, resolved: &Resolved, progress: &dyn Progress) -> Result<NewImage<'a>, PullError> {
+    async fn image(&self, resolved: &Resolved, progress: &dyn Progress) -> Result<NewImage<'a>, RegistryError> {
         let config = self.document("blobs", &resolved.manifest.config, &[]).await?;
         let configuration = parse_configuration(&config.bytes).map_err(|source| self.invalid(source.into()))?;
         self.check_platform(&configuration, progress)?;
@@ -250,7 +258,7 @@ impl<'a> Puller<'_, 'a> {
     }
 
     /// An image for one platform says only in its configuration which one that is.
-    fn check_platform(&self, configuration: &ImageConfiguration, progress: &dyn Progress) -> Result<(), PullError> {
+    fn check_platform(&self, configuration: &ImageConfiguration, progress: &dyn Progress) -> Result<(), RegistryError> {
         let (offered, host) = (platform_of(configuration), Platform::host());
         match &self.options.platform {
             Some(wanted) if !crate::manifest::runs(wanted, &offered) => {
@@ -268,18 +276,18 @@ impl<'a> Puller<'_, 'a> {
         }
     }
 
-    fn is_up_to_date(&self, image: &NewImage<'_>) -> Result<bool, PullError> {
+    fn is_up_to_date(&self, image: &NewImage<'_>) -> Result<bool, RegistryError> {
         let known = self.images.resolve(&self.name().to_string())?;
         Ok(known.is_some_and(|known| known.id == image.id))
     }
 }
 
 /// The digest of some bytes, which must be the one expected.
-fn verified(url: &str, expected: &Digest, bytes: &[u8]) -> Result<Digest, PullError> {
+fn verified(url: &str, expected: &Digest, bytes: &[u8]) -> Result<Digest, RegistryError> {
     let found = Hasher::digest_like(expected, bytes);
     match found == *expected {
         true => Ok(found),
-        false => Err(PullError::WrongDigest { url: url.to_owned(), expected: expected.clone(), found }),
+        false => Err(RegistryError::WrongDigest { url: url.to_owned(), expected: expected.clone(), found }),
     }
 }
 

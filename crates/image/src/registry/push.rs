@@ -20,14 +20,14 @@ use hull_store::HoldKind;
 use hyper::Method;
 use serde::Serialize;
 
+use super::RegistryError;
 use super::client::{Action, Client, Reach, Wanted};
 use super::payload::Content;
 use super::settings::Registries;
 use super::upload::{Outgoing, Upload};
-use super::{RegistryError, default_config};
 use crate::compression::{Compression, decompress};
 use crate::content::ContentError;
-use crate::manifest::{Descriptor, Document, Manifest};
+use crate::manifest::{Document, Manifest};
 use crate::{DOCUMENT_BYTES_MAX, Holds, Image, ImageError, ImageStore, LayerDescriptor, LayerEvent, Progress};
 
 /// How hard layers are compressed: gzip's own default.
@@ -53,7 +53,7 @@ pub struct PushOptions {
 impl Default for PushOptions {
     fn default() -> Self {
         Self {
-            docker_config: default_config(),
+            docker_config: None,
             registries: Registries::new(),
             attempts: 5,
             first_pause: Duration::from_millis(300),
@@ -284,12 +284,6 @@ async fn put_manifest(client: &Client<'_>, reference: &Reference, outline: &Outl
             Err(RegistryError::WrongDigest { url, expected: outline.digest.clone(), found })
         }
         _ => Ok(()),
-    }
-}
-
-impl From<&Descriptor> for Outgoing {
-    fn from(descriptor: &Descriptor) -> Self {
-        outgoing(descriptor.digest.clone(), descriptor.size_bytes, None)
     }
 }
 

@@ -14,7 +14,7 @@ use hyper::StatusCode;
 use hyper::header::{CONTENT_LENGTH, CONTENT_RANGE};
 use tokio::sync::{mpsc, watch};
 
-use super::PullError;
+use super::RegistryError;
 use super::client::{Client, Wanted, next_part};
 use super::fetch::Shared;
 use super::transport::TransportError;
@@ -91,7 +91,7 @@ impl<'t> Transfer<'t> {
     }
 
     /// Brings all bytes from `from_byte` on, and then the end, into the channel.
-    pub async fn run(self, from_byte: u64) -> Result<(), PullError> {
+    pub async fn run(self, from_byte: u64) -> Result<(), RegistryError> {
         self.next_byte.set(from_byte);
         self.received_bytes.set(from_byte);
         let size_bytes = self.layer.size_bytes;
@@ -101,10 +101,10 @@ impl<'t> Transfer<'t> {
             self.range(Range { position: from_byte, end: size_bytes, is_asked_for: false }).await?;
         }
         // The thread has ended already when it failed; its error is the one reported.
-        self.parts.send(Part::End).await.map_err(|_| PullError::Stopped)
+        self.parts.send(Part::End).await.map_err(|_| RegistryError::Stopped)
     }
 
-    async fn first_connection(&self) -> Result<(), PullError> {
+    async fn first_connection(&self) -> Result<(), RegistryError> {
         while let Some(range) = self.claim() {
             self.range(range).await?;
         }
@@ -113,7 +113,7 @@ impl<'t> Transfer<'t> {
         Ok(())
     }
 
-    async fn extra_connection(&self) -> Result<(), PullError> {
+    async fn extra_connection(&self) -> Result<(), RegistryError> {
         const { assert!(CONNECTIONS_MAX == 3) };
         let mut known = self.gives_ranges.subscribe();
         let gives_ranges = known.wait_for(Option::is_some).await.is_ok_and(|known| *known == Some(true));
@@ -136,7 +136,7 @@ impl<'t> Transfer<'t> {
     }
 
     /// A range, across broken connections.
-    async fn range(&self, mut range: Range) -> Result<(), PullError> {
+    async fn range(&self, mut range: Range) -> Result<(), RegistryError> {
         let (mut poor_attempts, mut attempts) = (0, 0);
         loop {
             let before = range.position;
@@ -149,7 +149,7 @@ impl<'t> Transfer<'t> {
             if poor_attempts >= self.client.attempts() {
                 let (url, received_bytes) = (self.url.to_owned(), self.received_bytes.get());
                 let expected_bytes = self.layer.size_bytes;
-                return Err(PullError::Truncated { url, received_bytes, expected_bytes, attempts });
+                return Err(RegistryError::Truncated { url, received_bytes, expected_bytes, attempts });
             }
             let cause =
                 end.map_or_else(|| format!("ended after {} bytes", range.position), |error| with_causes(&error));
@@ -159,10 +159,11 @@ impl<'t> Transfer<'t> {
     }
 
     /// One connection's share of a range. It ends when the body does, or with the error that ended it early.
-    async fn range_once(&self, range: &mut Range) -> Result<Option<TransportError>, PullError> {
+    async fn range_once(&self, range: &mut Range) -> Result<Option<TransportError>, RegistryError> {
         let to_byte = Some(range.end).filter(|_| range.is_asked_for);
         let wanted = Wanted { from_byte: range.position, to_byte, ..Wanted::default() };
-        let response = self.client.get(self.url, wanted).await.map_err(|error| not_found(error, &self.layer.digest))?;
+        let response =
+            self.client.get(self.url, &wanted).await.map_err(|error| not_found(error, &self.layer.digest))?;
         let partial = first_byte(&response);
         let begins_at = partial.filter(|first| *first <= range.position).unwrap_or(0);
         self.learn(partial.is_some(), range);
@@ -211,19 +212,19 @@ impl<'t> Transfer<'t> {
         self.tell_ranges(is_partial);
     }
 
-    async fn pass_on(&self, range: &mut Range, bytes: Bytes) -> Result<(), PullError> {
+    async fn pass_on(&self, range: &mut Range, bytes: Bytes) -> Result<(), RegistryError> {
         let position = range.position;
         range.position += bytes.len() as u64;
         let done_bytes = self.received_bytes.get() + bytes.len() as u64;
         self.received_bytes.set(done_bytes);
-        self.parts.send(Part::Bytes { position, bytes }).await.map_err(|_| PullError::Stopped)?;
+        self.parts.send(Part::Bytes { position, bytes }).await.map_err(|_| RegistryError::Stopped)?;
         let event = LayerEvent::Downloading { done_bytes, total_bytes: self.layer.size_bytes };
         self.progress.layer(&self.layer.digest, event);
         Ok(())
     }
 
-    fn wrong_size(&self, found_bytes: u64) -> PullError {
-        PullError::WrongSize { url: self.url.to_owned(), expected_bytes: self.layer.size_bytes, found_bytes }
+    fn wrong_size(&self, found_bytes: u64) -> RegistryError {
+        RegistryError::WrongSize { url: self.url.to_owned(), expected_bytes: self.layer.size_bytes, found_bytes }
     }
 }
 
@@ -233,10 +234,10 @@ fn with_causes(error: &dyn std::error::Error) -> String {
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
-fn not_found(error: PullError, digest: &Digest) -> PullError {
+fn not_found(error: RegistryError, digest: &Digest) -> RegistryError {
     match error {
-        PullError::Status { url, status: 404, message } => {
-            PullError::BlobNotFound { url, digest: digest.clone(), message }
+        RegistryError::Status { url, status: 404, message } => {
+            RegistryError::BlobNotFound { url, digest: digest.clone(), message }
         }
         other => other,
     }

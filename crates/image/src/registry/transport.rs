@@ -7,11 +7,10 @@ use std::cell::{OnceCell, RefCell};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::header::{HOST, HeaderValue, USER_AGENT};
@@ -22,6 +21,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
+use super::payload::{Content, Payload};
 use super::trust::Trust;
 
 /// How long one address may take to accept a connection, and TLS to be agreed.
@@ -143,7 +143,7 @@ impl std::fmt::Display for Origin {
     }
 }
 
-type Sender = SendRequest<Full<Bytes>>;
+type Sender = SendRequest<Payload>;
 
 /// The connections of one pull.
 pub(super) struct Transport {
@@ -160,7 +160,9 @@ impl Transport {
     }
 
     /// Sends a request to the absolute address in it and waits for the head of the answer.
-    pub async fn send(&self, mut request: Request<Full<Bytes>>) -> Result<Response<Incoming>, TransportError> {
+    pub async fn send(&self, request: Request<Content>) -> Result<Response<Incoming>, TransportError> {
+        let (head, content) = request.into_parts();
+        let mut request = Request::from_parts(head, Payload::from(content.clone()));
         let url = request.uri().clone();
         let origin = Origin::of(&url)?;
         let host = url.authority().map(|authority| authority.as_str()).unwrap_or_default();
@@ -175,10 +177,17 @@ impl Transport {
             Some(sender) => sender,
             None => self.connect(&origin).await?,
         };
-        let answer = tokio::time::timeout(IDLE_TIMEOUT, sender.send_request(request)).await;
-        let response = answer
-            .map_err(|_| timeout(&url, "it begins to answer", IDLE_TIMEOUT))?
-            .map_err(|source| TransportError::Broken { url: url.to_string(), source })?;
+        let mut answer = pin!(sender.send_request(request));
+        let answer = loop {
+            let before = content.sent_bytes();
+            match tokio::time::timeout(IDLE_TIMEOUT, &mut answer).await {
+                Ok(answer) => break answer,
+                // A long body is still on its way.
+                Err(_) if content.sent_bytes() > before => {}
+                Err(_) => return Err(timeout(&url, "it begins to answer", IDLE_TIMEOUT)),
+            }
+        };
+        let response = answer.map_err(|source| TransportError::Broken { url: url.to_string(), source })?;
         self.idle.borrow_mut().push((origin, sender));
         Ok(response)
     }

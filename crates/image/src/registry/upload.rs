@@ -180,7 +180,8 @@ impl Upload<'_> {
         let content_range = Some((session.position, end - 1));
         let wanted =
             Wanted { method: Method::PATCH, content_type: OCTET_STREAM, content_range, content, ..Wanted::default() };
-        let response = self.reporting(session.position, &wanted.content, self.client.once(&session.url, &wanted)).await?;
+        let response =
+            self.reporting(session.position, &wanted.content, self.client.once(&session.url, &wanted)).await?;
         let position = last_byte(&response).map_or(end, |last| last + 1);
         *session = Session { url: next_url(&session.url, &response)?, position, ..*session };
         Ok(())

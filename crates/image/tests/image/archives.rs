@@ -50,6 +50,11 @@ fn old_docker(image: &TestImage, tags: &[&str]) -> Files {
     files
 }
 
+/// An archive as docker before version 25 wrote it: no manifest of the registry's form, layers uncompressed.
+pub fn docker_archive(image: &TestImage, tags: &[&str]) -> Vec<u8> {
+    tar(&old_docker(image, tags))
+}
+
 fn blob_file(blob: &Blob) -> (String, Vec<u8>) {
     file(format!("blobs/sha256/{}", blob.digest().hex()), blob.bytes.clone())
 }

@@ -5,6 +5,7 @@
 
 mod archives;
 mod fixture;
+mod pushes;
 mod registry;
 mod server;
 mod store;

@@ -5,7 +5,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use hull_image::registry::{PullError, PullOptions, PulledImage, RegistryName, RegistrySettings, TransportError, pull};
+use hull_image::registry::{
+    PullOptions, PulledImage, RegistryError, RegistryName, RegistrySettings, TransportError, pull,
+};
 use hull_image::{IgnoreLayers, ImageStore, LayerEvent, ManifestError, NoProgress};
 use hull_oci::image as media;
 use hull_oci::{Digest, Platform, Reference};
@@ -29,12 +31,12 @@ fn with_settings(server: &Server, settings: RegistrySettings) -> PullOptions {
     PullOptions { registries: [(name, settings)].into(), ..options() }
 }
 
-fn quiet_pull<'a>(images: &'a ImageStore<'a>, reference: &Reference) -> Result<PulledImage<'a>, PullError> {
+fn quiet_pull<'a>(images: &'a ImageStore<'a>, reference: &Reference) -> Result<PulledImage<'a>, RegistryError> {
     pull(images, reference, &options(), &IgnoreLayers, &NoProgress)
 }
 
 /// Pulls, expects failure, and that nothing is left.
-fn failure(reference: &Reference, options: &PullOptions) -> PullError {
+fn failure(reference: &Reference, options: &PullOptions) -> RegistryError {
     let hull = Hull::new();
     let error = pull(&hull.images(), reference, options, &IgnoreLayers, &NoProgress).expect_err("must fail");
     hull.assert_empty();
@@ -159,7 +161,7 @@ fn an_image_for_another_platform_is_refused_or_warned_about() {
     let options = PullOptions { platform: Some(Platform::host()), ..options() };
     let error = failure(&server.reference("a"), &options);
     assert!(
-        matches!(&error, PullError::Manifest { source, .. } if matches!(**source, ManifestError::Platform { .. })),
+        matches!(&error, RegistryError::Manifest { source, .. } if matches!(**source, ManifestError::Platform { .. })),
         "{error:?}"
     );
 }
@@ -178,7 +180,7 @@ fn a_digest_is_pulled_as_such_and_must_match() {
     let liar = Server::with(|request, _| request.path.contains("/manifests/").then(|| Reply::new(200, "{}")));
     let wanted = image.manifest.digest();
     let error = failure(&liar.reference(&format!("a@{wanted}")), &options());
-    assert!(matches!(&error, PullError::WrongDigest { expected, .. } if *expected == wanted), "{error:?}");
+    assert!(matches!(&error, RegistryError::WrongDigest { expected, .. } if *expected == wanted), "{error:?}");
 }
 
 #[test]
@@ -190,7 +192,7 @@ fn wrong_layer_bytes_are_refused() {
         Server::with(move |request, _| request.path.ends_with(&path).then(|| Reply::new(200, vec![7; length])));
     server.put_image("a", "latest", &image);
     let error = failure(&server.reference("a"), &options());
-    assert!(matches!(&error, PullError::WrongDigest { expected, .. } if *expected == right), "{error:?}");
+    assert!(matches!(&error, RegistryError::WrongDigest { expected, .. } if *expected == right), "{error:?}");
     assert!(error.to_string().contains(&server.host), "{error}");
 }
 
@@ -206,7 +208,7 @@ fn wrong_sizes_are_refused() {
         });
         server.put_image("a", "latest", &image);
         let error = failure(&server.reference("a"), &options());
-        assert!(matches!(error, PullError::WrongSize { .. }), "{length} {announced}: {error:?}");
+        assert!(matches!(error, RegistryError::WrongSize { .. }), "{length} {announced}: {error:?}");
     }
 }
 
@@ -272,7 +274,7 @@ fn a_layer_that_is_always_truncated_fails() {
     });
     server.put_image("a", "latest", &image);
     let error = failure(&server.reference("a"), &options());
-    assert!(matches!(error, PullError::Truncated { received_bytes: 10, attempts: 3, .. }), "{error:?}");
+    assert!(matches!(error, RegistryError::Truncated { received_bytes: 10, attempts: 3, .. }), "{error:?}");
 }
 
 pub fn noise_tar(length: usize) -> Vec<u8> {
@@ -318,7 +320,7 @@ fn server_errors_are_tried_again_within_bounds() {
             .then(|| Reply::error(429, "TOOMANYREQUESTS", "You have reached your limit"))
     });
     let error = failure(&server.reference("a"), &options());
-    assert!(matches!(&error, PullError::TooManyRequests { .. }), "{error:?}");
+    assert!(matches!(&error, RegistryError::TooManyRequests { .. }), "{error:?}");
     assert!(error.to_string().contains("You have reached your limit"), "{error}");
     assert_eq!(server.count("/manifests/"), 3);
 }
@@ -335,7 +337,7 @@ fn a_missing_manifest_or_blob_is_named() {
     server.put_blob("a", &image.layers[0]);
     let error = failure(&server.reference("a"), &options());
     assert!(
-        matches!(&error, PullError::BlobNotFound { digest, .. } if *digest == image.layers[1].digest()),
+        matches!(&error, RegistryError::BlobNotFound { digest, .. } if *digest == image.layers[1].digest()),
         "{error:?}"
     );
 }
@@ -359,12 +361,12 @@ fn a_bearer_token_is_fetched_and_used() {
     assert_eq!(tokens[0].path, "/token?service=test&scope=repository:a:pull");
 
     let error = failure(&server.reference("a"), &options());
-    assert!(matches!(error, PullError::Denied { .. }), "{error:?}");
+    assert!(matches!(error, RegistryError::Denied { .. }), "{error:?}");
     let text = error.to_string();
     assert!(text.contains("pull access denied") && text.contains("denied: wrong password"), "{text}");
 }
 
-fn bearer_script(
+pub fn bearer_script(
     password: &'static str,
     token: &'static str,
 ) -> impl Fn(&Request, usize) -> Option<Reply> + Send + Sync + 'static {
@@ -410,11 +412,11 @@ fn basic_authentication_and_helpers_work() {
     let known = PullOptions { docker_config: Some(config), ..options() };
     drop(pull(&images, &server.reference("a"), &known, &IgnoreLayers, &NoProgress).expect("pulls"));
     let error = failure(&server.reference("a"), &options());
-    assert!(matches!(error, PullError::Denied { .. }), "{error:?}");
+    assert!(matches!(error, RegistryError::Denied { .. }), "{error:?}");
 
     let odd = Server::with(|_, _| Some(Reply::new(401, "").header("WWW-Authenticate", "Negotiate")));
     let error = failure(&odd.reference("a"), &options());
-    assert!(matches!(&error, PullError::Challenge { challenge, .. } if challenge == "Negotiate"), "{error:?}");
+    assert!(matches!(&error, RegistryError::Challenge { challenge, .. } if challenge == "Negotiate"), "{error:?}");
 }
 
 #[test]
@@ -448,14 +450,14 @@ fn redirects_are_followed_without_the_password() {
         request.path.contains("/manifests/").then(|| Reply::new(302, "").header("Location", here))
     });
     let error = failure(&circle.reference("a"), &options());
-    assert!(matches!(&error, PullError::Redirect { reason, .. } if reason.contains("10 redirects")), "{error:?}");
+    assert!(matches!(&error, RegistryError::Redirect { reason, .. } if reason.contains("10 redirects")), "{error:?}");
 }
 
 #[test]
 fn documents_are_bounded_and_refused_by_kind() {
     let huge =
         Server::with(|request, _| request.path.contains("/manifests/").then(|| Reply::new(200, vec![b' '; 5 << 20])));
-    assert!(matches!(failure(&huge.reference("a"), &options()), PullError::TooLong { .. }));
+    assert!(matches!(failure(&huge.reference("a"), &options()), RegistryError::TooLong { .. }));
 
     let image = two_layers();
     let schema1 = r#"{"schemaVersion":1,"name":"a","fsLayers":[]}"#;
@@ -494,7 +496,10 @@ fn nested_and_circular_indexes_end() {
     let hull = Hull::new();
     assert!(quiet_pull(&hull.images(), &server.reference("a:depth1")).is_ok());
     let error = failure(&server.reference("a:depth5"), &options());
-    assert!(matches!(&error, PullError::Manifest { source, .. } if **source == ManifestError::Nesting), "{error:?}");
+    assert!(
+        matches!(&error, RegistryError::Manifest { source, .. } if **source == ManifestError::Nesting),
+        "{error:?}"
+    );
 }
 
 #[test]
@@ -503,7 +508,10 @@ fn a_failing_sink_stops_the_pull() {
     server.put_image("a", "latest", &two_layers());
     let sink = CheckingSink { fail_at: Some(1), ..CheckingSink::default() };
     let error = pull(&hull.images(), &server.reference("a"), &options(), &sink, &NoProgress).expect_err("full");
-    assert!(matches!(&error, PullError::Layer { source, .. } if source.to_string() == "the sink is full"), "{error:?}");
+    assert!(
+        matches!(&error, RegistryError::Layer { source, .. } if source.to_string() == "the sink is full"),
+        "{error:?}"
+    );
     hull.assert_empty();
 }
 
@@ -584,18 +592,18 @@ fn hosts_that_cannot_be_reached_are_named() {
         listener.local_addr().expect("bound").to_string()
     };
     let error = failure(&Reference::parse(&format!("{closed}/a")).expect("reference"), &options());
-    assert!(matches!(&error, PullError::Transport(TransportError::Connect { .. })), "{error:?}");
+    assert!(matches!(&error, RegistryError::Transport(TransportError::Connect { .. })), "{error:?}");
     assert!(told(&error).contains(&closed) && told(&error).contains("refused"), "{error}");
 
     let error = failure(&Reference::parse("registry.invalid/a").expect("reference"), &options());
     assert!(
-        matches!(&error, PullError::Transport(TransportError::UnknownHost { host, .. }) if host == "registry.invalid")
+        matches!(&error, RegistryError::Transport(TransportError::UnknownHost { host, .. }) if host == "registry.invalid")
     );
 
     // A server that is no HTTP server, and no TLS server either.
     let server = Server::with(|_, _| Some(Reply::new(400, "Client sent an HTTP request to an HTTPS server.")));
     let error = failure(&server.reference("a"), &options());
-    assert!(matches!(&error, PullError::Transport(TransportError::Tls { .. })), "{error:?}");
+    assert!(matches!(&error, RegistryError::Transport(TransportError::Tls { .. })), "{error:?}");
     assert!(error.to_string().contains(&format!("https://{}", server.host)), "{error}");
 }
 
@@ -625,10 +633,10 @@ fn an_identity_token_is_changed_for_an_access_token() {
         if request.path == "/token" {
             let expected = "grant_type=refresh_token&client_id=hull&service=test&scope=repository:a:pull&\
                             refresh_token=it%20is%20me";
-            let good = request.method == "POST" && request.body == expected;
+            let good = request.method == "POST" && request.body == expected.as_bytes();
             return Some(match good {
                 true => Reply::new(200, r#"{"access_token":"fresh"}"#),
-                false => Reply::error(401, "DENIED", &request.body),
+                false => Reply::error(401, "DENIED", &String::from_utf8_lossy(&request.body)),
             });
         }
         if request.header("authorization") == Some("Bearer fresh") || request.path == "/v2/" {
@@ -660,13 +668,13 @@ fn a_loopback_registry_may_speak_tls() {
     let pulled = pull(&images, &server.reference("a"), &trusting, &CheckingSink::default(), &NoProgress);
     assert_eq!(pulled.expect("pulls").image.id, image.id());
     let error = failure(&server.reference("a"), &options());
-    assert!(matches!(&error, PullError::Transport(TransportError::Tls { .. })), "{error:?}");
+    assert!(matches!(&error, RegistryError::Transport(TransportError::Tls { .. })), "{error:?}");
     assert!(told(&error).contains("UnknownIssuer"), "{}", told(&error));
     let insecure = with_settings(&server, RegistrySettings { insecure: true, ..RegistrySettings::default() });
     drop(pull(&images, &server.reference("a"), &insecure, &CheckingSink::default(), &NoProgress).expect("pulls"));
     let plain = with_settings(&server, RegistrySettings { plain_http: true, ..RegistrySettings::default() });
     let error = failure(&server.reference("a"), &plain);
-    assert!(matches!(&error, PullError::Transport(TransportError::Broken { .. })), "{error:?}");
+    assert!(matches!(&error, RegistryError::Transport(TransportError::Broken { .. })), "{error:?}");
 }
 
 #[test]
@@ -683,6 +691,6 @@ fn another_server_s_challenge_is_not_answered() {
     let config = folder.path().join("config.json");
     std::fs::write(&config, format!(r#"{{"auths":{{"{}":{{"auth":"dXNlcjpwYXNz"}}}}}}"#, server.host)).expect("writes");
     let error = failure(&server.reference("a"), &PullOptions { docker_config: Some(config), ..options() });
-    assert!(matches!(error, PullError::Denied { .. }), "{error:?}");
+    assert!(matches!(error, RegistryError::Denied { .. }), "{error:?}");
     assert!(thief.requests().iter().all(|request| request.header("authorization").is_none()));
 }

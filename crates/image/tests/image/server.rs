@@ -1,11 +1,12 @@
 //! A registry on a loopback port, which can be told to misbehave.
 //!
-//! It speaks enough HTTP/1.1 for GET with keep-alive. Before its own answer it asks the test's script, whose reply
-//! comes first; what it was asked is kept for the test to look at.
+//! It speaks enough HTTP/1.1 for pulls and pushes with keep-alive. Before its own answer it asks the test's script,
+//! whose reply comes first; what it was asked is kept for the test to look at.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -19,7 +20,7 @@ pub struct Request {
     pub method: String,
     pub path: String,
     pub headers: HashMap<String, String>,
-    pub body: String,
+    pub body: Vec<u8>,
 }
 
 impl Request {
@@ -68,6 +69,9 @@ type Script = dyn Fn(&Request, usize) -> Option<Reply> + Send + Sync;
 struct State {
     /// Path to media type and bytes.
     documents: Mutex<HashMap<String, Blob>>,
+    /// What uploads have so far, by path.
+    uploads: Mutex<HashMap<String, Vec<u8>>>,
+    sessions: AtomicUsize,
     /// Every request, in order.
     requests: Mutex<Vec<Request>>,
     script: Box<Script>,
@@ -122,8 +126,13 @@ impl Server {
     ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let host = listener.local_addr().expect("bound").to_string();
-        let state =
-            Arc::new(State { documents: Mutex::default(), requests: Mutex::default(), script: Box::new(script) });
+        let state = Arc::new(State {
+            documents: Mutex::default(),
+            uploads: Mutex::default(),
+            sessions: AtomicUsize::new(0),
+            requests: Mutex::default(),
+            script: Box::new(script),
+        });
         let shared = Arc::clone(&state);
         thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
@@ -168,6 +177,16 @@ impl Server {
         }
     }
 
+    /// What is there under a path.
+    pub fn document(&self, path: &str) -> Option<Blob> {
+        self.state.documents.lock().expect("no panic").get(path).cloned()
+    }
+
+    /// How many requests of a method had this in their path.
+    pub fn count_of(&self, method: &str, part: &str) -> usize {
+        self.requests().iter().filter(|request| request.method == method && request.path.contains(part)).count()
+    }
+
     pub fn requests(&self) -> Vec<Request> {
         self.state.requests.lock().expect("no panic").clone()
     }
@@ -186,7 +205,7 @@ fn serve(state: &State, stream: impl Read + Write) {
             requests.iter().filter(|earlier| earlier.path == request.path).count() - 1
         };
         let reply = (state.script)(&request, earlier).unwrap_or_else(|| own_reply(state, &request));
-        if !write_reply(reader.get_mut(), &reply) {
+        if !write_reply(reader.get_mut(), &reply, request.method == "HEAD") {
             break;
         }
     }
@@ -211,12 +230,15 @@ fn read_request(reader: &mut impl BufRead) -> Option<Request> {
     let length = headers.get("content-length").and_then(|text| text.parse().ok()).unwrap_or(0);
     let mut body = vec![0; length];
     reader.read_exact(&mut body).ok()?;
-    Some(Request { method, path, headers, body: String::from_utf8_lossy(&body).into_owned() })
+    Some(Request { method, path, headers, body })
 }
 
 fn own_reply(state: &State, request: &Request) -> Reply {
     if request.path == "/v2/" {
         return Reply::new(200, "{}");
+    }
+    if !matches!(request.method.as_str(), "GET" | "HEAD") || request.path.contains("/uploads/") {
+        return taken(state, request);
     }
     let documents = state.documents.lock().expect("no panic");
     let Some(blob) = documents.get(&request.path) else {
@@ -235,8 +257,64 @@ fn own_reply(state: &State, request: &Request) -> Reply {
     reply.header("Content-Type", &blob.media_type).header("Docker-Content-Digest", blob.digest())
 }
 
+/// Takes a part of a push.
+fn taken(state: &State, request: &Request) -> Reply {
+    let mut documents = state.documents.lock().expect("no panic");
+    let mut uploads = state.uploads.lock().expect("no panic");
+    let (path, query) = request.path.split_once('?').unwrap_or((&request.path, ""));
+    let value = |key: &str| query.split('&').find_map(|pair| pair.strip_prefix(key)?.strip_prefix('='));
+    let repository = path.strip_prefix("/v2/").and_then(|path| path.split("/blobs/").next()).unwrap_or_default();
+    match request.method.as_str() {
+        "POST" => {
+            let mounted = value("mount").zip(value("from")).and_then(|(digest, from)| {
+                let blob = documents.get(&format!("/v2/{from}/blobs/{digest}"))?.clone();
+                documents
+                    .insert(format!("/v2/{repository}/blobs/{digest}"), blob)
+                    .is_none()
+                    .then(|| Reply::new(201, "").header("Location", format!("/v2/{repository}/blobs/{digest}")))
+            });
+            let session = format!("{path}{}", state.sessions.fetch_add(1, Ordering::Relaxed));
+            mounted.unwrap_or_else(|| {
+                uploads.insert(session.clone(), Vec::new());
+                Reply::new(202, "").header("Location", session).header("Range", "0-0")
+            })
+        }
+        "PATCH" | "GET" => {
+            let Some(so_far) = uploads.get_mut(path) else { return Reply::error(404, "BLOB_UPLOAD_UNKNOWN", "gone") };
+            let begins_at = request.header("content-range").and_then(|range| range.split('-').next()?.parse().ok());
+            if begins_at.is_some_and(|begin: usize| begin != so_far.len()) {
+                return Reply::error(416, "RANGE_INVALID", "not where it ended");
+            }
+            so_far.extend_from_slice(&request.body);
+            let status = if request.method == "GET" { 204 } else { 202 };
+            let range = format!("0-{}", so_far.len().saturating_sub(1));
+            Reply::new(status, "").header("Location", path).header("Range", range)
+        }
+        "PUT" if path.contains("/manifests/") => {
+            let media_type = request.header("content-type").unwrap_or_default();
+            let manifest = Blob::new(media_type, request.body.clone());
+            let digest = manifest.digest();
+            let by_digest = format!("{}/{digest}", path.rsplit_once('/').expect("a path").0);
+            documents.insert(by_digest, manifest.clone());
+            documents.insert(path.to_owned(), manifest);
+            Reply::new(201, "").header("Docker-Content-Digest", digest)
+        }
+        _ => {
+            let Some(mut bytes) = uploads.remove(path) else { return Reply::error(404, "BLOB_UPLOAD_UNKNOWN", "gone") };
+            bytes.extend_from_slice(&request.body);
+            let blob = Blob::new("application/octet-stream", bytes);
+            let digest = blob.digest().to_string();
+            if value("digest") != Some(&digest) {
+                return Reply::error(400, "DIGEST_INVALID", "provided digest did not match uploaded content");
+            }
+            documents.insert(format!("/v2/{repository}/blobs/{digest}"), blob);
+            Reply::new(201, "")
+        }
+    }
+}
+
 /// False when the connection is to be closed.
-fn write_reply(stream: &mut impl Write, reply: &Reply) -> bool {
+fn write_reply(stream: &mut impl Write, reply: &Reply, is_head: bool) -> bool {
     let mut head = format!("HTTP/1.1 {} Status\r\n", reply.status);
     for (name, value) in &reply.headers {
         head.push_str(&format!("{name}: {value}\r\n"));
@@ -245,7 +323,7 @@ fn write_reply(stream: &mut impl Write, reply: &Reply) -> bool {
         head.push_str(&format!("Content-Length: {}\r\n", reply.body.len()));
     }
     head.push_str("\r\n");
-    let body = &reply.body[..reply.cut_after.unwrap_or(reply.body.len())];
+    let body = if is_head { &[][..] } else { &reply.body[..reply.cut_after.unwrap_or(reply.body.len())] };
     let written = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body));
     written.is_ok() && reply.cut_after.is_none()
 }

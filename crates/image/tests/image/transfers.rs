@@ -5,7 +5,7 @@ use std::io::Read;
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
-use hull_image::registry::{PullError, pull};
+use hull_image::registry::{RegistryError, pull};
 use hull_image::{IgnoreLayers, LayerDescriptor, LayerEvent, LayerSink, NoProgress, PackedLayer, SinkError};
 use hull_store::Lease;
 
@@ -151,7 +151,7 @@ fn a_broken_transfer_leaves_its_bytes_for_the_next_pull() {
     let hull = Hull::new();
     let images = hull.images();
     let error = pull(&images, &server.reference("a"), &options(), &IgnoreLayers, &NoProgress).expect_err("breaks");
-    assert!(matches!(&error, PullError::Truncated { .. }), "{error:?}");
+    assert!(matches!(&error, RegistryError::Truncated { .. }), "{error:?}");
     assert_eq!((hull.files(), hull.rows("blobs"), hull.rows("holds")), (1, 0, 0));
     // This process still lives, and so does its lease; the next process finds it dead.
     let tmp = hull.roots.content().join("tmp");
@@ -215,7 +215,7 @@ fn wrong_bytes_are_told_before_what_they_unpack_to() {
     let hull = Hull::new();
     let images = hull.images();
     let error = pull(&images, &server.reference("a"), &options(), &Unreadable, &NoProgress).expect_err("wrong");
-    assert!(matches!(&error, PullError::WrongDigest { .. }), "{error:?}");
+    assert!(matches!(&error, RegistryError::WrongDigest { .. }), "{error:?}");
     hull.assert_empty();
     let right = Server::new();
     right.put_image("a", "latest", &image);
