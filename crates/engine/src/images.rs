@@ -147,12 +147,13 @@ fn fill(prepared: &Prepared, layer: &LayerDescriptor, packed: impl Read + Send +
     let unpack = |source| LayerError::Unpack { digest: layer.digest.clone(), source: Box::new(source) };
     let tar = decompress_ahead(packed).map_err(open)?;
     let opened = match &prepared.space {
-        Space::Folder(folder) => File::open(folder),
+        Space::Folder(folder) | Space::Plain(folder) => File::open(folder),
         Space::Image(image) => File::options().read(true).write(true).create_new(true).open(image),
     };
     let opened = opened.map_err(open)?;
     let destination = match &prepared.space {
         Space::Folder(_) => Destination::Folder(opened.as_fd()),
+        Space::Plain(_) => Destination::Plain(opened.as_fd()),
         Space::Image(_) => Destination::Image(opened.try_clone().map_err(open)?),
     };
     let report = unpack_layer(tar, destination, &UnpackOptions::default()).map_err(unpack)?;
@@ -164,7 +165,7 @@ fn fill(prepared: &Prepared, layer: &LayerDescriptor, packed: impl Read + Send +
         });
     }
     match &prepared.space {
-        Space::Folder(_) => Ok(report.bytes),
+        Space::Folder(_) | Space::Plain(_) => Ok(report.bytes),
         // st_blocks counts 512 bytes (stat(2)).
         Space::Image(_) => Ok(opened.metadata().map_err(open)?.blocks() * 512),
     }

@@ -9,11 +9,13 @@ mod layer {
 }
 
 use std::fs;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 use std::process::Command;
 
-use hull_image::unpack::{UnpackError, UnpackOptions};
+use hull_image::unpack::{Destination, UnpackError, UnpackOptions, unpack_layer};
+use hull_kernel::tree::merge_layer;
 use hull_oci::Digest;
 use layer::archive::{Archive, Entry, pax_record};
 use layer::folder::{Facts, Folder, Target};
@@ -516,6 +518,8 @@ fn limits_are_kept() {
     assert!(matches!(error, UnpackError::TooManyEntries { limit: 19 }), "{error}");
     let error = limited(&many, &options(|o| o.content_bytes_max = Some(19))).unwrap_err();
     assert!(error.to_string().contains("19"), "{error}");
+    let error = limited(&many, &options(|o| o.kept_bytes_max = 2000)).unwrap_err();
+    assert!(error.to_string().contains("names and attributes above the limit of 2000"), "{error}");
     let long = format!("{}f", "d/".repeat(100));
     let archive = Archive::new().add(Entry::pax(&[("path", long.as_bytes())])).add(Entry::file("cut", b"x")).end();
     assert!(limited(&archive, &options(|o| o.path_bytes_max = 201)).is_ok());
@@ -731,6 +735,35 @@ fn comparable(facts: Facts) -> Facts {
         links: if is_deletion { 1 } else { facts.links },
         ..facts
     }
+}
+
+/// Two layers on a file system without overlay's marks, merged, hold what the marks say.
+#[test]
+fn plain_folders_keep_marks_as_files() {
+    let low = ["gone", "dir/gone", "dir/kept", "hidden/old", "again/old"];
+    let low = low.iter().fold(Archive::new(), |archive, path| archive.add(Entry::file(path, b"low"))).end();
+    let high = Archive::new()
+        .add(Entry::file(".wh.gone", b""))
+        .add(Entry::file("dir/.wh.gone", b""))
+        .add(Entry::file("hidden/.wh..wh..opq", b""))
+        .add(Entry::file("hidden/new", b"high"))
+        .add(Entry::file("again/new", b"high"))
+        .add(Entry::file(".wh.again", b""))
+        .add(Entry::file(".wh.again", b""))
+        .add(Entry::file("made/file", b"high"))
+        .end();
+    let merged = tempfile::tempdir().unwrap();
+    for archive in [low, high] {
+        let layer = tempfile::tempdir().unwrap();
+        let open = |path: &Path| fs::File::open(path).unwrap();
+        let folder = open(layer.path());
+        unpack_layer(&archive[..], Destination::Plain(folder.as_fd()), &UnpackOptions::default()).unwrap();
+        merge_layer(folder.as_fd(), open(merged.path()).as_fd()).unwrap();
+    }
+    let has = |path: &&str| merged.path().join(path).exists();
+    let all = ["dir/kept", "hidden/new", "again/new", "made/file", "gone", "dir/gone", "hidden/old", "again/old"];
+    assert_eq!(all.iter().filter(|path| has(path)).count(), 4);
+    assert!(all[..4].iter().all(has));
 }
 
 /// Makes a test of each function for each target.

@@ -56,10 +56,12 @@ const ATTRIBUTE: &str = "trusted.hull";
 /// Puts things into a prepared layer, in the form that the driver wants.
 fn fill(prepared: &Prepared, things: &[(&str, What<'_>)]) {
     match &prepared.space {
-        Space::Folder(folder) => {
-            things.iter().for_each(|(path, what)| put(folder, path, *what));
+        Space::Folder(folder) | Space::Plain(folder) => {
+            let form = if let Space::Plain(_) = &prepared.space { put_plain } else { put };
+            things.iter().for_each(|(path, what)| form(folder, path, *what));
             // What came into folders changed their times.
-            things.iter().for_each(|(path, _)| set_time(&folder.join(path)));
+            let marks = |what: &What<'_>| matches!(what, What::Deletion);
+            things.iter().filter(|(_, what)| !marks(what)).for_each(|(path, _)| set_time(&folder.join(path)));
         }
         Space::Image(path) => {
             let file = File::options().read(true).write(true).create_new(true).open(path).unwrap();
@@ -67,6 +69,22 @@ fn fill(prepared: &Prepared, things: &[(&str, What<'_>)]) {
             things.iter().for_each(|(path, what)| write(&mut image, path, *what));
             image.finish().unwrap();
         }
+    }
+}
+
+/// As [`put`], with files for marks.
+fn put_plain(folder: &Path, name: &str, what: What<'_>) {
+    let path = folder.join(name);
+    match what {
+        What::Deletion => {
+            let marked = path.file_name().unwrap().to_str().unwrap();
+            fs::write(path.with_file_name(format!(".wh.{marked}")), "").unwrap();
+        }
+        What::Opaque => {
+            put(folder, name, What::Folder);
+            fs::write(path.join(".wh..wh..opq"), "").unwrap();
+        }
+        what => put(folder, name, what),
     }
 }
 
@@ -180,7 +198,7 @@ fn layers_are_found_by_chain_id_once(driver: &dyn Snapshotter) {
     driver.remove(&first).unwrap();
 }
 
-fn a_container_writes_into_its_own_top(driver: &dyn Snapshotter) {
+pub(crate) fn a_container_writes_into_its_own_top(driver: &dyn Snapshotter) {
     let low = layer(driver, "low", &[("a", What::File("low")), ("b", What::File("low"))]);
     let high = layer(driver, "high", &[("b", What::File("high"))]);
     let parents = [low.clone(), high.clone()];
@@ -223,7 +241,7 @@ fn changes_are_found(driver: &dyn Snapshotter, container: &SnapshotId) {
     }
 }
 
-fn files_have_all_they_had(driver: &dyn Snapshotter) {
+pub(crate) fn files_have_all_they_had(driver: &dyn Snapshotter) {
     let things = [
         ("file", What::File("content")),
         ("folder", What::Folder),
@@ -255,7 +273,7 @@ fn files_have_all_they_had(driver: &dyn Snapshotter) {
     remove(driver, [container].into_iter().chain(parents));
 }
 
-fn marks_hide_what_is_below(driver: &dyn Snapshotter) {
+pub(crate) fn marks_hide_what_is_below(driver: &dyn Snapshotter) {
     let low = [
         ("gone", What::File("low")),
         ("folder", What::Folder),
@@ -296,7 +314,7 @@ fn marks_hide_what_is_below(driver: &dyn Snapshotter) {
 fn a_root_is_as_the_topmost_layer_says(driver: &dyn Snapshotter) {
     let prepared = driver.prepare().unwrap();
     match &prepared.space {
-        Space::Folder(folder) => {
+        Space::Folder(folder) | Space::Plain(folder) => {
             std::os::unix::fs::chown(folder, Some(7), Some(8)).unwrap();
             fs::set_permissions(folder, fs::Permissions::from_mode(0o1711)).unwrap();
         }
@@ -375,7 +393,7 @@ fn ids_are_shifted(driver: &dyn Snapshotter) {
 
 /// Where a prepared layer is.
 fn path(space: &Space) -> &Path {
-    let (Space::Folder(path) | Space::Image(path)) = space;
+    let (Space::Folder(path) | Space::Plain(path) | Space::Image(path)) = space;
     path
 }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! snapshots/copy/<id>/
-//!   fs/          a layer's files with overlay's whiteouts, or all files of a container
+//!   fs/          a layer's files and marks, or all files of a container
 //!   merged/      of a layer, everything up to it as one tree; made when it is first to be looked at
 //! ```
 //!
@@ -96,7 +96,7 @@ impl Snapshotter for Copy<'_> {
 
     fn prepare(&self) -> Result<Prepared, SnapshotError> {
         let id = self.folders.layer_to_fill(|id| make_folder(&self.folders.files(id), 0o755))?;
-        let space = Space::Folder(self.folders.files(&id));
+        let space = Space::Plain(self.folders.files(&id));
         Ok(Prepared { id, space })
     }
 

@@ -146,8 +146,10 @@ pub struct Prepared {
 /// Where a layer's files go.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Space {
-    /// An empty folder to unpack into.
+    /// An empty folder to unpack into, with overlay's marks for what is deleted.
     Folder(PathBuf),
+    /// An empty folder to unpack into, where files mark what is deleted ([`hull_kernel::tree::merge_layer`]).
+    Plain(PathBuf),
     /// A file that is not there yet and becomes an EROFS image.
     Image(PathBuf),
 }

@@ -2,10 +2,11 @@
 
 use std::collections::HashSet;
 use std::fs::{self, File};
+use std::os::fd::AsFd;
 use std::path::Path;
 
 use hull_kernel::erofs::ImageWriter;
-use hull_kernel::mounts::{Propagation, set_propagation};
+use hull_kernel::mounts::{OverlayMount, Propagation, attach, overlay, set_propagation};
 use hull_store::{Roots, Store};
 use hull_sys::process::{CLONE_NEWNS, unshare};
 
@@ -160,4 +161,31 @@ fn a_container_stays_with_the_driver_that_made_it() {
         }
         assert_eq!((erofs.layers("chain").unwrap().len(), erofs.sweep().unwrap()), (0, 0));
     }
+}
+
+/// On an overlay: the kernel takes none as another one's upper directory, and gives no pages of its files to EROFS.
+#[test]
+fn where_no_overlay_can_be_layers_are_copied() {
+    let below = places();
+    let folder = below[1].roots.root.join("overlay-below");
+    let [lower, upper, work, top] = ["lower", "upper", "work", "top"].map(|name| folder.join(name));
+    for path in [&lower, &upper, &work, &top] {
+        fs::create_dir_all(path).unwrap();
+    }
+    let stack = OverlayMount { lowers: vec![lower], upper: Some((upper, work)), volatile: false };
+    let mount = overlay(&stack).unwrap();
+    attach(mount.as_fd(), File::open(&top).unwrap().as_fd(), "top").unwrap();
+    let roots = Roots::new(top.join("root"), top.join("state"));
+    let store = Store::open(&roots).unwrap();
+    let snapshots = Snapshots::new(&store, &roots, Box::new(|| Ok(None)));
+    assert_eq!(snapshots.current().unwrap(), Driver::Copy);
+    conformance::a_container_writes_into_its_own_top(&snapshots);
+    conformance::files_have_all_they_had(&snapshots);
+    conformance::marks_hide_what_is_below(&snapshots);
+    for refused in [Driver::Erofs, Driver::Overlay] {
+        let snapshots = Snapshots::new(&store, &roots, Box::new(move || Ok(Some(refused))));
+        let error = snapshots.prepare().unwrap_err().to_string();
+        assert!(error.contains(&format!("the storage driver {refused} does not work with")), "{error}");
+    }
+    assert_eq!(snapshots.sweep().unwrap(), 0);
 }

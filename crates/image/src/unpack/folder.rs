@@ -1,4 +1,4 @@
-//! A folder that a layer is put into, as overlay wants its layers.
+//! A folder that a layer is put into, as overlay wants its layers or with files for marks.
 //!
 //! Paths are opened with openat2(2) `RESOLVE_BENEATH` and `RESOLVE_NO_SYMLINKS`, so that nothing leads outside even if
 //! somebody else changes the folder meanwhile. A deletion is a character device 0:0, a folder that hides what is below
@@ -10,7 +10,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
-use hull_kernel::tree::remove_tree;
+use hull_kernel::tree::{DELETION, OPAQUE, remove_tree};
 use rustix::fs::{
     AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags, chmodat,
     chownat, fchmod, fchown, fsetxattr, fstat, ftruncate, futimens, linkat, lsetxattr, makedev, mkdirat, mknodat,
@@ -30,9 +30,19 @@ const SPECIAL_BITS: u32 = 0o7000;
 /// A folder with this bit hands its group down, so it is set when everything is in it.
 const SET_GROUP_ID: u32 = 0o2000;
 
+/// What deletions become.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Marks {
+    /// Overlay's own form.
+    Overlays,
+    /// Files named as in the archive, beside what the layer itself has of that name.
+    Files,
+}
+
 /// The folder, and what has to wait until everything is in it.
 pub(super) struct Folder<'a> {
     root: BorrowedFd<'a>,
+    marks: Marks,
     /// Folders that get their times last, and their modes where these hand a group down.
     folders: Vec<(Vec<u8>, Time, Option<u32>)>,
     /// Mode bits that the kernel takes away from what is made, and the owner that it gets.
@@ -47,7 +57,7 @@ fn os(name: &[u8]) -> &OsStr {
 
 impl<'a> Folder<'a> {
     /// A folder to be filled. It must not hand its group down.
-    pub(super) fn new(root: BorrowedFd<'a>) -> Result<Self, UnpackError> {
+    pub(super) fn new(root: BorrowedFd<'a>, marks: Marks) -> Result<Self, UnpackError> {
         let failed = |source: io::Error| UnpackError::Folder { source };
         let mode = fstat(root).map_err(|errno| failed(errno.into()))?.st_mode & 0o7777;
         if mode & SET_GROUP_ID != 0 {
@@ -55,6 +65,7 @@ impl<'a> Folder<'a> {
         }
         Ok(Self {
             root,
+            marks,
             folders: Vec::new(),
             umask: umask().map_err(failed)?,
             owner: (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()),
@@ -231,11 +242,19 @@ impl Target for Folder<'_> {
     }
 
     fn make_opaque(&mut self, folder: &OwnedFd) -> Result<(), Refusal> {
-        fsetxattr(folder, OPAQUE_ATTRIBUTE, b"y", XattrFlags::empty()).map_err(Refusal::of("make opaque"))
+        match self.marks {
+            Marks::Overlays => fsetxattr(folder, OPAQUE_ATTRIBUTE, b"y", XattrFlags::empty()),
+            Marks::Files => make_mark(folder, OPAQUE),
+        }
+        .map_err(Refusal::of("make opaque"))
     }
 
     fn mark_deleted(&mut self, folder: &OwnedFd, name: &[u8]) -> Result<(), Refusal> {
-        mknodat(folder, os(name), FileType::CharacterDevice, Mode::empty(), 0).map_err(Refusal::of("mark as deleted"))
+        match self.marks {
+            Marks::Overlays => mknodat(folder, os(name), FileType::CharacterDevice, Mode::empty(), 0),
+            Marks::Files => make_mark(folder, &[DELETION, name].concat()),
+        }
+        .map_err(Refusal::of("mark as deleted"))
     }
 
     fn begin_file(&mut self, folder: &OwnedFd, name: &[u8], entry: &Entry) -> Result<OwnedFd, Refusal> {
@@ -304,6 +323,12 @@ impl Target for Folder<'_> {
         }
         Ok(())
     }
+}
+
+/// Makes a mark that is a file; one that is there already is as good.
+fn make_mark(folder: &OwnedFd, name: &[u8]) -> Result<(), Errno> {
+    let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    openat(folder, os(name), flags, Mode::from_raw_mode(0o600)).map(drop)
 }
 
 fn set_attributes_of_open(file: &OwnedFd, entry: &Entry) -> Result<(), Refusal> {

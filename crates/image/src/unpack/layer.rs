@@ -8,6 +8,7 @@
 use std::collections::VecDeque;
 use std::io::Read;
 
+use hull_kernel::tree::{DELETION, OPAQUE};
 use rustix::io::Errno;
 
 use super::UnpackOptions;
@@ -15,10 +16,10 @@ use super::error::{UnpackError, shown};
 use super::header::{Entry, Headers};
 use super::target::{Content, Fault, Found, Refusal, Target};
 
-const WHITEOUT: &[u8] = b".wh.";
-const OPAQUE: &[u8] = b".wh..wh..opq";
 /// How many parents stay open: an archive goes down into a folder and comes back.
 const OPEN_PARENTS: usize = 8;
+/// What an entry takes in memory besides its name, roughly.
+const ENTRY_BYTES: usize = 100;
 /// Symbolic links that are followed on the way to one entry; as many as the kernel follows (path_resolution(7)).
 const LINKS_MAX: usize = 40;
 
@@ -29,6 +30,8 @@ pub(super) struct Layer<'a, T: Target> {
     /// The parents of the last entries: most entries of an archive follow their siblings.
     parents: Vec<(Vec<u8>, T::Folder)>,
     bytes: u64,
+    /// What the target may have to remember of the entries until the end, in bytes.
+    kept_bytes: u64,
 }
 
 /// An entry's name in its parent; empty for the root itself.
@@ -66,7 +69,7 @@ impl Place<'_> {
 
 impl<'a, T: Target> Layer<'a, T> {
     pub(super) fn new(target: T, options: &'a UnpackOptions) -> Self {
-        Self { target, options, parents: Vec::with_capacity(OPEN_PARENTS), bytes: 0 }
+        Self { target, options, parents: Vec::with_capacity(OPEN_PARENTS), bytes: 0, kept_bytes: 0 }
     }
 
     /// Puts one entry where it belongs, reading its content from the archive.
@@ -83,6 +86,7 @@ impl<'a, T: Target> Layer<'a, T> {
             return Ok(());
         }
         let parent = self.open_parent(&mut place)?;
+        self.check_kept(&place)?;
         self.place_in(&parent, &place, content)?;
         if self.parents.len() == OPEN_PARENTS {
             self.parents.remove(0);
@@ -91,13 +95,25 @@ impl<'a, T: Target> Layer<'a, T> {
         Ok(())
     }
 
+    /// Names, and attributes of folders, are in memory until the layer is whole.
+    fn check_kept(&mut self, place: &Place<'_>) -> Result<(), UnpackError> {
+        let xattrs = place.entry.xattrs.iter().map(|(name, value)| name.len() + value.len());
+        let attributes = if place.entry.kind == b'5' { xattrs.sum() } else { 0 };
+        self.kept_bytes += (ENTRY_BYTES + place.path.len() + attributes) as u64;
+        let limit = self.options.kept_bytes_max;
+        match self.kept_bytes > limit {
+            true => Err(UnpackError::Limit { path: shown(&place.entry.path), what: "names and attributes", limit }),
+            false => Ok(()),
+        }
+    }
+
     fn place_in<R: Read>(
         &mut self,
         parent: &T::Folder,
         place: &Place<'_>,
         content: &mut Headers<'_, R>,
     ) -> Result<(), UnpackError> {
-        if place.name().starts_with(WHITEOUT) {
+        if place.name().starts_with(DELETION) {
             return self.whiteout(parent, place);
         }
         match place.entry.kind {
@@ -325,8 +341,8 @@ impl<'a, T: Target> Layer<'a, T> {
         if place.name() == OPAQUE {
             return self.target.make_opaque(parent).map_err(failed);
         }
-        let deleted = &place.name()[WHITEOUT.len()..];
-        if matches!(deleted, b"" | b"." | b"..") || deleted.starts_with(WHITEOUT) {
+        let deleted = &place.name()[DELETION.len()..];
+        if matches!(deleted, b"" | b"." | b"..") || deleted.starts_with(DELETION) {
             return Err(place.refused("it deletes no name"));
         }
         match self.target.mark_deleted(parent, deleted) {

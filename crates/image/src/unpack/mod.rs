@@ -6,8 +6,9 @@
 //! ```
 //!
 //! No entry can leave the layer, whatever links it brought along; a `..` that would is refused. Deletions become what
-//! overlay understands: `.wh.NAME` a character device 0:0, `.wh..wh..opq` the attribute `trusted.overlay.opaque`. A later
-//! entry replaces an earlier one of its name. Both targets hold the same tree afterwards. Nothing is synced here.
+//! overlay understands: `.wh.NAME` a character device 0:0, `.wh..wh..opq` the attribute `trusted.overlay.opaque`; only for
+//! file systems that overlay does not work on they stay files. A later entry replaces an earlier one of its name. Both
+//! targets hold the same tree afterwards. Nothing is synced here.
 
 mod erofs;
 mod error;
@@ -30,7 +31,7 @@ pub use crate::compression::decompress;
 pub use error::UnpackError;
 
 use erofs::Erofs;
-use folder::Folder;
+use folder::{Folder, Marks};
 use header::Headers;
 use layer::Layer;
 use stream::Source;
@@ -45,13 +46,21 @@ pub struct UnpackOptions {
     pub path_bytes_max: usize,
     /// Length of one extended header (PAX or GNU long name) in bytes.
     pub extension_bytes_max: u64,
+    /// Bytes of names and of folders' attributes, which are in memory until the layer is whole.
+    pub kept_bytes_max: u64,
     /// Bytes of file content written to disk; `None` for no limit but the disk's.
     pub content_bytes_max: Option<u64>,
 }
 
 impl Default for UnpackOptions {
     fn default() -> Self {
-        Self { entries_max: 10_000_000, path_bytes_max: 4096, extension_bytes_max: 1 << 20, content_bytes_max: None }
+        Self {
+            entries_max: 10_000_000,
+            path_bytes_max: 4096,
+            extension_bytes_max: 1 << 20,
+            kept_bytes_max: 1 << 30,
+            content_bytes_max: None,
+        }
     }
 }
 
@@ -69,8 +78,11 @@ pub struct UnpackReport {
 /// What a layer is put into.
 #[derive(Debug)]
 pub enum Destination<'a> {
-    /// An empty folder.
+    /// An empty folder, which becomes a layer of an overlay.
     Folder(BorrowedFd<'a>),
+    /// An empty folder on any file system: what is deleted is marked by files as in the archive
+    /// ([`hull_kernel::tree::merge_layer`]).
+    Plain(BorrowedFd<'a>),
     /// An empty file, open for reading and writing, which becomes an EROFS image.
     Image(File),
 }
@@ -90,7 +102,10 @@ pub fn unpack_layer(
         let place = || {
             let placed = match into {
                 Destination::Folder(folder) => {
-                    Folder::new(folder).and_then(|target| place_all(source, target, options))
+                    Folder::new(folder, Marks::Overlays).and_then(|target| place_all(source, target, options))
+                }
+                Destination::Plain(folder) => {
+                    Folder::new(folder, Marks::Files).and_then(|target| place_all(source, target, options))
                 }
                 Destination::Image(file) => Erofs::new(file).and_then(|target| place_all(source, target, options)),
             };

@@ -6,9 +6,9 @@
 //! Times of directories are set last, in reverse order. An extended attribute that the destination cannot hold
 //! (`ENOTSUP`) is counted; anything else that fails ends the copy.
 //!
-//! A layer of an overlay is merged into what is below it in the same way, except that its marks are obeyed and not
-//! copied (Documentation/filesystems/overlayfs.rst): a character device 0:0 removes, `trusted.overlay.opaque` empties
-//! first, and what is in the way of something else is replaced.
+//! A layer with marks for what it hides is merged into what is below it in the same way: a file `.wh.NAME` removes NAME
+//! there, a file `.wh..wh..opq` everything in its directory, and what is in the way of something else is replaced. The
+//! marks, which are those of layers' archives, need no rights and no attributes of the file system, and are not copied.
 
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, OsStr};
@@ -28,9 +28,10 @@ use super::{TreeError, as_path, open_directory, read_directory, remove_tree};
 
 /// Bytes moved by one read and write where the kernel cannot copy by itself.
 const CHUNK_BYTES: usize = 256 * 1024;
-/// How overlay's own attributes begin.
-const OVERLAYS: &str = "trusted.overlay.";
-const OPAQUE: &str = "trusted.overlay.opaque";
+/// How the name of a file begins that marks the rest of its name as deleted.
+pub const DELETION: &[u8] = b".wh.";
+/// Name of a file that marks its directory as hiding what is below.
+pub const OPAQUE: &[u8] = b".wh..wh..opq";
 
 /// What was copied.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -51,22 +52,11 @@ pub fn copy_tree(source: BorrowedFd<'_>, destination: BorrowedFd<'_>) -> Result<
     Copy::new(source, destination, false).run()
 }
 
-/// Puts a layer of an overlay, `source`, over what is in `destination`, as overlay would show both together.
+/// Puts a layer, `source`, over what is in `destination`, obeying the layer's marks.
 ///
 /// # Errors
 /// As [`copy_tree`].
 pub fn merge_layer(source: BorrowedFd<'_>, destination: BorrowedFd<'_>) -> Result<Copied, TreeError> {
-    let top = |(operation, errno)| TreeError::new(operation, Path::new(""), errno);
-    if is_opaque(source).map_err(top)? {
-        let mut names: Vec<CString> = Vec::new();
-        let mut buffer = vec![MaybeUninit::uninit(); 32768];
-        let each = |name: &CStr, _| {
-            names.push(name.to_owned());
-            Ok(())
-        };
-        read_directory(destination, &mut buffer, each).map_err(at("getdents")).map_err(top)?;
-        names.iter().try_for_each(|name| remove_tree(destination, as_path(name).as_os_str()))?;
-    }
     Copy::new(source, destination, true).run()
 }
 
@@ -77,7 +67,7 @@ struct Copy<'a> {
     linked: HashMap<(u64, u64), PathBuf>,
     times: Vec<(PathBuf, Timestamps)>,
     copied: Copied,
-    /// Whether the source is a layer of an overlay, to be merged.
+    /// Whether the source is a layer with marks, to be merged.
     is_layer: bool,
 }
 
@@ -119,6 +109,10 @@ impl<'a> Copy<'a> {
             Ok(())
         })
         .map_err(failed("getdents"))?;
+        if self.is_layer {
+            obey_marks(to.as_fd(), &names, buffer)?;
+            names.retain(|name| !name.to_bytes().starts_with(DELETION));
+        }
         for name in names {
             let inner = path.join(as_path(&name));
             let is_directory = self
@@ -136,8 +130,8 @@ impl<'a> Copy<'a> {
     fn entry(&mut self, from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &CStr, path: &Path) -> Result<bool, Failure> {
         let stat = statat(from, name, AtFlags::SYMLINK_NOFOLLOW).map_err(at("stat"))?;
         let kind = FileType::from_raw_mode(stat.st_mode);
-        if self.is_layer && self.make_room(from, to, name, &stat)? {
-            return Ok(false);
+        if self.is_layer {
+            make_room(to, name, kind)?;
         }
         if kind == FileType::Directory {
             return match mkdirat(to, name, Mode::from_raw_mode(0o700)) {
@@ -168,25 +162,6 @@ impl<'a> Copy<'a> {
         Ok(false)
     }
 
-    /// Removes what an entry of a layer hides; says whether that is all there is to it.
-    fn make_room(&self, from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &CStr, stat: &Stat) -> Result<bool, Failure> {
-        let kind = FileType::from_raw_mode(stat.st_mode);
-        let is_deletion = kind == FileType::CharacterDevice && stat.st_rdev == 0;
-        if kind == FileType::Directory {
-            let below = match statat(to, name, AtFlags::SYMLINK_NOFOLLOW) {
-                Err(Errno::NOENT) => return Ok(false),
-                other => other.map_err(at("stat"))?,
-            };
-            let entered = open_directory(from, as_path(name), ResolveFlags::empty()).map_err(at("open"))?;
-            let is_folder = FileType::from_raw_mode(below.st_mode) == FileType::Directory;
-            if is_folder && !is_opaque(entered.as_fd())? {
-                return Ok(false);
-            }
-        }
-        remove_tree(to, as_path(name).as_os_str()).map_err(|error| (error.operation, error.errno))?;
-        Ok(is_deletion)
-    }
-
     fn link(&self, first: &Path, to: BorrowedFd<'_>, name: &CStr) -> Result<(), Failure> {
         let parent = first.parent().unwrap_or(Path::new(""));
         let parent = open_directory(self.destination, parent, ResolveFlags::empty()).map_err(at("open"))?;
@@ -213,8 +188,7 @@ impl<'a> Copy<'a> {
         fchown(to, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid))).map_err(at("fchown"))?;
         fchmod(to, Mode::from_raw_mode(stat.st_mode & 0o7777)).map_err(at("fchmod"))?;
         let names = whole(|buffer| flistxattr(from, buffer)).map_err(at("listxattr"))?;
-        let is_layer = self.is_layer;
-        for name in xattr_names(&names).filter(|name| !(is_layer && is_mark(name))) {
+        for name in xattr_names(&names) {
             let value = whole(|buffer| fgetxattr(from, name, buffer)).map_err(at("getxattr"))?;
             self.count_lost(rustix::fs::fsetxattr(to, name, &value, XattrFlags::empty()))?;
         }
@@ -237,8 +211,7 @@ impl<'a> Copy<'a> {
         }
         let (source, target) = (descriptor_path(from, name), descriptor_path(to, name));
         let names = whole(|buffer| llistxattr(&source, buffer)).map_err(at("listxattr"))?;
-        let is_layer = self.is_layer;
-        for attribute in xattr_names(&names).filter(|name| !(is_layer && is_mark(name))) {
+        for attribute in xattr_names(&names) {
             let value = whole(|buffer| lgetxattr(&source, attribute, buffer)).map_err(at("getxattr"))?;
             self.count_lost(lsetxattr(&target, attribute, &value, XattrFlags::empty()))?;
         }
@@ -272,18 +245,30 @@ fn at(operation: &'static str) -> impl Fn(Errno) -> Failure {
     move |errno| (operation, errno)
 }
 
-/// Whether an attribute is overlay's own.
-fn is_mark(attribute: &OsStr) -> bool {
-    attribute.as_bytes().starts_with(OVERLAYS.as_bytes())
+/// Removes what the marks among a layer's names hide in a directory.
+fn obey_marks(to: BorrowedFd<'_>, names: &[CString], buffer: &mut [MaybeUninit<u8>]) -> Result<(), TreeError> {
+    let mut hidden: Vec<CString> = Vec::new();
+    if names.iter().any(|name| name.to_bytes() == OPAQUE) {
+        let each = |name: &CStr, _| {
+            hidden.push(name.to_owned());
+            Ok(())
+        };
+        read_directory(to, buffer, each).map_err(|errno| TreeError::new("getdents", Path::new(""), errno))?;
+    }
+    let marked = names.iter().filter_map(|name| name.to_bytes().strip_prefix(DELETION));
+    let hidden = hidden.iter().map(|name| name.to_bytes()).chain(marked);
+    hidden.map(OsStr::from_bytes).try_for_each(|name| remove_tree(to, name))
 }
 
-/// Whether a directory of a layer hides what lower layers have in it.
-fn is_opaque(directory: BorrowedFd<'_>) -> Result<bool, Failure> {
-    let mut value = [0; 2];
-    match fgetxattr(directory, OPAQUE, &mut value[..]) {
-        Ok(length) => Ok(&value[..length] == b"y"),
-        Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::RANGE) => Ok(false),
-        Err(errno) => Err(("getxattr", errno)),
+/// Removes what is in the way of something of this kind; directories are joined.
+fn make_room(to: BorrowedFd<'_>, name: &CStr, kind: FileType) -> Result<(), Failure> {
+    let below = match statat(to, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Err(Errno::NOENT) => return Ok(()),
+        other => FileType::from_raw_mode(other.map_err(at("stat"))?.st_mode),
+    };
+    match (kind, below) {
+        (FileType::Directory, FileType::Directory) => Ok(()),
+        _ => remove_tree(to, as_path(name).as_os_str()).map_err(|error| (error.operation, error.errno)),
     }
 }
 

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, ResolveFlags, openat2, statat};
 use rustix::io::Errno;
 
-pub use copy::{Copied, copy_tree, merge_layer};
+pub use copy::{Copied, DELETION, OPAQUE, copy_tree, merge_layer};
 pub use remove::remove_tree;
 
 /// Why a tree could not be removed or copied.

@@ -159,12 +159,11 @@ fn a_link_waiting_in_the_destination_leads_nowhere() {
 }
 
 #[test]
-fn a_layer_is_merged_as_overlay_shows_it() {
+fn a_layer_is_merged_as_its_marks_say() {
     let folder = Folder::new("merge");
     let (low, high, merged) = (folder.sub("low"), folder.sub("high"), folder.sub("merged"));
-    let whiteout = |path: PathBuf| mknodat(CWD, path, FileType::CharacterDevice, Mode::empty(), 0).unwrap();
-    let opaque = |path: &Path| setxattr(path, "trusted.overlay.opaque", b"y", XattrFlags::empty()).unwrap();
-    for path in ["kept", "gone", "dir/kept", "dir/gone", "hidden/old", "to-file/x", "to-dir", "lowhard"] {
+    let mark = |path: &str| fs::write(high.join(path), "").unwrap();
+    for path in ["kept", "gone", "dir/kept", "dir/gone", "hidden/old", "to-file/x", "to-dir", "lowhard", "again/old"] {
         let path = low.join(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, "low").unwrap();
@@ -174,11 +173,12 @@ fn a_layer_is_merged_as_overlay_shows_it() {
     fs::create_dir_all(high.join("dir")).unwrap();
     fs::create_dir_all(high.join("hidden")).unwrap();
     fs::create_dir_all(high.join("to-dir")).unwrap();
+    fs::create_dir_all(high.join("again")).unwrap();
+    fs::write(high.join("again/new"), "high").unwrap();
     fs::set_permissions(high.join("dir"), fs::Permissions::from_mode(0o700)).unwrap();
-    whiteout(high.join("gone"));
-    whiteout(high.join("dir/gone"));
-    whiteout(high.join("never"));
-    opaque(&high.join("hidden"));
+    for path in [".wh.gone", "dir/.wh.gone", ".wh.never", "hidden/.wh..wh..opq", ".wh.again"] {
+        mark(path);
+    }
     fs::write(high.join("hidden/new"), "high").unwrap();
     fs::write(high.join("to-file"), "high").unwrap();
     fs::write(high.join("hard"), "high").unwrap();
@@ -190,7 +190,7 @@ fn a_layer_is_merged_as_overlay_shows_it() {
     let mut names: Vec<String> =
         fs::read_dir(&merged).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
-    assert_eq!(names, ["dir", "hard", "hidden", "kept", "lowhard", "lowhard2", "to-dir", "to-file"]);
+    assert_eq!(names, ["again", "dir", "hard", "hidden", "kept", "lowhard", "lowhard2", "to-dir", "to-file"]);
     let read = |path: &str| fs::read_to_string(merged.join(path)).unwrap_or_default();
     assert_eq!(
         ["dir/kept", "hidden/new", "to-file", "hard", "lowhard", "lowhard2"].map(read),
@@ -199,11 +199,9 @@ fn a_layer_is_merged_as_overlay_shows_it() {
     assert!(!merged.join("dir/gone").exists() && !merged.join("hidden/old").exists() && merged.join("to-dir").is_dir());
     assert_eq!(fs::metadata(merged.join("hard")).unwrap().ino(), fs::metadata(merged.join("lowhard")).unwrap().ino());
     assert_eq!(fs::metadata(merged.join("dir")).unwrap().mode() & 0o777, 0o700);
-    let mut value = [0; 8];
-    for (path, name) in [("hidden", "trusted.overlay.opaque"), ("dir", "trusted.low")] {
-        assert!(getxattr(merged.join(path), name, &mut value[..]).is_err(), "{name}");
-    }
-    opaque(&high);
+    assert!(getxattr(merged.join("dir"), "trusted.low", &mut [0; 8][..]).is_err());
+    assert!(!merged.join("again/old").exists() && merged.join("again/new").exists(), "deleted, then made anew");
+    mark(".wh..wh..opq");
     merge_layer(fd(&high).as_fd(), fd(&merged).as_fd()).unwrap();
     assert!(!merged.join("kept").exists() && merged.join("hard").exists(), "the top itself can hide");
 }
