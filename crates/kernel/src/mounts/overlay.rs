@@ -81,9 +81,13 @@ pub(super) fn leave_mount_namespace() -> Result<(), MountError> {
     set_propagation(c"/", true, Propagation::Private)
 }
 
-/// `lowerdir+` is not known: new kernels say so, old ones just refuse the whole without a word.
+/// `lowerdir+` is not known: new kernels say so, old ones just refuse the whole without a word, or a name that does not
+/// fit among the options that they gather for mount(2) (`legacy_parse_param`).
 fn is_old_kernel(error: &MountError) -> bool {
-    let unknown = |line: &String| line.contains("Unknown parameter") || line.contains("nrecognized mount option");
+    let says = |line: &String, words: &str| line.contains(words);
+    let unknown = |line: &String| {
+        says(line, "Unknown parameter") || says(line, "nrecognized mount option") || says(line, "Legacy: ")
+    };
     error.errno == Errno::INVAL && (error.kernel_log.is_empty() || error.kernel_log.iter().any(unknown))
 }
 
