@@ -70,7 +70,7 @@ impl Engine {
     }
 
     /// The layer of `hello` for this binary, made when it is missing.
-    fn hello_layer(&self) -> Result<PathBuf, EngineError> {
+    pub(crate) fn hello_layer(&self) -> Result<PathBuf, EngineError> {
         let folder = self.roots().root.join("builtin");
         let binary = fs::metadata(SELF_EXE).map_err(EngineError::path("read", SELF_EXE))?;
         let (seconds, nanoseconds) = (binary.mtime(), binary.mtime_nsec());

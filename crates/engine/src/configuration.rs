@@ -9,6 +9,11 @@
 //!
 //! [storage]
 //! driver = "erofs"          # how layers are kept: "erofs", "overlay", "copy"; else the first of them that works
+//!
+//! [limits]                  # what an image may be at most; more is refused and leaves nothing
+//! layer-size = 137438953472 # bytes of files in one layer, unpacked
+//! layer-entries = 10000000  # entries in one layer
+//! archive-size = 549755813888 # bytes of an archive that is loaded, uncompressed
 //! ```
 //!
 //! It is `/etc/hull/hull.toml`, which may be missing, or the file that `--config` or `HULL_CONFIG` names, which must
@@ -21,6 +26,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use hull_image::registry::Registries;
+use hull_image::unpack::UnpackOptions;
 use hull_snapshot::Driver;
 use serde::Deserialize;
 
@@ -37,6 +43,39 @@ pub struct Configuration {
     pub storage: Storage,
     /// What is collected by itself.
     pub gc: Gc,
+    /// What an image may be at most.
+    pub limits: Limits,
+}
+
+/// `[limits]`: far above any image that is meant well, and below what would fill a machine.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Limits {
+    /// Bytes of file content that one layer may unpack to.
+    #[serde(rename = "layer-size")]
+    pub layer_bytes: u64,
+    /// Entries that one layer may have.
+    pub layer_entries: u64,
+    /// Bytes that an archive may have, uncompressed.
+    #[serde(rename = "archive-size")]
+    pub archive_bytes: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { layer_bytes: 128 << 30, layer_entries: 10_000_000, archive_bytes: 512 << 30 }
+    }
+}
+
+impl Limits {
+    /// What a layer may be when it is unpacked.
+    pub fn unpacking(&self) -> UnpackOptions {
+        UnpackOptions {
+            entries_max: self.layer_entries,
+            content_bytes_max: Some(self.layer_bytes),
+            ..UnpackOptions::default()
+        }
+    }
 }
 
 /// `[storage]`.
@@ -162,9 +201,12 @@ mod tests {
         let configuration = parse(
             "[registries.\"r.example:5000\"]\nca = \"r.crt\"\n[registries.\"docker.io\"]\nca = \"/d.crt\"\n\
              insecure = true\nplain-http = true\nclient-certificate = { file = \"c\", key = \"/k\" }\n\
-             [storage]\ndriver = \"overlay\"\n[gc]\n",
+             [storage]\ndriver = \"overlay\"\n[gc]\n[limits]\nlayer-size = 5\nlayer-entries = 6\narchive-size = 7\n",
         )
         .expect("valid");
+        let unpacking = configuration.limits.unpacking();
+        assert_eq!((unpacking.content_bytes_max, unpacking.entries_max), (Some(5), 6));
+        assert_eq!(configuration.limits.archive_bytes, 7);
         assert_eq!(configuration.registries["r.example:5000"].ca, Some(PathBuf::from("/etc/x/r.crt")));
         let docker = &configuration.registries["docker.io"];
         assert_eq!((docker.ca.as_deref(), docker.insecure, docker.plain_http), (Some(Path::new("/d.crt")), true, true));
@@ -180,6 +222,7 @@ mod tests {
             ("\nnosuch = 1\n", "/etc/x/hull.toml:2: nosuch: ", "unknown field `nosuch`"),
             ("[storage]\ndriver = \"floppy\"\n", "/etc/x/hull.toml:2: storage.driver: ", "`floppy`"),
             ("[storage]\n\ndriver = 5\n", "/etc/x/hull.toml:3: storage.driver: ", ""),
+            ("[limits]\nlayer-size = -1\n", "/etc/x/hull.toml:2: limits.layer-size: ", ""),
             ("[gc]\nx = 1\n", "/etc/x/hull.toml:2: gc.x: ", "unknown field `x`"),
             ("[registries.\"a.b\"]\ninsecure = 1\n", "/etc/x/hull.toml:2: registries.a.b.insecure: ", "boolean"),
             ("[registries.\"a b\"]\n", "/etc/x/hull.toml:1: ", "\"a b\" is not a registry"),

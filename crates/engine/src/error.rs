@@ -8,7 +8,7 @@ use std::io;
 use std::path::PathBuf;
 
 use hull_image::ImageError;
-use hull_image::archive::ArchiveError;
+use hull_image::archive::{ArchiveError, OtherPlatform, SaveError};
 use hull_image::registry::RegistryError;
 use hull_kernel::cgroups::CgroupError;
 use hull_kernel::mounts::MountError;
@@ -21,6 +21,7 @@ use hull_supervisor::log::LogError;
 use hull_supervisor::record::RecordError as LiveRecordError;
 use hull_supervisor::start::StartError;
 
+use crate::changes::ChangesError;
 use crate::configuration::ConfigurationError;
 use crate::copy::CopyError;
 use crate::files::FilesError;
@@ -211,6 +212,26 @@ pub enum EngineError {
     /// An archive of an image or of a root file system.
     #[error(transparent)]
     Archive(#[from] ArchiveError),
+    /// A container's changes could not be found or packed.
+    #[error(transparent)]
+    Changes(#[from] ChangesError),
+    /// A container whose image has no layers of its own.
+    #[error(
+        "container {name} was made from the built-in image {image}, which has no layers to commit onto; `hull export` \
+         writes its files"
+    )]
+    NothingToCommitOnto {
+        /// The container as typed.
+        name: String,
+        /// The image's name.
+        image: String,
+    },
+    /// An image that is for another machine than was asked for.
+    #[error(transparent)]
+    OtherPlatform(#[from] Box<OtherPlatform>),
+    /// Images that cannot be written as an archive.
+    #[error(transparent)]
+    Save(#[from] SaveError),
     /// A layer that cannot be unpacked.
     #[error(transparent)]
     Layer(#[from] LayerError),
@@ -323,6 +344,8 @@ impl EngineError {
             | EngineError::Signal(_)
             | EngineError::Plan(_)
             | EngineError::NoUserNamespace { .. }
+            | EngineError::NothingToCommitOnto { .. }
+            | EngineError::OtherPlatform(_)
             | EngineError::Configuration(ConfigurationError::Invalid { .. })
             | EngineError::Identity(_) => ErrorKind::Invalid,
             EngineError::Launch { exit_code: 126, .. } => ErrorKind::CommandNotExecutable,
@@ -334,6 +357,8 @@ impl EngineError {
             EngineError::Snapshot(SnapshotError::Store(error)) => store_kind(error),
             EngineError::External(_) => ErrorKind::Internal,
             EngineError::Archive(error) => disk_full_or(error, ErrorKind::Invalid),
+            EngineError::Save(SaveError::Image(error)) => image_kind(error),
+            EngineError::Save(error) => disk_full_or(error, ErrorKind::Invalid),
             EngineError::Layer(error) => disk_full_or(error, ErrorKind::Invalid),
             EngineError::Locked { .. } => ErrorKind::Unavailable,
             EngineError::Volume(error) => error.kind(),

@@ -79,13 +79,14 @@ pub enum LayerError {
 /// Takes arriving layers and unpacks each.
 struct Unpacker<'a> {
     snapshots: &'a Snapshots<'a>,
+    options: UnpackOptions,
     progress: &'a dyn Progress,
     finished: Mutex<Vec<Finished>>,
 }
 
 impl<'a> Unpacker<'a> {
-    fn new(snapshots: &'a Snapshots<'a>, progress: &'a dyn Progress) -> Unpacker<'a> {
-        Unpacker { snapshots, progress, finished: Mutex::new(Vec::new()) }
+    fn new(snapshots: &'a Snapshots<'a>, options: UnpackOptions, progress: &'a dyn Progress) -> Unpacker<'a> {
+        Unpacker { snapshots, options, progress, finished: Mutex::new(Vec::new()) }
     }
 
     fn unpack(&self, layer: &LayerDescriptor, packed: impl Read + Send + 'static) -> Result<(), LayerError> {
@@ -95,7 +96,7 @@ impl<'a> Unpacker<'a> {
         }
         self.progress.layer(&layer.digest, LayerEvent::Unpacking);
         let prepared = self.snapshots.prepare().map_err(failed)?;
-        match fill(&prepared, layer, packed) {
+        match fill(&prepared, layer, packed, &self.options) {
             Ok(size_bytes) => {
                 let finished = Finished {
                     prepared,
@@ -142,7 +143,12 @@ impl LayerSink for Unpacker<'_> {
 }
 
 /// Unpacks one layer into its folder or image and compares its content; returns what it takes, in bytes.
-fn fill(prepared: &Prepared, layer: &LayerDescriptor, packed: impl Read + Send + 'static) -> Result<u64, LayerError> {
+fn fill(
+    prepared: &Prepared,
+    layer: &LayerDescriptor,
+    packed: impl Read + Send + 'static,
+    options: &UnpackOptions,
+) -> Result<u64, LayerError> {
     let open = |source| LayerError::Open { digest: layer.digest.clone(), source };
     let unpack = |source| LayerError::Unpack { digest: layer.digest.clone(), source: Box::new(source) };
     let tar = decompress_ahead(packed).map_err(open)?;
@@ -156,7 +162,7 @@ fn fill(prepared: &Prepared, layer: &LayerDescriptor, packed: impl Read + Send +
         Space::Plain(_) => Destination::Plain(opened.as_fd()),
         Space::Image(_) => Destination::Image(opened.try_clone().map_err(open)?),
     };
-    let report = unpack_layer(tar, destination, &UnpackOptions::default()).map_err(unpack)?;
+    let report = unpack_layer(tar, destination, options).map_err(unpack)?;
     if report.diff_id != layer.diff_id {
         return Err(LayerError::WrongContent {
             digest: layer.digest.clone(),
@@ -233,7 +239,7 @@ impl Engine {
         let platform = platform.map(Platform::parse).transpose()?;
         let images = self.image_store();
         let snapshots = self.snapshots();
-        let unpacker = Unpacker::new(&snapshots, progress);
+        let unpacker = Unpacker::new(&snapshots, self.configuration()?.limits.unpacking(), progress);
         let registries = self.configuration()?.registries.clone();
         let options = PullOptions { platform, registries, ..PullOptions::default() };
         match pull(&images, &reference, &options, &unpacker, progress) {
@@ -281,23 +287,10 @@ impl Engine {
             return Ok(all);
         }
         let images = self.image_store();
-        let unpacker = Unpacker::new(&snapshots, &hull_image::NoProgress);
+        let unpacker = Unpacker::new(&snapshots, self.configuration()?.limits.unpacking(), &hull_image::NoProgress);
         unpack_all(&unpacker, &image.layers, |layer| images.content().path(&layer.digest))?;
         unpacker.commit()?;
         committed(&snapshots, &image.layers)?.ok_or_else(|| EngineError::NoSuchImage { name: image.id.to_string() })
-    }
-
-    /// Takes the images of a docker-archive or oci-archive in.
-    ///
-    /// # Errors
-    /// What is wrong with the archive; the images before it are kept.
-    pub fn load(&self, input: &mut dyn Read, progress: &dyn Progress) -> Result<Vec<Image>, EngineError> {
-        let images = self.image_store();
-        let mut loaded = Vec::new();
-        for image in archive::load(&images, input, progress)? {
-            loaded.push(self.admit(&images, &image, progress)?);
-        }
-        Ok(loaded)
     }
 
     /// Makes an image of one layer out of a root file system's tar.
@@ -316,14 +309,14 @@ impl Engine {
     }
 
     /// Unpacks an image whose blobs are here and makes it present.
-    fn admit(
+    pub(crate) fn admit(
         &self,
         images: &ImageStore<'_>,
         image: &NewImage<'_>,
         progress: &dyn Progress,
     ) -> Result<Image, EngineError> {
         let snapshots = self.snapshots();
-        let unpacker = Unpacker::new(&snapshots, progress);
+        let unpacker = Unpacker::new(&snapshots, self.configuration()?.limits.unpacking(), progress);
         match unpack_all(&unpacker, &image.layers, |layer| image.blob_path(layer)) {
             Ok(()) => unpacker.commit()?,
             Err(error) => {

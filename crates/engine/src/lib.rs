@@ -5,15 +5,21 @@
 //! allowed when) are pure; every other file joins the layers below: images, snapshots, the runtime, supervisors.
 #![forbid(unsafe_code)]
 
+mod archives;
 pub mod builtin;
+mod changes;
+mod commit;
 pub mod configuration;
 mod copy;
+mod diff;
 mod durations;
 mod engine;
 mod error;
 mod exec;
+mod export;
 mod files;
 mod filter;
+mod history;
 mod id;
 pub mod identity;
 mod images;
@@ -36,14 +42,19 @@ mod status;
 mod volumes;
 pub mod worker;
 
+pub use archives::LoadSource;
 pub use builtin::hello_main;
+pub use changes::ChangesError;
+pub use commit::CommitRequest;
 pub use configuration::Configuration;
 pub use copy::{CopyEnd, CopyError, CopyReport, CopyRequest};
+pub use diff::ChangeKind;
 pub use durations::human_duration;
 pub use engine::Engine;
 pub use error::{EngineError, ErrorKind};
 pub use exec::ExecRequest;
 pub use filter::{FilterError, ListFilter};
+pub use history::HistoryLine;
 pub use hull_image::{NoProgress, Progress};
 pub use id::ContainerId;
 pub use inspect::{ContainerInspect, ImageInspect, Inspect, InspectKind};

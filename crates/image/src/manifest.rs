@@ -16,6 +16,8 @@ use crate::{LayerDescriptor, StoredBlob};
 
 /// Largest manifest, index or configuration that is read, in bytes.
 pub const DOCUMENT_BYTES_MAX: u64 = 4 << 20;
+/// Most layers of an image: as many as the kernel's overlay stacks, so that what is taken in can be run.
+pub const LAYERS_MAX: usize = 500;
 /// How deep indexes may lie in indexes.
 pub(crate) const INDEX_DEPTH_MAX: usize = 4;
 /// What older builders wrote as a configuration's media type.
@@ -63,6 +65,12 @@ pub enum ManifestError {
         index: usize,
         /// Its media type.
         media_type: String,
+    },
+    /// An image that no container could be made of.
+    #[error("the image has {count} layers, more than the {LAYERS_MAX} that can be stacked")]
+    TooManyLayers {
+        /// How many it lists.
+        count: usize,
     },
     /// The manifest and the configuration list different numbers of layers.
     #[error("the manifest lists {manifest} layers, the configuration {configuration}")]
@@ -114,6 +122,11 @@ impl Descriptor {
     fn platform(&self) -> Option<Platform> {
         let wire = self.platform.as_ref()?;
         Some(Platform::new(&wire.os, &wire.architecture, wire.variant.as_deref()))
+    }
+
+    /// Of a blob that nothing describes.
+    pub fn of(media_type: &str, digest: Digest, size_bytes: u64) -> Self {
+        Self { media_type: media_type.to_owned(), digest, size_bytes, annotations: None, platform: None }
     }
 
     /// An annotation's value.
@@ -214,6 +227,9 @@ impl Manifest {
     fn checked(config: Descriptor, layers: Vec<Descriptor>) -> Result<Self, ManifestError> {
         if !matches!(config.media_type.as_str(), media::OCI_CONFIG | media::DOCKER_CONFIG | OCTET_STREAM) {
             return Err(ManifestError::NotAnImage { media_type: config.media_type });
+        }
+        if layers.len() > LAYERS_MAX {
+            return Err(ManifestError::TooManyLayers { count: layers.len() });
         }
         let readable =
             |layer: &Descriptor| media::is_layer(&layer.media_type) && !layer.media_type.contains("encrypted");

@@ -92,6 +92,22 @@ impl<'a> ImageStore<'a> {
         Ok(images)
     }
 
+    /// What each layer of an image takes unpacked, lowest first, in bytes; its blob's size while it is not unpacked.
+    ///
+    /// # Errors
+    /// [`ImageError`] when the database cannot be read.
+    pub fn layer_sizes(&self, id: &Digest) -> Result<Vec<u64>, ImageError> {
+        let query =
+            "SELECT coalesce((SELECT max(size_bytes) FROM layers WHERE layers.chain_id = image_layers.chain_id),
+                (SELECT size_bytes FROM blobs WHERE blobs.digest = image_layers.digest), 0)
+            FROM image_layers WHERE image_id = ?1 ORDER BY position";
+        self.store.read(|connection| {
+            let mut statement = connection.prepare_cached(query)?;
+            let rows = statement.query_map([id.as_str()], |row| row.get::<_, i64>(0))?;
+            Ok(rows.map(|size| size.map(i64::cast_unsigned)).collect::<Result<_, _>>()?)
+        })
+    }
+
     /// An image all of whose blobs are in the content store with the right size.
     ///
     /// # Errors

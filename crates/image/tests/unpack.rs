@@ -5,6 +5,7 @@
 mod layer {
     pub mod archive;
     pub mod folder;
+    mod pack;
     mod plain;
     pub mod tree;
 }

@@ -1,5 +1,7 @@
 //! The arguments of the commands on containers other than `run` and `create`.
 
+use std::path::PathBuf;
+
 use clap::Args;
 use hull_engine::Signal;
 
@@ -42,6 +44,51 @@ pub struct NamesArgs {
     /// Names or ids
     #[arg(value_name = "CONTAINER", required = true, hide = true)]
     pub containers: Vec<String>,
+}
+
+/// `diff`.
+#[derive(Debug, Args)]
+pub struct DiffArgs {
+    /// Name or id
+    #[arg(value_name = "CONTAINER", hide = true)]
+    pub container: String,
+}
+
+/// `export`.
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    /// Write to this file instead of stdout
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Name or id
+    #[arg(value_name = "CONTAINER", hide = true)]
+    pub container: String,
+}
+
+/// `commit`.
+#[derive(Debug, Args)]
+pub struct CommitArgs {
+    /// Who made the image
+    #[arg(short, long, value_name = "TEXT")]
+    pub author: Option<String>,
+    /// Change the image's configuration: CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, STOPSIGNAL, USER, VOLUME, WORKDIR
+    #[arg(short, long, value_name = "INSTRUCTION")]
+    pub change: Vec<String>,
+    /// Note in the image's history
+    #[arg(short, long, value_name = "TEXT")]
+    pub message: Option<String>,
+    /// Freeze the container while its files are read
+    #[arg(short, long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "true|false", value_parser = values::truth)]
+    pub pause: bool,
+    /// Do not freeze it
+    #[arg(long)]
+    pub no_pause: bool,
+    /// Name or id
+    #[arg(value_name = "CONTAINER", hide = true)]
+    pub container: String,
+    /// Name of the image
+    #[arg(value_name = "REPOSITORY", hide = true)]
+    pub name: Option<String>,
 }
 
 /// `kill`.

@@ -1,6 +1,9 @@
 //! The arguments of the commands on images.
 
+use std::path::PathBuf;
+
 use clap::Args;
+use hull_image::archive::ArchiveFormat;
 
 use super::containers::filter;
 use super::values;
@@ -74,7 +77,7 @@ pub struct ListImagesArgs {
     /// Show digests
     #[arg(long)]
     pub digests: bool,
-    /// Show only what matches: dangling, reference, label, before, since
+    /// Show only what matches: dangling, reference, label, before, since, until
     #[arg(short, long, value_name = "KEY=VALUE", value_parser = filter)]
     pub filter: Vec<String>,
     /// Format: table, 'table TEMPLATE', json, or a Go template
@@ -86,6 +89,9 @@ pub struct ListImagesArgs {
     /// Show only ids
     #[arg(short, long)]
     pub quiet: bool,
+    /// Show layers as a tree, each once, and the images that end with them
+    #[arg(long)]
+    pub tree: bool,
     /// Only images of this name
     #[arg(value_name = "REPOSITORY", hide = true)]
     pub repository: Option<String>,
@@ -128,12 +134,69 @@ pub struct ImportArgs {
 /// `load`.
 #[derive(Debug, Args)]
 pub struct LoadArgs {
-    /// Read from this file instead of stdin
-    #[arg(short, long, value_name = "FILE")]
+    /// Read from this file, or OCI layout folder, instead of stdin
+    #[arg(short, long, value_name = "FILE|DIR")]
     pub input: Option<String>,
+    /// Only images for this platform: OS[/ARCH[/VARIANT]]
+    #[arg(long, value_name = "PLATFORM", value_parser = values::platform)]
+    pub platform: Option<String>,
+    /// How to show what happens: auto, tty, plain or json
+    #[arg(long, value_name = "STYLE", default_value = "auto", value_parser = ProgressMode::parse)]
+    pub progress: ProgressMode,
     /// Show nothing while loading
     #[arg(short, long)]
     pub quiet: bool,
+}
+
+/// `history`.
+#[derive(Debug, Args)]
+pub struct HistoryArgs {
+    /// Format: table, 'table TEMPLATE', json, or a Go template
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<String>,
+    /// Sizes and dates in words
+    #[arg(short = 'H', long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "true|false", value_parser = values::truth)]
+    pub human: bool,
+    /// Do not shorten anything
+    #[arg(long)]
+    pub no_trunc: bool,
+    /// Only if the image is for this platform: OS[/ARCH[/VARIANT]]
+    #[arg(long, value_name = "PLATFORM", value_parser = values::platform)]
+    pub platform: Option<String>,
+    /// Show only ids
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Name or id
+    #[arg(value_name = "IMAGE", hide = true)]
+    pub image: String,
+}
+
+/// `save`.
+#[derive(Debug, Args)]
+pub struct SaveArgs {
+    /// Write to this file, or folder, instead of stdout
+    #[arg(short, long, value_name = "FILE|DIR")]
+    pub output: Option<PathBuf>,
+    /// Form of the archive: docker-archive (an OCI layout too), oci-archive, oci-dir or docker-dir
+    #[arg(long, value_name = "FORMAT", default_value = "docker-archive", value_parser = archive_format)]
+    pub format: ArchiveFormat,
+    /// Only if the images are for this platform: OS[/ARCH[/VARIANT]]
+    #[arg(long, value_name = "PLATFORM", value_parser = values::platform)]
+    pub platform: Option<String>,
+    /// How to show what happens: auto, tty, plain or json
+    #[arg(long, value_name = "STYLE", default_value = "auto", value_parser = ProgressMode::parse)]
+    pub progress: ProgressMode,
+    /// Names or ids
+    #[arg(value_name = "IMAGE", required = true, hide = true)]
+    pub images: Vec<String>,
+}
+
+fn archive_format(text: &str) -> Result<ArchiveFormat, String> {
+    let found = ArchiveFormat::ALL.iter().find(|(name, _)| *name == text);
+    found.map(|(_, format)| *format).ok_or_else(|| {
+        let names: Vec<&str> = ArchiveFormat::ALL.iter().map(|(name, _)| *name).collect();
+        format!("must be one of {}", names.join(", "))
+    })
 }
 
 /// `tag`.

@@ -114,14 +114,9 @@ pub const PUSH: &[LaterFlag] = &[
     switch("disable-content-trust", "Hull has no content trust to disable"),
 ];
 
-/// The flags of `images` that are refused.
-pub const IMAGES: &[LaterFlag] = &[switch("tree", "it comes with the images release")];
-
 /// The flags of `rmi` that are refused.
-pub const REMOVE_IMAGE: &[LaterFlag] = &[value("platform", "it comes with the images release")];
-
-/// The flags of `load` that are refused.
-pub const LOAD: &[LaterFlag] = &[value("platform", "it comes with the images release")];
+pub const REMOVE_IMAGE: &[LaterFlag] =
+    &[value("platform", "an image here is for one platform: remove it by its name or id")];
 
 /// Docker's commands that Hull knows and does not do yet.
 pub const VERBS: &[&str] = &[
@@ -129,14 +124,10 @@ pub const VERBS: &[&str] = &[
     "builder",
     "buildx",
     "checkpoint",
-    "commit",
     "compose",
     "config",
     "context",
-    "diff",
     "events",
-    "export",
-    "history",
     "manifest",
     "network",
     "node",
@@ -144,7 +135,6 @@ pub const VERBS: &[&str] = &[
     "port",
     "prune",
     "rename",
-    "save",
     "search",
     "secret",
     "service",

@@ -1,15 +1,18 @@
-//! `hull pull`, `push`, `rmi`, `import`, `load` and `tag`: images come, go and get names.
+//! `hull pull`, `push`, `rmi`, `import`, `load`, `save` and `tag`: images come, go and get names.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
+use std::path::Path;
 
-use hull_image::archive::ImportOptions;
+use hull_engine::LoadSource;
+use hull_image::archive::{ImportOptions, SaveTarget};
 use hull_oci::{Platform, Reference};
 
 use super::{Context, each, write_stdout};
-use crate::args::images::{ImportArgs, LoadArgs, PullArgs, PushArgs, RemoveImageArgs, TagArgs};
+use crate::args::images::{ImportArgs, LoadArgs, PullArgs, PushArgs, RemoveImageArgs, SaveArgs, TagArgs};
 use crate::error::Failure;
 use crate::output::progress::{self, ProgressMode};
+use crate::output::whole_file;
 
 /// `pull`: fetches an image, showing how it arrives, and prints its full name.
 ///
@@ -121,6 +124,11 @@ pub fn import(arguments: ImportArgs, context: &Context) -> Result<u8, Failure> {
     let engine = context.engine()?;
     let image = match arguments.file.as_str() {
         "-" => engine.import(&mut piped("import")?, &options, &hull_image::NoProgress)?,
+        path if Path::new(path).is_dir() => {
+            return Err(Failure::Arguments(format!(
+                "{path} is a directory: import takes a tar, such as `tar -C {path} -c .` writes"
+            )));
+        }
         path => {
             let mut file = File::open(path).map_err(Failure::path("open", path))?;
             engine.import(&mut file, &options, &hull_image::NoProgress)?
@@ -135,13 +143,19 @@ pub fn import(arguments: ImportArgs, context: &Context) -> Result<u8, Failure> {
 /// # Errors
 /// When the file cannot be read, or what is wrong with it.
 pub fn load(arguments: LoadArgs, context: &Context) -> Result<u8, Failure> {
-    let mut input: Box<dyn Read> = match arguments.input.as_deref() {
-        None | Some("-") => Box::new(piped("load")?),
-        Some(path) => Box::new(File::open(path).map_err(Failure::path("open", path))?),
-    };
     let engine = context.engine()?;
-    let progress = progress::for_archive(arguments.quiet, ProgressMode::Auto);
-    let images = engine.load(input.as_mut(), progress.as_ref())?;
+    let progress = progress::for_archive(arguments.quiet, arguments.progress);
+    let platform = arguments.platform.as_deref();
+    let images = match arguments.input.as_deref() {
+        None | Some("-") => engine.load(LoadSource::Stream(&mut piped("load")?), platform, progress.as_ref())?,
+        Some(path) if Path::new(path).is_dir() => {
+            engine.load(LoadSource::Folder(Path::new(path)), platform, progress.as_ref())?
+        }
+        Some(path) => {
+            let mut file = File::open(path).map_err(Failure::path("open", path))?;
+            engine.load(LoadSource::Stream(&mut file), platform, progress.as_ref())?
+        }
+    };
     drop(progress);
     let mut text = String::new();
     for image in images {
@@ -152,6 +166,33 @@ pub fn load(arguments: LoadArgs, context: &Context) -> Result<u8, Failure> {
         text.extend(tags.iter().map(|tag| format!("Loaded image: {tag}\n")));
     }
     write_stdout(text.as_bytes())?;
+    Ok(0)
+}
+
+/// `save`: writes images as an archive to a file, a folder or stdout.
+///
+/// # Errors
+/// When stdout is a terminal, and the engine's; a file or folder that was begun is gone then.
+pub fn save(arguments: SaveArgs, context: &Context) -> Result<u8, Failure> {
+    let SaveArgs { output, format, platform, progress, images } = arguments;
+    let progress = progress::for_archive(false, progress);
+    let engine = context.engine()?;
+    let save = |target: SaveTarget<'_>| {
+        engine.save(&images, platform.as_deref(), format, target, progress.as_ref()).map_err(Failure::from)
+    };
+    match output {
+        Some(folder) if format.is_directory() => save(SaveTarget::Folder(&folder))?,
+        None if format.is_directory() => {
+            return Err(Failure::Arguments("this format is a folder: name it with -o".to_owned()));
+        }
+        Some(path) => whole_file::write(&path, |file| save(SaveTarget::Stream(file)))?,
+        None if hull_kernel::terminal::is_terminal(io::stdout()) => {
+            return Err(Failure::Arguments(
+                "cowardly refusing to save to a terminal: use the -o flag or redirect".to_owned(),
+            ));
+        }
+        None => save(SaveTarget::Stream(&mut io::stdout().lock()))?,
+    }
     Ok(0)
 }
 

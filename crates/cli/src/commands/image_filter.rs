@@ -7,6 +7,7 @@ use hull_image::Image;
 use hull_oci::Reference;
 use jiff::Timestamp;
 
+use crate::args::moment::moment;
 use crate::error::Failure;
 
 /// What an image must be like.
@@ -16,6 +17,7 @@ pub struct ImageFilter {
     labels: Vec<(String, Option<String>)>,
     before: Option<Timestamp>,
     since: Option<Timestamp>,
+    until: Option<Timestamp>,
     patterns: Vec<String>,
 }
 
@@ -38,10 +40,14 @@ impl ImageFilter {
                 }
                 "before" => filter.before = Some(created(value, images)?),
                 "since" => filter.since = Some(created(value, images)?),
+                "until" => {
+                    let zone = jiff::tz::TimeZone::system();
+                    filter.until = Some(moment(value, Timestamp::now(), &zone).map_err(Failure::Arguments)?);
+                }
                 "reference" => filter.patterns.push(value.to_owned()),
                 _ => {
                     return Err(Failure::Arguments(format!(
-                        "invalid filter '{key}': known are before, dangling, label, reference and since"
+                        "invalid filter '{key}': known are before, dangling, label, reference, since and until"
                     )));
                 }
             }
@@ -55,11 +61,12 @@ impl ImageFilter {
         let has = |(name, wanted): &(String, Option<String>)| {
             labels.get(name).is_some_and(|value| wanted.as_ref().is_none_or(|wanted| wanted == value))
         };
-        let moment = |image: &Image| image.created.unwrap_or(Timestamp::UNIX_EPOCH);
+        let made = |image: &Image| image.created.unwrap_or(Timestamp::UNIX_EPOCH);
         self.dangling.is_none_or(|dangling| dangling == image.names.is_empty())
             && self.labels.iter().all(has)
-            && self.before.is_none_or(|before| moment(image) < before)
-            && self.since.is_none_or(|since| moment(image) > since)
+            && self.before.is_none_or(|before| made(image) < before)
+            && self.since.is_none_or(|since| made(image) > since)
+            && self.until.is_none_or(|until| made(image) < until)
     }
 
     /// The names that match a pattern; `None` when there are patterns and none does.
@@ -169,5 +176,6 @@ mod tests {
         assert!(error("colour=red").starts_with("invalid filter 'colour'"));
         assert_eq!(error("dangling=maybe"), "invalid filter 'dangling=maybe'");
         assert_eq!(error("before=nope"), "No such image: nope");
+        assert!(error("until=nope").contains("nope"));
     }
 }

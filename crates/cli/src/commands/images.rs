@@ -9,6 +9,7 @@ use hull_oci::{Digest, Reference};
 use jiff::Timestamp;
 
 use super::image_filter::ImageFilter;
+use super::image_tree::tree;
 use super::{Context, write_stdout};
 use crate::args::images::ListImagesArgs;
 use crate::error::Failure;
@@ -43,6 +44,10 @@ const NONE: &str = "<none>";
 /// # Errors
 /// When a filter or the format is wrong, or the store cannot be read.
 pub fn run(arguments: ListImagesArgs, context: &Context) -> Result<u8, Failure> {
+    let others = [("quiet", arguments.quiet), ("digests", arguments.digests), ("format", arguments.format.is_some())];
+    if let Some((flag, _)) = others.iter().find(|(_, given)| arguments.tree && *given) {
+        return Err(Failure::Arguments(format!("--{flag} cannot be used with --tree")));
+    }
     let default = if arguments.digests { WITH_DIGESTS } else { LAYOUT.default };
     let format = match (arguments.quiet, arguments.format.as_deref()) {
         (true, None | Some("table" | "")) => Format::parse(Some("{{.ID}}"), default)?,
@@ -50,6 +55,11 @@ pub fn run(arguments: ListImagesArgs, context: &Context) -> Result<u8, Failure> 
     };
     let engine = context.engine()?;
     let images = listed(&engine, &arguments)?;
+    if arguments.tree {
+        let images: Vec<Image> = images.into_iter().map(|(image, _)| image).collect();
+        write_stdout(tree(&engine, &images, !arguments.no_trunc)?.as_bytes())?;
+        return Ok(0);
+    }
     let now = Timestamp::now();
     let rows: Vec<_> = images
         .iter()

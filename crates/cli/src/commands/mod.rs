@@ -4,14 +4,17 @@
 //! take several names go on after a failure and end with 1 when there was one ([`each`]).
 
 mod attach;
+mod changes;
 mod completion;
 mod cp;
 mod create;
 mod exec;
 mod foreground;
 mod help;
+mod history;
 mod image;
 mod image_filter;
+mod image_tree;
 mod images;
 mod info;
 mod inspect;

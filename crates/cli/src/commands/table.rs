@@ -3,15 +3,16 @@
 use clap::{Args, FromArgMatches};
 
 use super::{
-    attach, completion, cp, create, exec, help, image, images, info, inspect, login, logs, man, ps, rm, run, start,
-    stop, version,
+    attach, changes, completion, cp, create, exec, help, history, image, images, info, inspect, login, logs, man, ps,
+    rm, run, start, stop, version,
 };
 use crate::args::containers::{
-    AttachArgs, CopyArgs, ExecArgs, InspectArgs, InspectOneKindArgs, KillArgs, ListArgs, LogsArgs, NamesArgs,
-    RemoveArgs, StartArgs, StopArgs,
+    AttachArgs, CommitArgs, CopyArgs, DiffArgs, ExecArgs, ExportArgs, InspectArgs, InspectOneKindArgs, KillArgs,
+    ListArgs, LogsArgs, NamesArgs, RemoveArgs, StartArgs, StopArgs,
 };
 use crate::args::images::{
-    ImportArgs, ListImagesArgs, LoadArgs, LoginArgs, LogoutArgs, PullArgs, PushArgs, RemoveImageArgs, TagArgs,
+    HistoryArgs, ImportArgs, ListImagesArgs, LoadArgs, LoginArgs, LogoutArgs, PullArgs, PushArgs, RemoveImageArgs,
+    SaveArgs, TagArgs,
 };
 use crate::args::later::{self, LaterFlag};
 use crate::args::run::{ContainerArgs, RunArgs};
@@ -199,6 +200,34 @@ const CP: Verb = Verb {
     ..PLAIN
 };
 
+const DIFF: Verb = Verb {
+    name: "diff",
+    about: "List what a container changed of its image",
+    usage: "CONTAINER",
+    wants: "requires 1 argument",
+    notes: "A is a path that is new, C one that is changed, D one that is deleted.",
+    body: leaf!(DiffArgs, changes::diff),
+    ..PLAIN
+};
+
+const COMMIT: Verb = Verb {
+    name: "commit",
+    about: "Make an image of a container",
+    usage: "[OPTIONS] CONTAINER [REPOSITORY[:TAG]]",
+    wants: "requires at least 1 and at most 2 arguments",
+    body: leaf!(CommitArgs, changes::commit),
+    ..PLAIN
+};
+
+const EXPORT: Verb = Verb {
+    name: "export",
+    about: "Write the files of a container as a tar",
+    usage: "[OPTIONS] CONTAINER",
+    wants: "requires 1 argument",
+    body: leaf!(ExportArgs, changes::export),
+    ..PLAIN
+};
+
 const INSPECT: Verb = Verb {
     name: "inspect",
     about: "Print all that is known about containers and images",
@@ -269,7 +298,7 @@ const IMAGES: Verb = Verb {
     about: "List images",
     usage: "[OPTIONS] [REPOSITORY[:TAG]]",
     wants: "requires at most 1 argument",
-    body: leaf!(ListImagesArgs, later::IMAGES, images::run),
+    body: leaf!(ListImagesArgs, images::run),
     ..PLAIN
 };
 
@@ -295,7 +324,16 @@ const LOAD: Verb = Verb {
     name: "load",
     about: "Take the images of a docker or OCI archive in",
     usage: "[OPTIONS]",
-    body: leaf!(LoadArgs, later::LOAD, image::load),
+    body: leaf!(LoadArgs, image::load),
+    ..PLAIN
+};
+
+const SAVE: Verb = Verb {
+    name: "save",
+    about: "Write images as an archive",
+    usage: "[OPTIONS] IMAGE [IMAGE...]",
+    wants: "requires at least 1 argument",
+    body: leaf!(SaveArgs, image::save),
     ..PLAIN
 };
 
@@ -305,6 +343,15 @@ const TAG: Verb = Verb {
     usage: "SOURCE_IMAGE[:TAG] TARGET_IMAGE[:TAG]",
     wants: "requires 2 arguments",
     body: leaf!(TagArgs, image::tag),
+    ..PLAIN
+};
+
+const HISTORY: Verb = Verb {
+    name: "history",
+    about: "Show how an image was made",
+    usage: "[OPTIONS] IMAGE",
+    wants: "requires 1 argument",
+    body: leaf!(HistoryArgs, history::run),
     ..PLAIN
 };
 
@@ -367,9 +414,12 @@ const CONTAINER: Verb = Verb {
     wants: "requires a command",
     body: Body::Group(&[
         ATTACH,
+        COMMIT,
         CP,
         CREATE,
+        DIFF,
         EXEC,
+        EXPORT,
         INSPECT_CONTAINER,
         KILL,
         LOGS,
@@ -393,6 +443,7 @@ const IMAGE: Verb = Verb {
     usage: "COMMAND",
     wants: "requires a command",
     body: Body::Group(&[
+        HISTORY,
         IMPORT,
         INSPECT_IMAGE,
         LOAD,
@@ -400,6 +451,7 @@ const IMAGE: Verb = Verb {
         PULL,
         PUSH,
         Verb { name: "rm", aliases: &["remove"], ..RMI },
+        SAVE,
         TAG,
     ]),
     ..PLAIN
@@ -407,6 +459,7 @@ const IMAGE: Verb = Verb {
 
 /// All commands, in the order of the help.
 pub const VERBS: &[Verb] = &[
-    RUN, CREATE, START, STOP, RESTART, PAUSE, UNPAUSE, KILL, WAIT, RM, PS, LOGS, EXEC, ATTACH, CP, INSPECT, PULL, PUSH,
-    IMAGES, RMI, IMPORT, LOAD, TAG, LOGIN, LOGOUT, CONTAINER, IMAGE, INFO, VERSION, OCI, COMPLETION, MAN, HELP,
+    RUN, CREATE, START, STOP, RESTART, PAUSE, UNPAUSE, KILL, WAIT, RM, PS, LOGS, EXEC, ATTACH, CP, DIFF, COMMIT,
+    EXPORT, INSPECT, PULL, PUSH, IMAGES, RMI, IMPORT, LOAD, SAVE, TAG, HISTORY, LOGIN, LOGOUT, CONTAINER, IMAGE, INFO,
+    VERSION, OCI, COMPLETION, MAN, HELP,
 ];

@@ -26,9 +26,26 @@ struct Changes {
 
 /// The `config` object of an image configuration on which the instructions have been carried out in order.
 pub(super) fn configuration(changes: &[String]) -> Result<Value, ChangeError> {
-    let mut made = Changes::default();
+    apply_changes(Map::new(), changes)
+}
+
+/// A `config` object with Dockerfile instructions carried out on it. An entrypoint without a command drops the command
+/// that was there, which was meant for another one, as the Dockerfile reference says.
+///
+/// # Errors
+/// [`ChangeError`] names the instruction.
+pub fn apply_changes(config: Map<String, Value>, changes: &[String]) -> Result<Value, ChangeError> {
+    let env = config.get("Env").and_then(Value::as_array).into_iter().flatten();
+    let env = env.filter_map(Value::as_str).filter_map(|pair| pair.split_once('='));
+    let env = env.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+    let mut made = Changes { config, env };
     for change in changes {
         made.apply(change.trim()).map_err(|reason| ChangeError { change: change.clone(), reason })?;
+    }
+    let instruction = |change: &String| change.split_whitespace().next().unwrap_or_default().to_ascii_uppercase();
+    let words: Vec<String> = changes.iter().map(instruction).collect();
+    if words.iter().any(|word| word == "ENTRYPOINT") && !words.iter().any(|word| word == "CMD") {
+        made.config.remove("Cmd");
     }
     if !made.env.is_empty() {
         let pairs: Vec<String> = made.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
@@ -93,7 +110,11 @@ impl Changes {
 
     fn object(&mut self, field: &str) -> &mut Map<String, Value> {
         let value = self.config.entry(field).or_insert_with(|| json!({}));
-        value.as_object_mut().expect("only ever set to an object, here")
+        // An image may say null, or nonsense, which counts as nothing.
+        if !value.is_object() {
+            *value = json!({});
+        }
+        value.as_object_mut().expect("it was made one the line before")
     }
 
     fn set_env(&mut self, name: String, value: String) {

@@ -13,10 +13,11 @@ use serde::Deserialize;
 
 use super::ArchiveError;
 use super::load::existing_or;
+use super::oci;
 use super::spool::{Spool, Spooled};
 use crate::compression::Compression;
 use crate::image::{chain_ids, diff_ids, parse_configuration};
-use crate::{Holds, LayerDescriptor, ManifestError, NewImage, StoredBlob};
+use crate::{Holds, LAYERS_MAX, LayerDescriptor, ManifestError, NewImage, StoredBlob};
 
 /// The list of images.
 pub(super) const MANIFEST: &str = "manifest.json";
@@ -53,6 +54,9 @@ fn image<'a>(
     let configuration = parse_configuration(&bytes).map_err(|source| ArchiveError::document(entry, source))?;
     let diff_ids = diff_ids(&configuration).map_err(|source| ArchiveError::document(entry, source))?;
     let files = archived.layers.unwrap_or_default();
+    if files.len() > LAYERS_MAX {
+        return Err(ArchiveError::document(MANIFEST, ManifestError::TooManyLayers { count: files.len() }));
+    }
     if files.len() != diff_ids.len() {
         let source = ManifestError::LayerCount { manifest: files.len(), configuration: diff_ids.len() };
         return Err(ArchiveError::document(MANIFEST, source));
@@ -84,7 +88,7 @@ fn image<'a>(
         size_bytes: config.size_bytes,
         media_type: media::DOCKER_CONFIG.to_owned(),
     };
-    Ok(NewImage {
+    let mut image = NewImage {
         id: config.digest.clone(),
         manifest_digest: None,
         pulled_digest: None,
@@ -93,7 +97,13 @@ fn image<'a>(
         blobs: std::iter::once(config_blob).chain(layers.iter().map(StoredBlob::from)).collect(),
         layers,
         holds: Arc::clone(holds),
-    })
+    };
+    // docker 25 and later writes an OCI layout around the same blobs, which has the image's manifest.
+    if let Some(manifest) = oci::manifest_for(spool, &image) {
+        image.manifest_digest = Some(manifest.digest.clone());
+        image.blobs.push(manifest);
+    }
+    Ok(image)
 }
 
 fn layer_media_type(name: &str, file: &Spooled) -> Result<&'static str, ArchiveError> {

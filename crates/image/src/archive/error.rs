@@ -1,8 +1,9 @@
 //! Why an archive could not be taken in. Every variant names the entry that it is about.
 
 use std::io;
+use std::path::PathBuf;
 
-use hull_oci::{Digest, ReferenceError};
+use hull_oci::{Digest, Platform, ReferenceError};
 
 use super::changes::ChangeError;
 use crate::content::ContentError;
@@ -36,6 +37,27 @@ pub enum ArchiveError {
     /// What docker wrote before version 1.10.
     #[error("the archive has no manifest.json: the format of docker before 1.10 is not supported")]
     Legacy,
+    /// A folder that holds no images.
+    #[error("{} is neither an OCI layout (oci-layout, index.json) nor a dir: folder (version, manifest.json)", .0.display())]
+    NotALayout(PathBuf),
+    /// A file or folder of a layout.
+    #[error("cannot {action} {}", path.display())]
+    Folder {
+        /// Open, read, list.
+        action: &'static str,
+        /// The path.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// None of the images is for the platform that was asked for.
+    #[error("the archive has no image for {wanted}; it has {}", offered.join(", "))]
+    Platform {
+        /// What was asked for.
+        wanted: Platform,
+        /// What there is.
+        offered: Vec<String>,
+    },
     /// There is nothing in it.
     #[error("the archive is empty")]
     Empty,
@@ -58,6 +80,12 @@ pub enum ArchiveError {
     TooLong {
         /// The entry.
         entry: String,
+        /// The limit.
+        limit_bytes: u64,
+    },
+    /// The archive is larger than allowed.
+    #[error("the archive has more than the {limit_bytes} bytes that are allowed (limits.archive-size)")]
+    TooLarge {
         /// The limit.
         limit_bytes: u64,
     },

@@ -6,15 +6,22 @@
 //! was pulled, saved by docker or copied by skopeo.
 
 mod changes;
+mod commit;
 mod docker;
 mod error;
+mod folder;
 mod import;
+mod layout;
 mod load;
 mod oci;
+mod save;
 mod spool;
 mod tar_stream;
 
-pub use changes::ChangeError;
+pub use changes::{ChangeError, apply_changes};
+pub use commit::{CommitOptions, commit};
 pub use error::ArchiveError;
 pub use import::{ImportOptions, import};
-pub use load::load;
+pub use layout::Chosen;
+pub use load::{LoadOptions, load, load_folder};
+pub use save::{ArchiveFormat, OtherPlatform, SaveError, SaveTarget, choose, save};

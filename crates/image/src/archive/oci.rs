@@ -12,6 +12,7 @@ use hull_oci::{Platform, Reference};
 use serde::Deserialize;
 
 use super::ArchiveError;
+use super::docker;
 use super::load::existing_or;
 use super::spool::{Spool, blob_name};
 use crate::image::parse_configuration;
@@ -21,14 +22,18 @@ use crate::{Holds, ManifestError, NewImage, StoredBlob};
 /// The list of images.
 pub(super) const INDEX: &str = "index.json";
 /// The layout's version.
-const LAYOUT: &str = "oci-layout";
+pub(super) const LAYOUT: &str = "oci-layout";
 /// The one version of the layout that there is.
-const LAYOUT_VERSION: &str = "1.0.0";
-const NAME_IN_FULL: &str = "io.containerd.image.name";
-const NAME: &str = "org.opencontainers.image.ref.name";
+pub(super) const LAYOUT_VERSION: &str = "1.0.0";
+pub(super) const NAME_IN_FULL: &str = "io.containerd.image.name";
+pub(super) const NAME: &str = "org.opencontainers.image.ref.name";
 
 /// The images of an oci-archive.
-pub(super) fn images<'a>(spool: &Spool<'_, 'a>, holds: &Arc<Holds<'a>>) -> Result<Vec<NewImage<'a>>, ArchiveError> {
+pub(super) fn images<'a>(
+    spool: &Spool<'_, 'a>,
+    holds: &Arc<Holds<'a>>,
+    wanted: &Platform,
+) -> Result<Vec<NewImage<'a>>, ArchiveError> {
     check_layout(spool)?;
     let bytes = spool.document(INDEX, spool.named(INDEX, INDEX)?)?;
     let document = Document::parse(&bytes, None).map_err(|source| ArchiveError::document(INDEX, source))?;
@@ -46,7 +51,11 @@ pub(super) fn images<'a>(spool: &Spool<'_, 'a>, holds: &Arc<Holds<'a>>) -> Resul
     if groups.is_empty() {
         return Err(ArchiveError::invalid(INDEX, "index", "it lists no image"));
     }
-    groups.into_iter().map(|(name, members)| image(name, &members, spool, holds)).collect()
+    let image = |(name, members): (Option<Reference>, Vec<Descriptor>)| {
+        let (path, manifest) = follow(&members, spool, wanted)?;
+        self::image(name, &path, &manifest, spool, holds)
+    };
+    groups.into_iter().map(image).collect()
 }
 
 fn check_layout(spool: &Spool<'_, '_>) -> Result<(), ArchiveError> {
@@ -71,13 +80,48 @@ fn name_of(entry: &Descriptor) -> Result<Option<Reference>, ArchiveError> {
     name.map(|name| Reference::parse(name).map_err(invalid)).transpose()
 }
 
+/// The only image of a `dir:` folder, whose manifest.json is the manifest itself.
+pub(super) fn nameless<'a>(spool: &Spool<'_, 'a>, holds: &Arc<Holds<'a>>) -> Result<NewImage<'a>, ArchiveError> {
+    let file = spool.named(docker::MANIFEST, docker::MANIFEST)?;
+    let bytes = spool.document(docker::MANIFEST, file)?;
+    let failed = |source| ArchiveError::document(docker::MANIFEST, source);
+    match Document::parse(&bytes, None).map_err(failed)? {
+        Document::Manifest(manifest) => {
+            let media_type = media_type_of(&manifest);
+            let itself = Descriptor::of(media_type, file.digest.clone(), file.size_bytes);
+            image(None, &[itself], &manifest, spool, holds)
+        }
+        Document::Index(_) => {
+            Err(ArchiveError::invalid(docker::MANIFEST, "manifest", "it is an index, of which dir: keeps no blobs"))
+        }
+    }
+}
+
+/// The manifests in index.json that are of a configuration, for archives that have docker's list as well.
+pub(super) fn manifest_for<'a>(spool: &Spool<'_, 'a>, image: &NewImage<'a>) -> Option<StoredBlob> {
+    let bytes = spool.document(INDEX, spool.find(INDEX)?).ok()?;
+    let Document::Index(entries) = Document::parse(&bytes, None).ok()? else { return None };
+    entries.iter().find_map(|entry| {
+        let name = blob(entry, spool).ok()?;
+        let bytes = spool.document(&name, spool.find(&name)?).ok()?;
+        let Document::Manifest(manifest) = Document::parse(&bytes, Some(&entry.media_type)).ok()? else { return None };
+        let blobs = manifest.layers.iter().map(|layer| &layer.digest);
+        let is_it = manifest.config.digest == image.id && blobs.eq(image.layers.iter().map(|layer| &layer.digest));
+        is_it.then(|| StoredBlob { media_type: media_type_of(&manifest).to_owned(), ..StoredBlob::from(entry) })
+    })
+}
+
+fn media_type_of(manifest: &Manifest) -> &'static str {
+    if manifest.config.media_type == media::DOCKER_CONFIG { media::DOCKER_MANIFEST } else { media::OCI_MANIFEST }
+}
+
 fn image<'a>(
     name: Option<Reference>,
-    members: &[Descriptor],
+    path: &[Descriptor],
+    manifest: &Manifest,
     spool: &Spool<'_, 'a>,
     holds: &Arc<Holds<'a>>,
 ) -> Result<NewImage<'a>, ArchiveError> {
-    let (path, manifest) = follow(members, spool)?;
     let config = &manifest.config;
     let entry = blob(config, spool)?;
     let bytes = spool.document(&entry, spool.named(&entry, INDEX)?)?;
@@ -100,17 +144,19 @@ fn image<'a>(
     })
 }
 
-/// The descriptors from an entry of index.json to the manifest for this machine, and that manifest.
-fn follow(members: &[Descriptor], spool: &Spool<'_, '_>) -> Result<(Vec<Descriptor>, Manifest), ArchiveError> {
+/// The descriptors from an entry of index.json to the manifest for a platform, and that manifest.
+fn follow(
+    members: &[Descriptor],
+    spool: &Spool<'_, '_>,
+    wanted: &Platform,
+) -> Result<(Vec<Descriptor>, Manifest), ArchiveError> {
     let mut path: Vec<Descriptor> = Vec::new();
     let mut entries = members.to_vec();
     for _ in 0..=INDEX_DEPTH_MAX {
         let named_by = path.last().map_or(INDEX.to_owned(), |index| blob_name(&index.digest));
         let chosen = match entries.as_slice() {
             [only] if path.is_empty() => only,
-            several => {
-                select(several, &Platform::host()).map_err(|source| ArchiveError::document(&named_by, source))?
-            }
+            several => select(several, wanted).map_err(|source| ArchiveError::document(&named_by, source))?,
         };
         let mut chosen = chosen.clone();
         let entry = blob(&chosen, spool)?;

@@ -6,18 +6,23 @@
 //! order does not matter either.
 
 use std::collections::{HashMap, HashSet};
-use std::io::Read;
+use std::io::{self, Read};
 
 use hull_oci::Digest;
 
 use super::ArchiveError;
+use super::folder::{FolderContent, FolderFile, LayoutFolder};
 use super::tar_stream::{Entry, Kind, TarStream};
 use crate::compression::Compression;
 use crate::content::ContentError;
-use crate::{DOCUMENT_BYTES_MAX, Holds, StoredBlob};
+use crate::{DOCUMENT_BYTES_MAX, Holds, LayerEvent, Progress, StoredBlob};
 
 /// The names of docker before 1.10.
-const REPOSITORIES: &str = "repositories";
+pub(super) const REPOSITORIES: &str = "repositories";
+/// Bytes handled at a time.
+const PART_BYTES: usize = 128 << 10;
+/// Smaller files are there before a display of them could be seen.
+const SHOWN_BYTES_MIN: u64 = 64 << 10;
 /// How many links may lead from one to the next.
 const LINKS_MAX: usize = 16;
 
@@ -32,6 +37,7 @@ pub(super) struct Spooled {
 /// All files of an archive, by name.
 pub(super) struct Spool<'s, 'a> {
     holds: &'s Holds<'a>,
+    progress: &'s dyn Progress,
     files: HashMap<String, Spooled>,
     links: HashMap<String, String>,
     /// Files that docker writes for versions before 1.10 and nobody reads here.
@@ -39,10 +45,19 @@ pub(super) struct Spool<'s, 'a> {
 }
 
 impl<'s, 'a> Spool<'s, 'a> {
+    fn new(holds: &'s Holds<'a>, progress: &'s dyn Progress) -> Self {
+        Self { holds, progress, files: HashMap::new(), links: HashMap::new(), legacy: HashSet::new() }
+    }
+
     /// Reads an archive to its end.
-    pub fn read(input: impl Read, holds: &'s Holds<'a>) -> Result<Self, ArchiveError> {
-        let mut spool = Self { holds, files: HashMap::new(), links: HashMap::new(), legacy: HashSet::new() };
-        let mut stream = TarStream::new(input);
+    pub fn read(
+        input: impl Read,
+        holds: &'s Holds<'a>,
+        limit_bytes: Option<u64>,
+        progress: &'s dyn Progress,
+    ) -> Result<Self, ArchiveError> {
+        let mut spool = Self::new(holds, progress);
+        let mut stream = TarStream::new(input, limit_bytes);
         while let Some(entry) = stream.next()? {
             match &entry.kind {
                 Kind::File if is_legacy(&entry.name) => _ = spool.legacy.insert(entry.name),
@@ -55,31 +70,85 @@ impl<'s, 'a> Spool<'s, 'a> {
         Ok(spool)
     }
 
+    /// Reads an OCI layout, or a folder of the `dir:` transport, whose blobs are kept under the names of a layout.
+    pub fn read_folder(
+        folder: &LayoutFolder,
+        holds: &'s Holds<'a>,
+        limit_bytes: Option<u64>,
+        progress: &'s dyn Progress,
+    ) -> Result<Self, ArchiveError> {
+        let mut spool = Self::new(holds, progress);
+        let mut left_bytes = limit_bytes;
+        for FolderFile { name, path, content } in folder.files()? {
+            match content {
+                FolderContent::Link(target) => _ = spool.links.insert(name, target),
+                FolderContent::File(mut file) => {
+                    let unreadable = |source| ArchiveError::Folder { action: "read", path: path.clone(), source };
+                    let size_bytes = file.metadata().map_err(unreadable)?.len();
+                    left_bytes = match (left_bytes, limit_bytes) {
+                        (Some(left), Some(limit_bytes)) => {
+                            Some(left.checked_sub(size_bytes).ok_or(ArchiveError::TooLarge { limit_bytes })?)
+                        }
+                        _ => None,
+                    };
+                    let mut part = vec![0; PART_BYTES];
+                    spool.store(&name, size_bytes, |take| {
+                        loop {
+                            match file.read(&mut part) {
+                                Ok(0) => return Ok(()),
+                                Ok(count) => take(&part[..count])?,
+                                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                                Err(error) => return Err(unreadable(error)),
+                            }
+                        }
+                    })?;
+                }
+            }
+        }
+        Ok(spool)
+    }
+
     fn file(&mut self, stream: &mut TarStream<impl Read>, entry: &Entry) -> Result<(), ArchiveError> {
-        let named = digest_in(&entry.name);
+        self.store(&entry.name, entry.size_bytes, |take| stream.body(take))
+    }
+
+    /// Puts one file into the content store; `body` hands its bytes on.
+    fn store(
+        &mut self,
+        name: &str,
+        size_bytes: u64,
+        body: impl FnOnce(&mut dyn FnMut(&[u8]) -> Result<(), ArchiveError>) -> Result<(), ArchiveError>,
+    ) -> Result<(), ArchiveError> {
+        let named = digest_in(name);
         let mut writer = match &named {
             Some(digest) => self.holds.writer_of(digest)?,
             None => self.holds.writer()?,
         };
         let mut start = Vec::new();
-        stream.body(|part| {
+        body(&mut |part| {
             if start.len() < 8 {
                 start.extend(part.iter().take(8));
             }
-            Ok(writer.append(part)?)
+            writer.append(part)?;
+            // What has no digest in its name cannot be told by it yet.
+            if let Some(digest) = named.as_ref().filter(|_| size_bytes > SHOWN_BYTES_MIN) {
+                let event = LayerEvent::Loading { done_bytes: writer.size_bytes(), total_bytes: size_bytes };
+                self.progress.layer(digest, event);
+            }
+            Ok(())
         })?;
         let sealed = match &named {
-            Some(digest) => writer.seal_as(digest, Some(entry.size_bytes)),
+            Some(digest) => writer.seal_as(digest, Some(size_bytes)),
             None => writer.seal(),
         };
         let sealed = sealed.map_err(|error| match error {
-            ContentError::WrongDigest { found, .. } => ArchiveError::WrongDigest { entry: entry.name.clone(), found },
+            ContentError::WrongDigest { found, .. } => ArchiveError::WrongDigest { entry: name.to_owned(), found },
             other => other.into(),
         })?;
         let StoredBlob { digest, size_bytes, .. } = self.holds.admit(sealed, "")?;
         let spooled = Spooled { digest, size_bytes, compression: Compression::of(&start) };
-        match self.files.insert(entry.name.clone(), spooled.clone()) {
-            Some(earlier) if earlier != spooled => Err(ArchiveError::Duplicate { entry: entry.name.clone() }),
+        match self.files.insert(name.to_owned(), spooled.clone()) {
+            Some(earlier) if earlier != spooled => Err(ArchiveError::Duplicate { entry: name.to_owned() }),
             _ => Ok(()),
         }
     }

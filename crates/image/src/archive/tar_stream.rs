@@ -41,6 +41,8 @@ pub(super) struct TarStream<R> {
     padding_bytes: u64,
     current: String,
     buffer: Vec<u8>,
+    limit_bytes: Option<u64>,
+    read_bytes: u64,
 }
 
 /// What extension headers say about the entry after them.
@@ -52,9 +54,25 @@ struct Extended {
 }
 
 impl<R: Read> TarStream<R> {
-    pub fn new(input: R) -> Self {
-        let buffer = vec![0; PART_BYTES];
-        Self { input, left_bytes: 0, padding_bytes: 0, current: "its first header".to_owned(), buffer }
+    /// An archive of at most `limit_bytes`, headers and what follows its end included.
+    pub fn new(input: R, limit_bytes: Option<u64>) -> Self {
+        Self {
+            input,
+            left_bytes: 0,
+            padding_bytes: 0,
+            current: "its first header".to_owned(),
+            buffer: vec![0; PART_BYTES],
+            limit_bytes,
+            read_bytes: 0,
+        }
+    }
+
+    fn count(&mut self, bytes: usize) -> Result<(), ArchiveError> {
+        self.read_bytes += bytes as u64;
+        match self.limit_bytes {
+            Some(limit_bytes) if self.read_bytes > limit_bytes => Err(ArchiveError::TooLarge { limit_bytes }),
+            _ => Ok(()),
+        }
     }
 
     /// The next entry; what is left of the one before is passed over. Absent at the end.
@@ -91,6 +109,7 @@ impl<R: Read> TarStream<R> {
                 return Err(ArchiveError::Truncated { entry: self.current.clone() });
             }
             self.left_bytes -= count as u64;
+            self.count(count)?;
             take(&self.buffer[..count])?;
         }
         Ok(())
@@ -98,8 +117,12 @@ impl<R: Read> TarStream<R> {
 
     /// Reads on to the end of the input, so that whoever writes it is not cut off and a checksum at its end is seen.
     pub fn finish(mut self) -> Result<(), ArchiveError> {
-        while read_some(&mut self.input, &mut self.buffer)? > 0 {}
-        Ok(())
+        loop {
+            match read_some(&mut self.input, &mut self.buffer)? {
+                0 => return Ok(()),
+                count => self.count(count)?,
+            }
+        }
     }
 
     /// The body of a small entry.
@@ -169,6 +192,7 @@ impl<R: Read> TarStream<R> {
                 count => filled += count,
             }
         }
+        self.count(BLOCK_BYTES)?;
         if header.as_bytes().iter().all(|byte| *byte == 0) {
             return Ok(None);
         }
@@ -213,7 +237,7 @@ fn inside(name: &[u8]) -> Result<String, ArchiveError> {
 }
 
 /// What a symbolic link in a folder of the archive leads to.
-fn beside(name: &str, target: &[u8]) -> Result<String, ArchiveError> {
+pub(super) fn beside(name: &str, target: &[u8]) -> Result<String, ArchiveError> {
     if target.starts_with(b"/") {
         return Err(unsafe_name(target, "it is an absolute link"));
     }
@@ -248,7 +272,7 @@ mod tests {
     use super::*;
 
     fn entries(archive: &[u8]) -> Result<Vec<(Entry, Vec<u8>)>, ArchiveError> {
-        let mut stream = TarStream::new(archive);
+        let mut stream = TarStream::new(archive, None);
         let mut found = Vec::new();
         while let Some(entry) = stream.next()? {
             let mut body = Vec::new();

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 /// One challenge of a WWW-Authenticate header.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Challenge {
+pub enum Challenge {
     /// User name and password with every request.
     Basic,
     /// A token from another server.
@@ -14,9 +14,12 @@ pub(super) enum Challenge {
 
 /// Where a token is had and for what.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct TokenSource {
+pub struct TokenSource {
+    /// The address of its server.
     pub realm: String,
+    /// For whom it is.
     pub service: Option<String>,
+    /// What it is to allow.
     pub scope: Option<String>,
 }
 
@@ -49,7 +52,7 @@ pub(super) fn covers(known: &str, wanted: &str) -> bool {
 }
 
 /// Appends a query value.
-pub(super) fn percent_encode(value: &str, into: &mut String) {
+pub fn percent_encode(value: &str, into: &mut String) {
     use std::fmt::Write;
     for byte in value.bytes() {
         match byte {
@@ -63,7 +66,7 @@ pub(super) fn percent_encode(value: &str, into: &mut String) {
 }
 
 /// The challenges in one header value that we can answer, in order. What cannot be read ends the list.
-pub(super) fn parse(header: &str) -> Vec<Challenge> {
+pub fn parse(header: &str) -> Vec<Challenge> {
     let mut challenges = Vec::new();
     let mut rest = header.trim_start_matches([' ', ',']);
     while !rest.is_empty() {

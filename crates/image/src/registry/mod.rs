@@ -6,7 +6,7 @@
 //! network runs in a current-thread tokio runtime that lives inside the call; when it returns, by success or error,
 //! no thread of it is left. Schema 1 is refused. Pushing is in [`push()`].
 
-mod challenge;
+pub mod challenge;
 mod client;
 mod credentials;
 mod docker_config;

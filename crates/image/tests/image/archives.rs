@@ -2,9 +2,12 @@
 
 use std::io::{Cursor, Read};
 
-use hull_image::archive::{ArchiveError, ImportOptions, import, load};
+use hull_image::archive::{
+    ArchiveError, ArchiveFormat, ImportOptions, LoadOptions, SaveError, SaveTarget, choose, import, load, load_folder,
+    save,
+};
 use hull_image::registry::{PullOptions, pull};
-use hull_image::{IgnoreLayers, Image, NoProgress};
+use hull_image::{IgnoreLayers, Image, LayerDescriptor, NoProgress};
 use hull_oci::image as media;
 use hull_oci::{Digest, Platform, Reference};
 use serde_json::json;
@@ -13,9 +16,9 @@ use crate::fixture::{Blob, Hull, Recorder, TestImage, append, gzip, manifest_of,
 use crate::server::Server;
 
 /// Name and content of an archive's files, in order.
-type Files = Vec<(String, Vec<u8>)>;
+pub type Files = Vec<(String, Vec<u8>)>;
 
-fn tar(files: &Files) -> Vec<u8> {
+pub fn tar(files: &Files) -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
     for (name, content) in files {
         append(&mut builder, name, content);
@@ -23,16 +26,16 @@ fn tar(files: &Files) -> Vec<u8> {
     builder.into_inner().expect("memory")
 }
 
-fn file(name: impl ToString, content: impl Into<Vec<u8>>) -> (String, Vec<u8>) {
+pub fn file(name: impl ToString, content: impl Into<Vec<u8>>) -> (String, Vec<u8>) {
     (name.to_string(), content.into())
 }
 
-fn image() -> TestImage {
+pub fn image() -> TestImage {
     TestImage::new("amd64", &[tar_of(&["etc/one"], 100), tar_of(&["etc/two"], 10)])
 }
 
 /// What docker wrote before version 25; the manifest comes last.
-fn old_docker(image: &TestImage, tags: &[&str]) -> Files {
+pub fn old_docker(image: &TestImage, tags: &[&str]) -> Files {
     let mut files = Files::new();
     let mut layers = Vec::new();
     for (index, layer) in image.tars.iter().enumerate() {
@@ -55,12 +58,12 @@ pub fn docker_archive(image: &TestImage, tags: &[&str]) -> Vec<u8> {
     tar(&old_docker(image, tags))
 }
 
-fn blob_file(blob: &Blob) -> (String, Vec<u8>) {
+pub fn blob_file(blob: &Blob) -> (String, Vec<u8>) {
     file(format!("blobs/sha256/{}", blob.digest().hex()), blob.bytes.clone())
 }
 
 /// An OCI layout; the annotations go to its only entry.
-fn oci(image: &TestImage, annotations: &serde_json::Value) -> Files {
+pub fn oci(image: &TestImage, annotations: &serde_json::Value) -> Files {
     let mut entry = image.manifest.descriptor();
     entry["annotations"] = annotations.clone();
     let index = json!({"schemaVersion": 2, "manifests": [entry]});
@@ -85,16 +88,16 @@ fn new_docker(image: &TestImage, tag: &str) -> Files {
 
 fn load_one(hull: &Hull, archive: &[u8]) -> Result<Image, ArchiveError> {
     let images = hull.images();
-    let loaded = load(&images, archive, &NoProgress)?;
+    let loaded = load(&images, archive, &LoadOptions::default(), &NoProgress)?;
     let mut added: Vec<Image> = loaded.iter().map(|image| images.add(image).expect("adds")).collect();
     assert_eq!(added.len(), 1);
     Ok(added.remove(0))
 }
 
 /// Loads, expects failure, and that nothing is left.
-fn failure(archive: &[u8]) -> ArchiveError {
+pub fn failure(archive: &[u8]) -> ArchiveError {
     let hull = Hull::new();
-    let error = load(&hull.images(), archive, &NoProgress).expect_err("must fail");
+    let error = load(&hull.images(), archive, &LoadOptions::default(), &NoProgress).expect_err("must fail");
     hull.assert_empty();
     error
 }
@@ -136,7 +139,8 @@ fn any_compression_and_a_pipe_will_do() {
         // A reader that gives little at a time and cannot seek, as a pipe.
         let hull = Hull::new();
         let images = hull.images();
-        let loaded = load(&images, OneByOne(Cursor::new(archive)), &NoProgress).expect("loads");
+        let loaded =
+            load(&images, OneByOne(Cursor::new(archive)), &LoadOptions::default(), &NoProgress).expect("loads");
         assert_eq!(loaded[0].id, image.id());
     }
 }
@@ -174,7 +178,8 @@ fn linked_layers_and_several_images_load() {
     append(&mut builder, "manifest.json", manifest.to_string().as_bytes());
     let hull = Hull::new();
     let images = hull.images();
-    let loaded = load(&images, &builder.into_inner().expect("memory")[..], &NoProgress).expect("loads");
+    let loaded =
+        load(&images, &builder.into_inner().expect("memory")[..], &LoadOptions::default(), &NoProgress).expect("loads");
     let added: Vec<Image> = loaded.iter().map(|image| images.add(image).expect("adds")).collect();
     drop(loaded);
     assert_eq!((&added[0].id, added[0].tags()), (&image.id(), vec!["one:1".to_owned(), "one:2".to_owned()]));
@@ -244,7 +249,7 @@ fn an_index_inside_is_followed_by_platform() {
 
     let foreign = oci(&theirs, &json!({}));
     let (hull, progress) = (Hull::new(), Recorder::default());
-    load(&hull.images(), &tar(&foreign)[..], &progress).expect("loads with a warning");
+    load(&hull.images(), &tar(&foreign)[..], &LoadOptions::default(), &progress).expect("loads with a warning");
     assert_eq!(progress.warnings.into_inner().expect("no panic").len(), 1);
 }
 
@@ -355,5 +360,185 @@ fn a_failed_import_leaves_nothing() {
     assert!(matches!(import(&images, &packed[..], &bad, &NoProgress), Err(ArchiveError::Change(_))));
     assert!(matches!(import(&images, &b""[..], &options, &NoProgress), Err(ArchiveError::Empty)));
     assert!(matches!(import(&images, &packed[..packed.len() - 3], &options, &NoProgress), Err(ArchiveError::Read(_))));
+    hull.assert_empty();
+}
+
+/// Everything about an image that another store would have to have as well.
+fn facts(image: &Image) -> (&Digest, Option<&Digest>, &[LayerDescriptor], Vec<String>) {
+    (&image.id, image.manifest_digest.as_ref(), &image.layers, image.tags())
+}
+
+fn saved(hull: &Hull, names: &[&str], format: ArchiveFormat) -> Vec<u8> {
+    let images = hull.images();
+    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    let chosen = choose(&images, &names, None).expect("images");
+    let mut archive = Vec::new();
+    save(&images, &chosen, format, SaveTarget::Stream(&mut archive), &NoProgress).expect("saves");
+    assert_eq!(hull.rows("holds"), 0);
+    archive
+}
+
+#[test]
+fn what_is_saved_is_loaded_the_same() {
+    let full = json!({"io.containerd.image.name": "docker.io/library/x:1"});
+    for files in [old_docker(&image(), &["x:1"]), new_docker(&image(), "x:1"), oci(&image(), &full)] {
+        let first = Hull::new();
+        let loaded = load_one(&first, &tar(&files)).expect("loads");
+        for format in [ArchiveFormat::DockerArchive, ArchiveFormat::OciArchive] {
+            let archive = saved(&first, &["x:1"], format);
+            let second = Hull::new();
+            let again = load_one(&second, &archive).expect("loads what was saved");
+            assert_eq!((&again.id, again.tags()), (&loaded.id, loaded.tags()));
+            // The archive has a manifest, written where the image had none; from then on nothing changes any more.
+            assert!(again.manifest_digest.is_some() || loaded.manifest_digest.is_none());
+            let third = Hull::new();
+            assert_eq!(saved(&second, &["x:1"], format), archive, "the same bytes from another store");
+            assert_eq!(facts(&load_one(&third, &archive).expect("loads")), facts(&again));
+        }
+    }
+}
+
+#[test]
+fn an_archive_is_an_oci_layout_and_docker_s() {
+    let hull = Hull::new();
+    load_one(&hull, &tar(&old_docker(&image(), &["x:1"]))).expect("loads");
+    hull.images().tag("x:1", &Reference::parse("x:2").expect("a name")).expect("tags");
+    let names = |archive: &[u8]| -> Vec<String> {
+        let mut archive = tar::Archive::new(archive);
+        let entries = archive.entries().expect("a tar").map(|entry| entry.expect("an entry"));
+        entries.map(|entry| String::from_utf8_lossy(&entry.path_bytes()).into_owned()).collect()
+    };
+    let both = names(&saved(&hull, &["x"], ArchiveFormat::DockerArchive));
+    assert_eq!(both[..2], ["blobs/", "blobs/sha256/"]);
+    assert_eq!(both[both.len() - 4..], ["index.json", "manifest.json", "oci-layout", "repositories"]);
+    assert_eq!(both.len(), 2 + 4 + 4, "two layers, a configuration and a manifest");
+    let layout = names(&saved(&hull, &["x"], ArchiveFormat::OciArchive));
+    assert_eq!(layout[layout.len() - 2..], ["index.json", "oci-layout"]);
+    for (asked, expected) in [(&["x"][..], 2), (&["x:1"], 1), (&["x:1", "x:2", "x:1"], 2)] {
+        let second = Hull::new();
+        let archive = saved(&hull, asked, ArchiveFormat::DockerArchive);
+        assert_eq!(load_one(&second, &archive).expect("loads").tags().len(), expected, "{asked:?}");
+    }
+    let id = image().id();
+    let by_id = saved(&hull, &[id.as_str()], ArchiveFormat::DockerArchive);
+    assert!(load_one(&Hull::new(), &by_id).expect("loads").names.is_empty(), "an id keeps no name");
+}
+
+#[test]
+fn folders_are_layouts_or_refused() {
+    let hull = Hull::new();
+    load_one(&hull, &tar(&old_docker(&image(), &["x:1"]))).expect("loads");
+    let images = hull.images();
+    let chosen = choose(&images, &["x:1".to_owned()], None).expect("an image");
+    let place = tempfile::tempdir().expect("a folder");
+    for (format, name) in [(ArchiveFormat::OciDirectory, "oci"), (ArchiveFormat::DockerDirectory, "dir")] {
+        let folder = place.path().join(name);
+        save(&images, &chosen, format, SaveTarget::Folder(&folder), &NoProgress).expect("saves");
+        let second = Hull::new();
+        let store = second.images();
+        let loaded = load_folder(&store, &folder, &LoadOptions::default(), &NoProgress).expect("loads");
+        assert_eq!((loaded.len(), &loaded[0].id), (1, &image().id()));
+        assert_eq!(loaded[0].names.len(), usize::from(format == ArchiveFormat::OciDirectory));
+        let again = save(&images, &chosen, format, SaveTarget::Folder(&folder), &NoProgress);
+        assert!(matches!(again, Err(SaveError::Occupied(_))), "nothing is written over");
+    }
+    assert_eq!(std::fs::read_dir(place.path()).expect("a folder").count(), 2, "no temporary folder is left");
+    let plain = place.path().join("plain");
+    std::fs::create_dir(&plain).expect("a folder");
+    std::fs::write(plain.join("index.json"), "{}").expect("a file");
+    let refused = load_folder(&images, &plain, &LoadOptions::default(), &NoProgress);
+    assert!(matches!(refused, Err(ArchiveError::NotALayout(_))));
+}
+
+#[test]
+fn links_in_a_layout_stay_in_it() {
+    let source = Hull::new();
+    load_one(&source, &tar(&old_docker(&image(), &["x:1"]))).expect("loads");
+    let images = source.images();
+    let chosen = choose(&images, &["x:1".to_owned()], None).expect("an image");
+    let place = tempfile::tempdir().expect("a folder");
+    let folder = place.path().join("oci");
+    save(&images, &chosen, ArchiveFormat::OciDirectory, SaveTarget::Folder(&folder), &NoProgress).expect("saves");
+    let blob = folder.join(format!("blobs/sha256/{}", chosen[0].image.layers[0].digest.hex()));
+    for (outside, is_inside) in [(place.path().join("layer"), false), (folder.join("layer"), true)] {
+        std::fs::rename(&blob, &outside).expect("a file");
+        let target = if is_inside { "../../layer".into() } else { outside.clone() };
+        std::os::unix::fs::symlink(target, &blob).expect("a link");
+        let hull = Hull::new();
+        let store = hull.images();
+        let loaded = load_folder(&store, &folder, &LoadOptions::default(), &NoProgress);
+        // Outside is refused by name; inside it leads to a file that is none of a layout's.
+        assert!(matches!(loaded, Err(ArchiveError::Name { .. } | ArchiveError::Missing { .. })), "{loaded:?}");
+        drop(loaded);
+        hull.assert_empty();
+        std::fs::remove_file(&blob).expect("a link");
+        std::fs::rename(&outside, &blob).expect("a file");
+    }
+}
+
+#[test]
+fn a_damaged_blob_is_not_saved() {
+    let hull = Hull::new();
+    let loaded = load_one(&hull, &tar(&old_docker(&image(), &["x:1"]))).expect("loads");
+    let images = hull.images();
+    let path = images.content().path(&loaded.layers[0].digest);
+    let mut bytes = std::fs::read(&path).expect("a blob");
+    bytes[0] ^= 1;
+    std::fs::write(&path, bytes).expect("a blob");
+    let chosen = choose(&images, &["x:1".to_owned()], None).expect("an image");
+    let mut archive = Vec::new();
+    let failed = save(&images, &chosen, ArchiveFormat::DockerArchive, SaveTarget::Stream(&mut archive), &NoProgress);
+    assert!(matches!(failed, Err(SaveError::Damaged { .. })));
+    assert!(load_one(&Hull::new(), &archive).is_err(), "an archive that broke off does not look whole");
+    let folder = tempfile::tempdir().expect("a folder");
+    let target = folder.path().join("out");
+    let failed = save(&images, &chosen, ArchiveFormat::OciDirectory, SaveTarget::Folder(&target), &NoProgress);
+    assert!(matches!(failed, Err(SaveError::Damaged { .. })));
+    assert_eq!(std::fs::read_dir(folder.path()).expect("a folder").count(), 0);
+}
+
+fn for_platform(platform: &str) -> LoadOptions {
+    LoadOptions { platform: Some(Platform::parse(platform).expect("a platform")), ..LoadOptions::default() }
+}
+
+#[test]
+fn platforms_are_asked_for() {
+    let foreign = TestImage::new("arm64", &[tar_of(&["etc/arm"], 3)]);
+    let own = image();
+    let entry = |image: &TestImage, architecture: &str| {
+        let mut entry = image.manifest.descriptor();
+        entry["platform"] = json!({"os": "linux", "architecture": architecture});
+        entry["annotations"] = json!({"io.containerd.image.name": "docker.io/library/x:1"});
+        entry
+    };
+    let index = json!({"schemaVersion": 2, "manifests": [entry(&own, "amd64"), entry(&foreign, "arm64")]});
+    let mut files =
+        vec![file("oci-layout", r#"{"imageLayoutVersion":"1.0.0"}"#), file("index.json", index.to_string())];
+    for image in [&own, &foreign] {
+        files.extend(image.layers.iter().chain([&image.config, &image.manifest]).map(blob_file));
+    }
+    let archive = tar(&files);
+    for (platform, expected) in
+        [("linux/amd64", Some(own.id())), ("linux/arm64", Some(foreign.id())), ("linux/s390x", None)]
+    {
+        let hull = Hull::new();
+        let images = hull.images();
+        let options = for_platform(platform);
+        let loaded = load(&images, &archive[..], &options, &NoProgress);
+        assert_eq!(loaded.as_ref().ok().map(|images| images[0].id.clone()), expected);
+        let Ok(loaded) = loaded else { continue };
+        images.add(&loaded[0]).expect("adds");
+        let choice = |wanted: &str| {
+            let wanted = Platform::parse(wanted).expect("a platform");
+            choose(&images, &["x:1".to_owned()], Some(&wanted)).map(|chosen| chosen.len())
+        };
+        assert_eq!(choice(platform).expect("it is for that"), 1);
+        assert!(matches!(choice("linux/s390x"), Err(SaveError::Platform { .. })));
+    }
+    let single = tar(&old_docker(&own, &["x:1"]));
+    let hull = Hull::new();
+    let options = for_platform("linux/arm64");
+    let refused = load(&hull.images(), &single[..], &options, &NoProgress).expect_err("another platform");
+    assert!(matches!(refused, ArchiveError::Platform { .. }));
     hull.assert_empty();
 }

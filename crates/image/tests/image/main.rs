@@ -5,6 +5,7 @@
 
 mod archives;
 mod fixture;
+mod hostile;
 mod pushes;
 mod registry;
 mod server;

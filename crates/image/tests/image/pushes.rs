@@ -32,7 +32,8 @@ fn fetched(hull: &Hull, reference: &Reference) -> Image {
 fn loaded(hull: &Hull, image: &TestImage) -> Image {
     let images = hull.images();
     let bytes = docker_archive(image, &["loaded:1"]);
-    let mut new = archive::load(&images, &mut &bytes[..], &NoProgress).expect("loads");
+    let mut new =
+        archive::load(&images, &mut &bytes[..], &archive::LoadOptions::default(), &NoProgress).expect("loads");
     images.add(&new.remove(0)).expect("adds")
 }
 
