@@ -32,17 +32,16 @@ impl Image {
         self
     }
 
-    /// The configuration document.
+    /// The configuration document, its fields in the order of Go's types: tools that convert a configuration write it
+    /// anew, and then it stays what it is.
     pub fn document(&self) -> Vec<u8> {
         let ids: Vec<String> = self.layers.iter().map(|layer| digest(layer)).collect();
         let architecture = if std::env::consts::ARCH == "aarch64" { "arm64" } else { "amd64" };
-        let document = json!({
-            "architecture": architecture,
-            "os": "linux",
-            "config": self.config,
-            "rootfs": {"type": "layers", "diff_ids": ids},
-        });
-        serde_json::to_vec(&document).expect("JSON from JSON")
+        let (config, ids) = (&self.config, json!(ids));
+        format!(
+            r#"{{"architecture":"{architecture}","os":"linux","config":{config},"rootfs":{{"type":"layers","diff_ids":{ids}}}}}"#
+        )
+        .into_bytes()
     }
 
     /// Writes a docker-archive.

@@ -14,6 +14,7 @@
 //! registry    a registry on loopback that answers what a test tells it to
 //! systemd     a stand-in for systemd that records what it is asked for
 //! terminal    a program on a terminal of its own
+//! tree        a file tree as facts, from a folder or a tar
 //! place       namespaces for other container tools and their daemons
 //! patience    waiting for a fact, with a deadline and never for a time
 //! ```
@@ -29,6 +30,7 @@ pub mod place;
 pub mod registry;
 pub mod systemd;
 pub mod terminal;
+pub mod tree;
 
 use std::path::{Path, PathBuf};
 

@@ -4,10 +4,12 @@
 
 #![forbid(unsafe_code)]
 
+mod archives;
 mod attacks;
 mod builtin;
 mod cgroups;
 mod clients;
+mod commit;
 mod crashes;
 mod debian;
 mod ends;
