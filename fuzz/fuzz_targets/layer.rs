@@ -8,7 +8,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use hull_image::unpack::{UnpackOptions, unpack_layer};
+use hull_image::unpack::{Destination, UnpackOptions, unpack_layer};
 use libfuzzer_sys::fuzz_target;
 
 /// What would show that somebody was here.
@@ -30,7 +30,7 @@ fuzz_target!(|bytes: &[u8]| {
         ..UnpackOptions::default()
     };
     let into = File::open(&layer).expect("the folder that was made");
-    match unpack_layer(bytes, into.as_fd(), &options) {
+    match unpack_layer(bytes, Destination::Folder(into.as_fd()), &options) {
         Ok(report) => assert!(report.entries <= 1000 && report.bytes <= 1 << 20),
         Err(error) => assert!(!error.to_string().is_empty()),
     }
