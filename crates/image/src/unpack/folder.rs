@@ -10,6 +10,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
+use hull_kernel::mounts::overlay::opaque_attribute;
 use hull_kernel::tree::{DELETION, OPAQUE, remove_tree};
 use rustix::fs::{
     AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags, chmodat,
@@ -22,7 +23,6 @@ use super::error::{UnpackError, shown};
 use super::header::{Entry, Time};
 use super::target::{Content, Fault, Found, Refusal, Target};
 
-const OPAQUE_ATTRIBUTE: &str = "trusted.overlay.opaque";
 /// Content is copied in pieces of this size.
 const BUFFER_BYTES: usize = 256 * 1024;
 /// Mode bits that making a file or folder does not set, or that a change of owner or a write takes away.
@@ -243,7 +243,7 @@ impl Target for Folder<'_> {
 
     fn make_opaque(&mut self, folder: &OwnedFd) -> Result<(), Refusal> {
         match self.marks {
-            Marks::Overlays => fsetxattr(folder, OPAQUE_ATTRIBUTE, b"y", XattrFlags::empty()),
+            Marks::Overlays => fsetxattr(folder, opaque_attribute(), b"y", XattrFlags::empty()),
             Marks::Files => make_mark(folder, OPAQUE),
         }
         .map_err(Refusal::of("make opaque"))

@@ -6,14 +6,18 @@
 //! that is too long. That happens in a thread with a mount namespace of its own, and what comes back is a clone of the
 //! mount: the caller's mount table does not change either way. Which way works is found out by trying.
 //!
+//! In a user namespace overlay keeps its marks in `user.` attributes (`userxattr`), since nobody may set `trusted.` ones
+//! there.
+//!
 //! A stack of one directory cannot be an overlay: a single lower one becomes a read-only bind mount, a single upper
-//! one a bind mount. Renaming a lower directory gives `EXDEV` and no inode index is kept (`redirect_dir=off`,
+//! one a bind mount. Renaming a lower directory gives `EXDEV` and no inode index is kept (`redirect_dir=nofollow`,
 //! `metacopy=off`, `index=off`), so an upper directory is always the plain difference to the layers below it.
 
 use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use hull_sys::mount::{MOUNT_ATTR_RDONLY, MountAttributes};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, open, unlinkat};
@@ -32,7 +36,22 @@ const LONGEST_PARAMETER: usize = 255;
 /// Longest option string of mount(2), without its NUL, in bytes.
 const LONGEST_OPTIONS: usize = 4095;
 /// What an upper directory should stay free of, so that it can be read without this mount.
-const PLAIN: [(&str, &str); 3] = [("index", "off"), ("redirect_dir", "off"), ("metacopy", "off")];
+const PLAIN: [(&str, &str); 3] = [("index", "off"), ("redirect_dir", "nofollow"), ("metacopy", "off")];
+
+/// The attribute (value `y`) by which a directory of a layer hides what lower layers have in it, for overlays that this
+/// process mounts.
+pub fn opaque_attribute() -> &'static str {
+    if in_user_namespace() { "user.overlay.opaque" } else { "trusted.overlay.opaque" }
+}
+
+/// Whether this process is in a user namespace below the first one: only there all ids are what they are.
+fn in_user_namespace() -> bool {
+    static ANSWER: OnceLock<bool> = OnceLock::new();
+    *ANSWER.get_or_init(|| {
+        let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+        !map.is_empty() && map.split_whitespace().ne(["0", "0", "4294967295"])
+    })
+}
 
 /// What to stack; paths are host paths, absolute.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -135,9 +154,9 @@ fn appended(stack: &OverlayMount) -> Result<OwnedFd, MountError> {
     for (key, value) in PLAIN {
         set(key, OsStr::new(value))?;
     }
-    if stack.volatile && stack.upper.is_some() {
-        fsconfig_set_flag(context, "volatile")
-            .map_err(|errno| refused("fsconfig", "overlay volatile".to_owned(), errno))?;
+    let flags = [("volatile", stack.volatile && stack.upper.is_some()), ("userxattr", in_user_namespace())];
+    for (flag, _) in flags.into_iter().filter(|(_, is_set)| *is_set) {
+        fsconfig_set_flag(context, flag).map_err(|errno| refused("fsconfig", format!("overlay {flag}"), errno))?;
     }
     fsconfig_create(context).map_err(|errno| refused("creating", whole(stack), errno))?;
     fsmount(context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
@@ -264,6 +283,9 @@ fn option_string(base: &Path, stack: &OverlayMount) -> Result<(CString, Vec<Owne
     }
     for (key, value) in PLAIN {
         options.extend_from_slice(format!(",{key}={value}").as_bytes());
+    }
+    if in_user_namespace() {
+        options.extend_from_slice(b",userxattr");
     }
     let options = CString::new(options).map_err(|_| MountError::new("overlay", "a path with NUL", Errno::INVAL))?;
     Ok((options, open))
@@ -421,6 +443,44 @@ mod tests {
                 check(&stack, make);
                 std::fs::remove_dir_all(folder.0.join("up")).unwrap();
             }
+        }
+    }
+
+    /// Says to this test that it is the one inside.
+    const INSIDE: &str = "HULL_TEST_IN_USER_NAMESPACE";
+
+    #[test]
+    fn in_a_user_namespace_marks_are_users_attributes() {
+        if std::env::var_os(INSIDE).is_none() {
+            let name = "mounts::overlay::tests::in_a_user_namespace_marks_are_users_attributes";
+            let mut command = std::process::Command::new("unshare");
+            command.args(["--user", "--map-root-user", "--mount"]).arg(std::env::current_exe().unwrap());
+            let output = command.args(["--exact", name]).env(INSIDE, "yes").output().unwrap();
+            assert!(output.status.success(), "{output:?}");
+            return;
+        }
+        mount("tmpfs", "/dev/shm", "tmpfs", MountFlags::empty(), None).unwrap();
+        let folder = Folder::new("userns");
+        let mut stack = folder.stack(2);
+        let (high, low) = (&stack.lowers[0], &stack.lowers[1]);
+        std::fs::create_dir_all(low.join("hidden/old")).unwrap();
+        std::fs::create_dir_all(low.join("anew/old")).unwrap();
+        std::fs::create_dir(high.join("hidden")).unwrap();
+        assert_eq!(opaque_attribute(), "user.overlay.opaque");
+        let flags = rustix::fs::XattrFlags::empty();
+        rustix::fs::setxattr(high.join("hidden"), opaque_attribute(), b"y", flags).unwrap();
+        let device = rustix::fs::FileType::CharacterDevice;
+        rustix::fs::mknodat(CWD, high.join("file-1"), device, Mode::empty(), 0).unwrap();
+        for make in [appended, in_one_string] {
+            stack.upper = Some((folder.dir("up/fs"), folder.dir("up/work")));
+            let mount = make(&stack).unwrap();
+            let there = |name: &str| rustix::fs::statat(&mount, name, AtFlags::SYMLINK_NOFOLLOW).is_ok();
+            assert_eq!(["file-0", "file-1", "hidden", "hidden/old"].map(there), [true, false, true, false]);
+            unlinkat(&mount, "anew/old", AtFlags::REMOVEDIR).unwrap();
+            unlinkat(&mount, "anew", AtFlags::REMOVEDIR).unwrap();
+            rustix::fs::mkdirat(&mount, "anew", Mode::from_raw_mode(0o755)).unwrap();
+            assert_eq!(["anew", "anew/old"].map(there), [true, false], "what is made anew hides what was there");
+            std::fs::remove_dir_all(folder.0.join("up")).unwrap();
         }
     }
 
