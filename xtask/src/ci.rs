@@ -38,6 +38,8 @@ pub enum Step {
     Unit,
     /// The privileged end-to-end tests on this machine, in namespaces and cgroups of their own.
     System,
+    /// Image and container operations cut at every point, on a disk that keeps only what was synced.
+    Crash,
     /// The OCI runtime validation suite on this machine, each of its programs in a place of its own.
     Conformance,
     /// The privileged tests on cgroup v2, in virtual machines.
@@ -106,6 +108,7 @@ impl Step {
             Step::Layers => layers::check(),
             Step::Unit => unit(log, filter),
             Step::System => system(log, filter),
+            Step::Crash => crash(log),
             Step::Conformance => conformance::lane(log, filter),
             Step::Vm => vm::lane(log, filter),
         }
@@ -168,6 +171,13 @@ fn system(log: &Path, filter: &[String]) -> Result<()> {
     let words = [own.as_path(), Path::new("inside"), Path::new("tests"), &tests].map(|path| path.display().to_string());
     let argv = words.into_iter().chain(filter.iter().cloned()).collect();
     contain("system", argv, env, Some(files), log)
+}
+
+/// The rounds of tests/crash; HULL_CRASH_ROUNDS and HULL_CRASH_SEED say how many and where to begin.
+fn crash(log: &Path) -> Result<()> {
+    let argv = vec![workspace::crash_tests()?.display().to_string()];
+    let env = BTreeMap::from([("RUST_BACKTRACE".to_string(), "1".to_string())]);
+    contain("crash", argv, env, None, log)
 }
 
 /// What the end-to-end tests are told, in every lane.

@@ -118,3 +118,10 @@ pub fn system_tests() -> Result<PathBuf> {
     let tests = made.into_iter().find(|program| program.name == "system" && program.is_test);
     Ok(tests.context("cargo built no test program called system")?.path)
 }
+
+/// The crash tests: one program that counts its rounds.
+pub fn crash_tests() -> Result<PathBuf> {
+    let made = build(&["build", "--package", "crash-tests"])?;
+    let tests = made.into_iter().find(|program| program.name == "crash");
+    Ok(tests.context("cargo built no program called crash")?.path)
+}

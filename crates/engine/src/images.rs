@@ -386,16 +386,20 @@ impl Engine {
         Ok(self.image_store().tag(source, &Reference::parse(target)?)?)
     }
 
-    fn remove_unused_layers(&self, chain_ids: &[Digest]) -> Result<(), EngineError> {
+    /// Removes the snapshots of layers that are still unused, and says how many there were.
+    pub(crate) fn remove_unused_layers(&self, chain_ids: &[Digest]) -> Result<usize, EngineError> {
         let snapshots = self.snapshots();
+        let mut removed = 0;
         for chain_id in chain_ids {
             let used =
                 self.store().read(|db| hull_store::layer_is_used(db, chain_id.as_str()).map_err(EngineError::from))?;
             if !used {
-                snapshots.layers(chain_id.as_str())?.iter().try_for_each(|id| snapshots.remove(id))?;
+                let ids = snapshots.layers(chain_id.as_str())?;
+                ids.iter().try_for_each(|id| snapshots.remove(id))?;
+                removed += ids.len();
             }
         }
-        Ok(())
+        Ok(removed)
     }
 }
 
