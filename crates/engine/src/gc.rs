@@ -13,7 +13,7 @@ use std::os::fd::OwnedFd;
 
 use hull_image::Image;
 use hull_oci::Digest;
-use hull_snapshot::{Snapshotter, SnapshotId};
+use hull_snapshot::{SnapshotId, Snapshotter};
 use rusqlite::Connection;
 
 use crate::engine::Engine;
@@ -59,8 +59,7 @@ impl Engine {
     /// # Errors
     /// What is wrong with its record or its snapshot, or the mount.
     pub fn mount_container(&self, id: &ContainerId) -> Result<OwnedFd, EngineError> {
-        let rootfs = self.container_rootfs(&self.record(id)?)?;
-        Ok(crate::lifecycle::prepare::as_view(&rootfs).mount_detached()?)
+        Ok(self.container_rootfs(&self.record(id)?)?.as_view().mount_detached()?)
     }
 }
 

@@ -26,7 +26,7 @@ use hull_image::{
     SinkError, archive,
 };
 use hull_oci::{Digest, Platform, Reference};
-use hull_snapshot::{Driver, Finished, Prepared, SnapshotId, Snapshots, Snapshotter, Space};
+use hull_snapshot::{Driver, Finished, Prepared, SnapshotId, Snapshots, Snapshotter, Space, forget_unused};
 use hull_supervisor::record::LiveState;
 
 use crate::engine::Engine;
@@ -389,17 +389,12 @@ impl Engine {
     /// Removes the snapshots of layers that are still unused, and says how many there were.
     pub(crate) fn remove_unused_layers(&self, chain_ids: &[Digest]) -> Result<usize, EngineError> {
         let snapshots = self.snapshots();
-        let mut removed = 0;
-        for chain_id in chain_ids {
-            let used =
-                self.store().read(|db| hull_store::layer_is_used(db, chain_id.as_str()).map_err(EngineError::from))?;
-            if !used {
-                let ids = snapshots.layers(chain_id.as_str())?;
-                ids.iter().try_for_each(|id| snapshots.remove(id))?;
-                removed += ids.len();
-            }
+        let chain_ids: Vec<&str> = chain_ids.iter().map(Digest::as_str).collect();
+        let forgotten = forget_unused(self.store(), &chain_ids)?;
+        for id in &forgotten {
+            snapshots.remove(id)?;
         }
-        Ok(removed)
+        Ok(forgotten.len())
     }
 }
 

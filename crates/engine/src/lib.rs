@@ -5,6 +5,7 @@
 //! allowed when) are pure; every other file joins the layers below: images, snapshots, the runtime, supervisors.
 #![forbid(unsafe_code)]
 
+mod after_boot;
 mod archives;
 pub mod builtin;
 mod changes;
@@ -19,8 +20,8 @@ mod exec;
 mod export;
 mod files;
 mod filter;
-mod history;
 mod gc;
+mod history;
 mod id;
 pub mod identity;
 mod images;
@@ -55,8 +56,8 @@ pub use engine::Engine;
 pub use error::{EngineError, ErrorKind};
 pub use exec::ExecRequest;
 pub use filter::{FilterError, ListFilter};
-pub use history::HistoryLine;
 pub use gc::Collected;
+pub use history::HistoryLine;
 pub use hull_image::{NoProgress, Progress};
 pub use id::ContainerId;
 pub use inspect::{ContainerInspect, ImageInspect, Inspect, InspectKind};

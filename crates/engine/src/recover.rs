@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! rows whose lease has died           the container was being created or removed: removed to the end
+//! rows without their files            once after a boot (after_boot.rs)
 //! folders without a row               containers/<id>, <state>/<id>, cgroup /<instance>/<id>
-//! anonymous volumes' folders without a row, container snapshots without a container
+//! volumes nobody finished, anonymous ones' folders without a row, container snapshots without a container
 //! ```
 //!
 //! Commands make the row first and delete it before the last folders, so what has no row now is nobody's, provided that
@@ -58,14 +59,29 @@ impl Engine {
                 recovered.containers.push(row.id.clone());
             }
         }
+        recovered.containers.extend(self.sweep_after_boot(&rows)?);
         let known: HashSet<&ContainerId> = rows.iter().map(|row| &row.id).collect();
         recovered.leftovers += self.sweep_nameless(&seen, &known)?;
         for name in seen.volumes.iter().filter(|name| !volume_rows.contains(*name)) {
             volumes::remove_folder(self.roots(), name)?;
             recovered.leftovers += 1;
         }
-        recovered.leftovers += self.sweep_snapshots()?;
+        recovered.leftovers += self.sweep_volumes()? + self.sweep_snapshots()?;
         Ok(recovered)
+    }
+
+    /// Removes volumes that were being made or removed by commands that have died.
+    fn sweep_volumes(&self) -> Result<usize, EngineError> {
+        if !self.store().read(volumes::has_leased)? {
+            return Ok(0);
+        }
+        let lease = Lease::current()?;
+        let names = self.store().write(|tx| volumes::claim_abandoned(tx, &lease))?;
+        for name in &names {
+            volumes::remove_folder(self.roots(), name)?;
+            self.store().write(|tx| volumes::forget_abandoned(tx, name))?;
+        }
+        Ok(names.len())
     }
 
     fn look(&self) -> Result<Seen, EngineError> {

@@ -143,6 +143,19 @@ pub(crate) fn release(tx: &Transaction<'_>, id: &ContainerId) -> Result<(), Stor
     Ok(())
 }
 
+/// Takes the lease off and undoes [`throw_away`].
+pub(crate) fn give_back(tx: &Transaction<'_>, row: &ContainerRow) -> Result<(), StoreError> {
+    tx.prepare_cached("UPDATE containers SET auto_remove = ?2 WHERE id = ?1")?
+        .execute(params![row.id.as_str(), row.auto_remove])?;
+    release(tx, &row.id)
+}
+
+/// Marks a container as one that goes with its anonymous volumes.
+pub(crate) fn throw_away(tx: &Transaction<'_>, id: &ContainerId) -> Result<(), StoreError> {
+    tx.prepare_cached("UPDATE containers SET auto_remove = 1 WHERE id = ?1")?.execute([id.as_str()])?;
+    Ok(())
+}
+
 /// Deletes the row, and with it the container's claims on volumes.
 pub(crate) fn delete(tx: &Transaction<'_>, id: &ContainerId) -> Result<(), StoreError> {
     tx.prepare_cached("DELETE FROM containers WHERE id = ?1")?.execute([id.as_str()])?;

@@ -4,10 +4,11 @@
 //! volumes/<name>/_data     what containers see; a container's own ids also with a user namespace
 //! ```
 //!
-//! Write order of a new volume: its row with a lease, its folder, its content from the image, the lease taken off
-//! (durably: a volume that was reported made is on disk). A row whose lease has died marks a volume that was never
-//! finished; the next one to want it fills it afresh. Removal goes the other way round: the row first, then the
-//! folder, so that a folder without a row is always rubbish; only those with an anonymous volume's name are swept.
+//! Write order of a new volume: its row with a lease, its folder, its content from the image, syncfs, the lease taken off
+//! durably: a volume that was reported made is on disk. An anonymous one into which nothing is copied is as lasting as its
+//! container, and nothing is synced for it. Removal: the row leased durably, the folder, the row; so a named folder
+//! always has a row, and a row whose lease has died and that no container has marks a volume that was being made or
+//! removed: it goes. One that a container still wants is emptied and filled afresh.
 //! A volume is filled from the image while it is empty, with the owner and mode of the image's folder.
 
 use std::collections::HashSet;
@@ -253,51 +254,136 @@ pub(crate) fn prepare<'fd, E: From<VolumeError>>(
 ) -> Result<(), E> {
     for wanted in settled {
         let MountKind::Volume { name, anonymous } = &wanted.point.kind else { continue };
-        claim(store, container, name, *anonymous)?;
-        make_folder(roots, name)?;
-        if wanted.copy_up && is_empty(roots, name)? {
-            fill(roots, name, &wanted.point.target, root()?)?;
+        let lease = Lease::current().map_err(|error| VolumeError::from(StoreError::from(error)))?;
+        let claim = Claim { container, name, anonymous: *anonymous, lease };
+        let wants_content = || Ok::<_, VolumeError>(wanted.copy_up && is_empty(roots, name)?);
+        match claim.wait(store, false)? {
+            Claimed::Whole => {
+                make_folder(roots, name)?;
+                if !wants_content()? {
+                    continue;
+                }
+                claim.wait(store, true)?;
+            }
+            Claimed::New => {}
+            Claimed::Abandoned => remove_folder(roots, name)?,
         }
-        store.write_durable(|tx| release(tx, name)).map_err(VolumeError::from)?;
+        make_folder(roots, name)?;
+        let has_content = wants_content()? && fill(roots, name, &wanted.point.target, root()?)?;
+        if has_content || !anonymous {
+            sync(roots)?;
+            store.write_durable(|tx| release(tx, name)).map_err(VolumeError::from)?;
+        } else {
+            store.write(|tx| release(tx, name)).map_err(VolumeError::from)?;
+        }
     }
     Ok(())
 }
 
-/// Leases the row, making it when missing; waits while another living process has it.
-fn claim(store: &Store, container: &ContainerId, name: &str, anonymous: bool) -> Result<(), VolumeError> {
-    let lease = Lease::current().map_err(StoreError::from)?;
-    while !store.write(|tx| try_claim(tx, container, name, anonymous, &lease))? {
-        std::thread::sleep(FILL_POLL);
-    }
-    Ok(())
-}
-
-fn try_claim(
-    tx: &Transaction<'_>,
-    container: &ContainerId,
-    name: &str,
+/// A container that wants a volume.
+struct Claim<'a> {
+    container: &'a ContainerId,
+    name: &'a str,
     anonymous: bool,
-    lease: &Lease,
-) -> Result<bool, VolumeError> {
-    let columns = "SELECT lease_pid, lease_start, lease_boot FROM volumes WHERE name = ?1";
-    let holder = tx
-        .query_row(columns, [name], |row| Ok(Lease::from_columns(row.get(0)?, row.get(1)?, row.get(2)?)))
-        .optional()?;
-    if let Some(Some(holder)) = &holder
-        && holder != lease
-        && holder.is_alive()
-    {
-        return Ok(false);
+    lease: Lease,
+}
+
+/// In which state a volume was found when the container was tied to it.
+enum Claimed {
+    /// Somebody has finished it.
+    Whole,
+    /// It was not there; its row is this process's now.
+    New,
+    /// Whoever was making or filling it has died, and nobody else has it; its row is this process's now.
+    Abandoned,
+}
+
+impl Claim<'_> {
+    /// Ties the container to the volume, waiting while another living process makes or fills it. With `to_fill` the row
+    /// is leased also when it is whole.
+    fn wait(&self, store: &Store, to_fill: bool) -> Result<Claimed, VolumeError> {
+        loop {
+            // A named folder must not outlive its row: nobody would know that it is rubbish.
+            let is_lasting = self.anonymous || store.read(|db| exists(db, self.name))?;
+            let claimed = match is_lasting {
+                true => store.write(|tx| self.take(tx, to_fill))?,
+                false => store.write_durable(|tx| self.take(tx, to_fill))?,
+            };
+            match claimed {
+                Some(claimed) => return Ok(claimed),
+                None => std::thread::sleep(FILL_POLL),
+            }
+        }
     }
-    let (pid, start, boot) = lease.columns();
-    let now = jiff::Timestamp::now().as_nanosecond() as i64;
-    tx.execute(
-        "INSERT INTO volumes VALUES (?1, ?2, ?3, '{}', '{}', ?4, ?5, ?6)
-         ON CONFLICT (name) DO UPDATE SET lease_pid = ?4, lease_start = ?5, lease_boot = ?6",
-        params![name, anonymous, now, pid, start, boot],
-    )?;
-    tx.execute("INSERT OR IGNORE INTO container_volumes VALUES (?1, ?2)", params![container.as_str(), name])?;
-    Ok(true)
+
+    fn take(&self, tx: &Transaction<'_>, to_fill: bool) -> Result<Option<Claimed>, VolumeError> {
+        let columns = "SELECT lease_pid, lease_start, lease_boot FROM volumes WHERE name = ?1";
+        let read = |row: &rusqlite::Row<'_>| Ok(Lease::from_columns(row.get(0)?, row.get(1)?, row.get(2)?));
+        let claimed = match tx.query_row(columns, [self.name], read).optional()? {
+            Some(Some(holder)) if holder != self.lease && holder.is_alive() => return Ok(None),
+            Some(Some(_)) if self.is_used_by_another(tx)? => {
+                release(tx, self.name)?;
+                Claimed::Whole
+            }
+            Some(Some(_)) => Claimed::Abandoned,
+            Some(None) => Claimed::Whole,
+            None => Claimed::New,
+        };
+        let (pid, start, boot) = self.lease.columns();
+        if to_fill || !matches!(claimed, Claimed::Whole) {
+            let now = jiff::Timestamp::now().as_nanosecond() as i64;
+            tx.execute(
+                "INSERT INTO volumes (name, anonymous, created_at, labels, options, lease_pid, lease_start, lease_boot)
+                 VALUES (?1, ?2, ?3, '{}', '{}', ?4, ?5, ?6)
+                 ON CONFLICT (name) DO UPDATE SET lease_pid = ?4, lease_start = ?5, lease_boot = ?6",
+                params![self.name, self.anonymous, now, pid, start, boot],
+            )?;
+        }
+        let tie = "INSERT OR IGNORE INTO container_volumes VALUES (?1, ?2)";
+        tx.execute(tie, params![self.container.as_str(), self.name])?;
+        Ok(Some(claimed))
+    }
+
+    /// A volume that was being filled while another container had it is not to be emptied.
+    fn is_used_by_another(&self, tx: &Transaction<'_>) -> Result<bool, VolumeError> {
+        let query = "SELECT EXISTS (SELECT 1 FROM container_volumes WHERE volume = ?1 AND container_id <> ?2)";
+        Ok(tx.query_row(query, params![self.name, self.container.as_str()], |row| row.get(0))?)
+    }
+}
+
+fn exists(db: &Connection, name: &str) -> Result<bool, StoreError> {
+    Ok(db.query_row("SELECT EXISTS (SELECT 1 FROM volumes WHERE name = ?1)", [name], |row| row.get(0))?)
+}
+
+/// Deletes the row of a volume that was never finished and that no container has, once its folder is gone.
+pub(crate) fn forget_abandoned(tx: &Transaction<'_>, name: &str) -> Result<(), StoreError> {
+    tx.execute("DELETE FROM volumes WHERE name = ?1 AND lease_pid IS NOT NULL", [name])?;
+    Ok(())
+}
+
+/// Whether somebody is making or removing a volume, or was.
+pub(crate) fn has_leased(db: &Connection) -> Result<bool, StoreError> {
+    let query = "SELECT EXISTS (SELECT 1 FROM volumes WHERE lease_pid IS NOT NULL)";
+    Ok(db.prepare_cached(query)?.query_row([], |row| row.get(0))?)
+}
+
+/// Leases, for their removal, the volumes whose makers or removers have died and that no container has; their names.
+pub(crate) fn claim_abandoned(tx: &Transaction<'_>, own: &Lease) -> Result<Vec<String>, StoreError> {
+    let query = "SELECT name, lease_pid, lease_start, lease_boot FROM volumes
+                 WHERE lease_pid IS NOT NULL AND name NOT IN (SELECT volume FROM container_volumes)";
+    let mut statement = tx.prepare_cached(query)?;
+    let rows = statement.query_map([], |row| {
+        Ok((row.get::<_, String>(0)?, Lease::from_columns(row.get(1)?, row.get(2)?, row.get(3)?)))
+    })?;
+    let rows = rows.collect::<Result<Vec<_>, _>>()?;
+    let dead = rows.into_iter().filter(|(_, lease)| lease.as_ref().is_some_and(|lease| !lease.is_alive()));
+    let names: Vec<String> = dead.map(|(name, _)| name).collect();
+    let (pid, start, boot) = own.columns();
+    for name in &names {
+        let lease = "UPDATE volumes SET lease_pid = ?2, lease_start = ?3, lease_boot = ?4 WHERE name = ?1";
+        tx.execute(lease, params![name, pid, start, boot])?;
+    }
+    Ok(names)
 }
 
 fn release(tx: &Transaction<'_>, name: &str) -> Result<(), StoreError> {
@@ -305,35 +391,41 @@ fn release(tx: &Transaction<'_>, name: &str) -> Result<(), StoreError> {
     Ok(())
 }
 
-fn make_folder(roots: &Roots, name: &str) -> Result<(), VolumeError> {
+/// Makes a volume's folder where it is missing.
+pub(crate) fn make_folder(roots: &Roots, name: &str) -> Result<(), VolumeError> {
     let path = data_path(roots, name);
-    DirBuilder::new().recursive(true).mode(0o755).create(&path).map_err(|source| VolumeError::Folder {
-        action: "make",
-        path,
-        source,
-    })
+    let made = DirBuilder::new().recursive(true).mode(0o755).create(&path);
+    made.map_err(|source| VolumeError::Folder { action: "make", path, source })
+}
+
+/// Everything in every volume is on disk when this returns.
+fn sync(roots: &Roots) -> Result<(), VolumeError> {
+    let path = roots.volumes();
+    let synced = fs::File::open(&path).and_then(|folder| Ok(rustix::fs::syncfs(&folder)?));
+    synced.map_err(|source| VolumeError::Folder { action: "sync", path, source })
 }
 
 fn is_empty(roots: &Roots, name: &str) -> Result<bool, VolumeError> {
     let path = data_path(roots, name);
     match fs::read_dir(&path) {
         Ok(mut entries) => Ok(entries.next().is_none()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
         Err(source) => Err(VolumeError::Folder { action: "read", path, source }),
     }
 }
 
-/// Copies the image's folder at `target`, itself included, into the volume. Nothing there is nothing to copy.
-fn fill(roots: &Roots, name: &str, target: &Path, root: BorrowedFd<'_>) -> Result<(), VolumeError> {
+/// Copies the image's folder at `target`, itself included, into the volume; `false` when there is none.
+fn fill(roots: &Roots, name: &str, target: &Path, root: BorrowedFd<'_>) -> Result<bool, VolumeError> {
     let data = data_path(roots, name);
     let failed = |source: io::Error| VolumeError::Folder { action: "fill", path: data.clone(), source };
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let source = match hull_kernel::mounts::inside::open(root, target, flags) {
         Ok(source) => source,
-        Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Ok(()),
+        Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Ok(false),
         Err(errno) => return Err(failed(errno.into())),
     };
     let into = fs::File::open(&data).map_err(failed)?;
-    tree::copy_tree(source.as_fd(), into.as_fd()).map(drop).map_err(|source| VolumeError::Fill {
+    tree::copy_tree(source.as_fd(), into.as_fd()).map(|_| true).map_err(|source| VolumeError::Fill {
         name: name.to_owned(),
         target: target.to_owned(),
         source,
@@ -343,6 +435,12 @@ fn fill(roots: &Roots, name: &str, target: &Path, root: BorrowedFd<'_>) -> Resul
 /// Names of all volumes.
 pub(crate) fn all_names(db: &Connection) -> Result<HashSet<String>, StoreError> {
     let mut statement = db.prepare_cached("SELECT name FROM volumes")?;
+    Ok(statement.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?)
+}
+
+/// Names of the volumes that are whole.
+pub(crate) fn whole_names(db: &Connection) -> Result<Vec<String>, StoreError> {
+    let mut statement = db.prepare_cached("SELECT name FROM volumes WHERE lease_pid IS NULL")?;
     Ok(statement.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?)
 }
 

@@ -6,7 +6,8 @@
 //!   merged/      of a layer, everything up to it as one tree; made when it is first to be looked at
 //! ```
 //!
-//! `merged/` is filled under a name with its maker's lease and then renamed, so what is there under its own name is whole.
+//! `merged/` is filled under a name with its maker's lease, synced and then renamed, so what is there under its own name is
+//! whole. A container's copy is synced too: nobody could tell afterwards which of its files were still to come.
 
 use std::fs::{self, File};
 use std::os::fd::AsFd;
@@ -63,7 +64,8 @@ impl<'a> Copy<'a> {
         self.sweep_merging(&folder)?;
         let temporary = folder.join(format!("{MERGED}-{}", Lease::current()?));
         make_folder(&temporary, 0o755)?;
-        let made = self.merge(layers, &temporary).and_then(|()| match fs::rename(&temporary, &merged) {
+        let whole = self.merge(layers, &temporary).and_then(|()| self.folders.sync());
+        let made = whole.and_then(|()| match fs::rename(&temporary, &merged) {
             // Another process was faster, and its tree is as good as ours.
             Err(_) if merged.exists() => remove_folder(&temporary),
             renamed => renamed.map_err(file_error("make", &merged)),
@@ -113,7 +115,10 @@ impl Snapshotter for Copy<'_> {
     }
 
     fn container(&self, parents: &[SnapshotId]) -> Result<SnapshotId, SnapshotError> {
-        self.folders.container(parents, |id| self.merge(parents, &self.folders.files(id)))
+        self.folders.container(parents, |id| {
+            self.merge(parents, &self.folders.files(id))?;
+            self.folders.sync()
+        })
     }
 
     fn rootfs(&self, id: &SnapshotId) -> Result<Rootfs, SnapshotError> {

@@ -9,7 +9,7 @@
 //!
 //! Write order of a layer: row with a lease, folder, files, syncfs, then in one durable transaction the lease goes and
 //! the chain id comes. Of a container: row with a lease, folder, row released; it need not survive a power cut. Removal:
-//! row, then folder. So a folder without a row and a row with a dead lease are always rubbish, and [`Folders::sweep`]
+//! row (of a layer durably: [`crate::forget_unused`]), then folder. So a folder without a row and a row with a dead lease are always rubbish, and [`Folders::sweep`]
 //! needs no other knowledge.
 
 use std::collections::HashSet;
@@ -127,13 +127,18 @@ impl<'a> Folders<'a> {
         self.remove(&prepared.id)
     }
 
+    /// Everything in every snapshot is on disk when this returns.
+    pub fn sync(&self) -> Result<(), SnapshotError> {
+        let root = File::open(&self.root).map_err(file_error("open", &self.root))?;
+        rustix::fs::syncfs(&root).map_err(|errno| file_error("sync", &self.root)(errno.into()))
+    }
+
     /// As [`crate::Snapshotter::commit`].
     pub fn commit(&self, layers: &[Finished]) -> Result<Vec<SnapshotId>, SnapshotError> {
         if layers.is_empty() {
             return Ok(Vec::new());
         }
-        let root = File::open(&self.root).map_err(file_error("open", &self.root))?;
-        rustix::fs::syncfs(&root).map_err(|errno| file_error("sync", &self.root)(errno.into()))?;
+        self.sync()?;
         let kept = self.store.write_durable(|tx| {
             layers.iter().map(|layer| commit_one(tx, self.driver, layer)).collect::<Result<Vec<_>, SnapshotError>>()
         })?;

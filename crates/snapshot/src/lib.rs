@@ -19,6 +19,7 @@ mod overlay;
 mod rootfs;
 #[cfg(test)]
 mod tests;
+mod unused;
 
 use std::fmt;
 use std::io;
@@ -34,6 +35,7 @@ pub use drivers::{Driver, Snapshots, WantedDriver};
 pub use erofs::Erofs;
 pub use overlay::Overlay;
 pub use rootfs::Rootfs;
+pub use unused::forget_unused;
 
 /// Name of a snapshot: 32 hexadecimal digits, random.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

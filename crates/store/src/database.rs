@@ -2,6 +2,7 @@
 //!
 //! - A new database is built under `hull.db.new`, with all its tables, and renamed into place while the root folder
 //!   is locked (flock(2)); so an existing `hull.db` is always complete. Migrations run in one transaction.
+//!   Write order: folders, database, rename, fsync of the root folder, of `content` and of the folder above the root.
 //! - It is in WAL mode with `synchronous=NORMAL`: after a power cut it opens and is consistent, but the newest
 //!   transactions may be missing unless they were written by [`Store::write_durable`], which syncs.
 //! - Closing does not checkpoint and opening an existing one writes no table. The log is folded back by the writer
@@ -18,7 +19,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
 use rustix::fs::{Access, AtFlags, FlockOperation};
 
-use crate::{LeaseError, Roots, schema};
+use crate::{LOOKED_THROUGH_BOOT, Lease, LeaseError, Roots, remember, schema};
 
 /// How long a transaction waits for another process's.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -260,7 +261,12 @@ fn create(roots: &Roots, path: &Path) -> Result<(), StoreError> {
     drop(options.map_err(failed("create", &new))?);
     build(&new)?;
     std::fs::rename(&new, path).map_err(failed("rename", &new))?;
-    locked.sync_all().map_err(failed("sync", &roots.root))
+    locked.sync_all().map_err(failed("sync", &roots.root))?;
+    let names = [Some(roots.content().as_path()), roots.root.parent()].map(|folder| folder.map(Path::to_path_buf));
+    for folder in names.into_iter().flatten() {
+        File::open(&folder).and_then(|opened| opened.sync_all()).map_err(failed("sync", &folder))?;
+    }
+    Ok(())
 }
 
 /// A complete, empty database in one file: closing it folds the log back and removes it.
@@ -286,6 +292,11 @@ fn migrate(transaction: &Transaction<'_>, path: &Path) -> Result<(), StoreError>
     let done = usize::try_from(found).unwrap_or_default();
     for migration in schema::MIGRATIONS.iter().skip(done) {
         transaction.execute_batch(migration).map_err(|error| named(path, error))?;
+    }
+    if done < schema::FACTS_SINCE {
+        // Nothing has been lost in a boot that the store has been through only now.
+        let lease = Lease::current()?;
+        remember(transaction, LOOKED_THROUGH_BOOT, lease.columns().2).map_err(|error| named(path, error))?;
     }
     let version = found.max(schema::VERSION);
     transaction.pragma_update(None, "user_version", version).map_err(|error| named(path, error))

@@ -18,12 +18,14 @@
 #![forbid(unsafe_code)]
 
 mod database;
+mod facts;
 mod holds;
 mod lease;
 mod roots;
 pub mod schema;
 
 pub use database::{Store, StoreError};
+pub use facts::{LOOKED_THROUGH_BOOT, fact, remember};
 pub use holds::{HoldKind, Holder, blob_is_used, is_held, layer_is_used, release_dead};
 pub use lease::{Lease, LeaseError};
 pub use roots::{DEFAULT_ROOT, DEFAULT_STATE, Roots};

@@ -13,7 +13,10 @@ pub const APPLICATION_ID: i32 = 0x4855_4c4c;
 pub const VERSION: i32 = MIGRATIONS.len() as i32;
 
 /// Each entry takes a database from its own index to the next version.
-pub const MIGRATIONS: [&str; 2] = [VERSION_1, VERSION_2];
+pub const MIGRATIONS: [&str; 3] = [VERSION_1, VERSION_2, VERSION_3];
+
+/// The first version that has the table of facts.
+pub(crate) const FACTS_SINCE: usize = 3;
 
 const VERSION_1: &str = "
 -- An image is its configuration; id is the configuration's digest.
@@ -136,4 +139,12 @@ CREATE TABLE compressed_layers (
     compressed_digest TEXT NOT NULL REFERENCES blobs(digest) ON DELETE CASCADE DEFERRABLE INITIALLY DEFERRED
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX compressed_layers_by_result ON compressed_layers(compressed_digest);
+";
+
+const VERSION_3: &str = "
+-- What commands remember for the ones after them (crate::facts).
+CREATE TABLE facts (
+    key   TEXT PRIMARY KEY,
+    value TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
 ";

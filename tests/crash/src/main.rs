@@ -40,6 +40,8 @@ use round::Bed;
 
 /// Rounds when nobody says otherwise.
 const ROUNDS: u64 = 1000;
+/// How layers are kept: every start state is made with each.
+const DRIVERS: [&str; 3] = ["erofs", "overlay", "copy"];
 /// Failures after which a run gives up.
 const FAILURES_MAX: usize = 10;
 /// The registry's name, under which archives are loaded too.
@@ -114,14 +116,20 @@ fn bed(folder: &Path) -> Result<Bed> {
             Operation::RemoveImage(name(0), false),
         ],
     ];
-    bed.starts.push(round::Start { disk: Disk::new(1), view: operate::View::default() });
-    for history in histories {
-        let (start, counts) = round::prepare(folder, Disk::new(1), &history).context("making a start state")?;
-        for (operation, count) in history.iter().zip(counts) {
-            let length = &mut bed.lengths[round::kind(operation)];
-            *length = (*length).max(count);
+    for driver in DRIVERS {
+        let file = folder.join(format!("{driver}.toml"));
+        fs::write(&file, format!("[storage]\ndriver = \"{driver}\"\n"))?;
+        let nothing = round::Start { disk: Disk::new(1), view: operate::View::default(), configuration: file.clone() };
+        bed.starts.push(nothing);
+        for history in &histories {
+            let (start, counts) = round::prepare(folder, &file, history)
+                .with_context(|| format!("making a start state with the driver {driver}"))?;
+            for (operation, count) in history.iter().zip(counts) {
+                let length = &mut bed.lengths[round::kind(operation)];
+                *length = (*length).max(count);
+            }
+            bed.starts.push(start);
         }
-        bed.starts.push(start);
     }
     Ok(bed)
 }

@@ -8,9 +8,9 @@
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use fuser::{
     BackgroundSession, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
@@ -18,12 +18,15 @@ use fuser::{
     ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyStatfs, ReplyWrite, ReplyXattr, Request, SessionACL, TimeOrNow,
     WriteFlags,
 };
+use rustix::mount::UnmountFlags;
 use rustix::process::{Signal, pidfd_send_signal};
 
 use crate::disk::{Attributes, Disk, Ino, Kind, Stat};
 
 /// How long the kernel may believe what it was told: for good.
 const FOREVER: Duration = Duration::from_secs(1 << 30);
+/// How long an unmounting may be refused.
+const PATIENCE: Duration = Duration::from_secs(20);
 /// Setting this attribute on the top folder is syncfs(2) of the whole disk.
 pub const SYNC_ALL: &str = "trusted.sync-all";
 
@@ -98,6 +101,7 @@ impl Shared {
 pub struct Mounted {
     /// What is shared with the serving thread.
     pub shared: Arc<Shared>,
+    folder: PathBuf,
     session: Option<BackgroundSession>,
 }
 
@@ -116,13 +120,21 @@ impl Mounted {
         ];
         config.acl = SessionACL::All;
         let session = fuser::spawn_mount(Served { shared: Arc::clone(&shared) }, folder, &config)?;
-        Ok(Mounted { shared, session: Some(session) })
+        Ok(Mounted { shared, folder: folder.to_owned(), session: Some(session) })
     }
 
-    /// Unmounts, and waits until nothing can change any more.
+    /// Unmounts, and waits until nothing can change any more. What a killed process had mounted over the disk may take
+    /// the kernel a moment to let go of.
     pub fn unmount(mut self) -> std::io::Result<Arc<Shared>> {
+        let end = Instant::now() + PATIENCE;
+        while let Err(errno) = rustix::mount::unmount(&self.folder, UnmountFlags::empty()) {
+            if errno != rustix::io::Errno::BUSY || Instant::now() > end {
+                return Err(errno.into());
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
         if let Some(session) = self.session.take() {
-            session.umount_and_join()?;
+            session.join()?;
         }
         Ok(Arc::clone(&self.shared))
     }
@@ -264,11 +276,9 @@ fn time(time: TimeOrNow) -> SystemTime {
 impl Filesystem for Served {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
         // Opening needs no answer from here, and writing no question about capabilities.
-        for flag in [
-            InitFlags::FUSE_NO_OPEN_SUPPORT,
-            InitFlags::FUSE_NO_OPENDIR_SUPPORT,
-            InitFlags::FUSE_HANDLE_KILLPRIV_V2,
-        ] {
+        for flag in
+            [InitFlags::FUSE_NO_OPEN_SUPPORT, InitFlags::FUSE_NO_OPENDIR_SUPPORT, InitFlags::FUSE_HANDLE_KILLPRIV_V2]
+        {
             // A kernel without it asks more often.
             let _ = config.add_capabilities(flag);
         }
@@ -368,12 +378,18 @@ impl Filesystem for Served {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        if !(flags - RenameFlags::RENAME_NOREPLACE).is_empty() {
+        if flags.contains(RenameFlags::RENAME_EXCHANGE) {
             return reply.error(Errno::EINVAL);
         }
         let replace = !flags.contains(RenameFlags::RENAME_NOREPLACE);
         let result = self.step("rename", parent.0, name, |disk| {
-            disk.rename(parent.0, name, newparent.0, newname, replace)
+            disk.rename(parent.0, name, newparent.0, newname, replace)?;
+            // Overlay asks for what hides the name below (overlayfs.rst), and for nothing else that is special.
+            if flags.contains(RenameFlags::RENAME_WHITEOUT) {
+                let hidden = Attributes::new(Kind::Special(libc::S_IFCHR), 0, 0, 0);
+                disk.make(parent.0, name, hidden, Vec::new())?;
+            }
+            Ok(())
         });
         answer(reply, result);
     }
@@ -502,7 +518,16 @@ impl Filesystem for Served {
         }
     }
 
-    fn fallocate(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: u64, length: u64, mode: i32, reply: ReplyEmpty) {
+    fn fallocate(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
         if mode & !libc::FALLOC_FL_KEEP_SIZE != 0 {
             return reply.error(Errno::EOPNOTSUPP);
         }

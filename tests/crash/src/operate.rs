@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use hull_engine::request::{CreateContainer, MountRequest, MountSource};
-use hull_engine::{Engine, ListQuery, NoProgress, RemoveOptions};
+use hull_engine::{Engine, ListQuery, LoadSource, NoProgress, RemoveOptions};
 use hull_store::Roots;
 use serde::{Deserialize, Serialize};
 
@@ -32,6 +32,8 @@ pub enum Operation {
     RemoveContainer(String),
     /// `hull system gc`.
     Collect,
+    /// What a boot changes for a store.
+    Boot,
     /// What any command does that looks at containers.
     Recover,
     /// Everything that is there is whole.
@@ -47,6 +49,8 @@ pub struct Orders {
     pub mount: PathBuf,
     /// The state folder.
     pub state: PathBuf,
+    /// The configuration file, which says how layers are kept.
+    pub configuration: PathBuf,
     /// What to do.
     pub operations: Vec<Operation>,
 }
@@ -95,6 +99,7 @@ pub fn main() -> Result<()> {
 /// Each step opens the store anew, as a command does.
 fn step(orders: &Orders, operation: &Operation) -> Result<View> {
     let engine = Engine::open(roots(orders)).context("opening the store")?;
+    let engine = engine.configured_by(orders.configuration.clone());
     perform(&engine, operation)?;
     look(&engine)
 }
@@ -104,7 +109,7 @@ fn perform(engine: &Engine, operation: &Operation) -> Result<()> {
         Operation::Pull(name) => drop(engine.pull(name, None, &NoProgress)?),
         Operation::Load(archive) => {
             let mut archive = std::fs::File::open(archive)?;
-            engine.load(&mut archive, &NoProgress)?;
+            engine.load(LoadSource::Stream(&mut archive), None, &NoProgress)?;
         }
         Operation::Tag(source, target) => engine.tag(source, target)?,
         Operation::RemoveImage(name, force) => drop(engine.remove_image(name, *force)?),
@@ -113,6 +118,13 @@ fn perform(engine: &Engine, operation: &Operation) -> Result<()> {
             engine.remove(name, &RemoveOptions { force: false, volumes: true })?;
         }
         Operation::Collect => drop(engine.collect()?),
+        Operation::Boot => {
+            let forget = |tx: &rusqlite::Transaction<'_>| -> Result<(), hull_store::StoreError> {
+                tx.execute("DELETE FROM facts WHERE key = ?1", [hull_store::LOOKED_THROUGH_BOOT])?;
+                Ok(())
+            };
+            engine.store().write(forget)?;
+        }
         Operation::Recover => drop(engine.recover()?),
         Operation::Verify => verify::whole(engine)?,
         Operation::Leaks => verify::nothing_leaks(engine)?,

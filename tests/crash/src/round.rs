@@ -16,15 +16,17 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::disk::{Disk, Mood};
 use crate::images::COUNT;
-use crate::mounted::{Cut, Mounted};
+use crate::mounted::{Cut, Mounted, Shared};
 use crate::operate::{Operation, Orders, Report, View};
 
 /// The longest a process may take; it waits for nobody.
@@ -39,6 +41,8 @@ pub struct Start {
     pub disk: Disk,
     /// What is seen in it.
     pub view: View,
+    /// The configuration file that it was made with.
+    pub configuration: PathBuf,
 }
 
 /// What all rounds have in common.
@@ -115,8 +119,9 @@ pub fn play(bed: &Bed, folder: &Path, seed: u64) -> Result<bool> {
     let mut random = fastrand::Rng::with_seed(seed);
     let start = bed.starts[random.usize(0..bed.starts.len())].clone();
     let operations: Vec<Operation> = (0..random.u8(1..4)).map(|_| bed.operation(&mut random)).collect();
-    let length = operations.iter().map(|operation| bed.length(operation)).sum();
-    let number = random.u64(1..=length);
+    let length: u64 = operations.iter().map(|operation| bed.length(operation)).sum();
+    // Most operations find part of their work done, so they are shorter than they can be.
+    let number = random.u64(1..=(length * 2 / 3).max(1));
     let is_power = random.u8(0..4) != 0;
     let cut = if is_power { Cut::Power(number) } else { Cut::Kill(number) };
     let mood = [Mood::Least, Mood::Most, Mood::Between, Mood::Between][random.usize(0..4)];
@@ -126,9 +131,9 @@ pub fn play(bed: &Bed, folder: &Path, seed: u64) -> Result<bool> {
     fs::create_dir_all(&mount)?;
     let story = format!("{operations:?}, {cut:?}, {mood:?}");
     let mounted = Mounted::new(start.disk.reseeded(random.u64(..)), &mount, cut, bed.is_traced)?;
-    let orders = Orders { mount: mount.clone(), state: state.clone(), operations: operations.clone() };
+    let orders = orders(folder, &start.configuration, &operations);
     let ended = run(&orders, &mounted, folder, kills_at_once);
-    let shared = mounted.unmount().context("unmounting")?;
+    let shared = take_off(mounted, &state)?;
     let ended = ended.with_context(|| story.clone())?;
     if bed.is_traced {
         println!("{story}\n{}\n{:?}\n{}", shared.trace().join("\n"), ended.reports, ended.words);
@@ -143,7 +148,7 @@ pub fn play(bed: &Bed, folder: &Path, seed: u64) -> Result<bool> {
     let interrupted = operations.get(ended.reports.iter().position(failed).unwrap_or(ended.reports.len()));
     let later: Vec<Operation> = (0..random.u8(0..4)).map(|_| bed.operation(&mut random)).collect();
     let story = format!("{story}, then {later:?}");
-    let found = after(bed, folder, disk, interrupted, &later).with_context(|| story.clone())?;
+    let found = after(bed, &start, folder, disk, is_power, interrupted, &later).with_context(|| story.clone())?;
     compare(&last, &found, interrupted, is_power, &start, &operations).with_context(|| story.clone())?;
     Ok(shared.is_over())
 }
@@ -168,21 +173,24 @@ fn is_refusal(error: &str) -> bool {
 /// Looks at what survived, goes on working, repeats what was interrupted, and returns what was seen first.
 fn after(
     bed: &Bed,
+    start: &Start,
     folder: &Path,
     disk: Disk,
+    has_booted: bool,
     interrupted: Option<&Operation>,
     later: &[Operation],
 ) -> Result<View> {
     let (mount, state) = (folder.join("disk"), folder.join("state"));
     let check = [Operation::Verify, Operation::Collect, Operation::Leaks];
-    let mut operations = vec![Operation::Recover, Operation::Verify];
+    let first = if has_booted { Operation::Boot } else { Operation::Recover };
+    let mut operations = vec![first, Operation::Verify];
     operations.extend(later.iter().cloned().chain(check.clone()));
     operations.extend(interrupted.into_iter().cloned().chain(check));
     let may_be_refused = |operation: &Operation| later.contains(operation) || interrupted == Some(operation);
-    let orders = Orders { mount: mount.clone(), state, operations: operations.clone() };
+    let orders = orders(folder, &start.configuration, &operations);
     let mounted = Mounted::new(disk, &mount, Cut::Never, bed.is_traced)?;
     let ended = run(&orders, &mounted, folder, false);
-    let shared = mounted.unmount().context("unmounting")?;
+    let shared = take_off(mounted, &state)?;
     let ended = ended?;
     if bed.is_traced {
         println!("afterwards\n{}\n{:?}\n{}", shared.trace().join("\n"), ended.reports, ended.words);
@@ -297,6 +305,27 @@ fn output(child: &mut Child) -> Result<String> {
     }
 }
 
+fn orders(folder: &Path, configuration: &Path, operations: &[Operation]) -> Orders {
+    Orders {
+        mount: folder.join("disk"),
+        state: folder.join("state"),
+        configuration: configuration.to_owned(),
+        operations: operations.to_vec(),
+    }
+}
+
+/// Unmounts the disk, and before it what Hull has mounted from it: layers, in the state folder.
+fn take_off(mounted: Mounted, state: &Path) -> Result<Arc<Shared>> {
+    let table = fs::read_to_string("/proc/self/mountinfo")?;
+    let points = table.lines().filter_map(|line| line.split(' ').nth(4)).map(Path::new);
+    let mut inside: Vec<&Path> = points.filter(|point| point.starts_with(state)).collect();
+    inside.reverse();
+    for point in inside {
+        unmount(point, UnmountFlags::DETACH).with_context(|| point.display().to_string())?;
+    }
+    mounted.unmount().context("unmounting the disk")
+}
+
 fn clear(folder: &Path) -> Result<()> {
     if folder.exists() {
         fs::remove_dir_all(folder).with_context(|| folder.display().to_string())?;
@@ -305,16 +334,16 @@ fn clear(folder: &Path) -> Result<()> {
 }
 
 /// Makes a start state by operations on another one, and says how many disk operations each took.
-pub fn prepare(folder: &Path, from: Disk, operations: &[Operation]) -> Result<(Start, Vec<u64>)> {
+pub fn prepare(folder: &Path, configuration: &Path, history: &[Operation]) -> Result<(Start, Vec<u64>)> {
     let (mount, state) = (folder.join("disk"), folder.join("state"));
     fs::create_dir_all(&mount)?;
     clear(&state)?;
-    let (mut disk, mut counts, mut view) = (from, Vec::new(), View::default());
-    for operation in operations {
+    let (mut disk, mut counts, mut view) = (Disk::new(1), Vec::new(), View::default());
+    for operation in history {
         let mounted = Mounted::new(disk, &mount, Cut::Never, false)?;
-        let orders = Orders { mount: mount.clone(), state: state.clone(), operations: vec![operation.clone()] };
+        let orders = orders(folder, configuration, std::slice::from_ref(operation));
         let ended = run(&orders, &mounted, folder, false);
-        let shared = mounted.unmount()?;
+        let shared = take_off(mounted, &state)?;
         let ended = ended?;
         let report = ended.reports.first().context("no report")?;
         view = report.view.clone().with_context(|| format!("{operation:?}: {:?} {}", report.error, ended.words))?;
@@ -322,6 +351,5 @@ pub fn prepare(folder: &Path, from: Disk, operations: &[Operation]) -> Result<(S
         disk = shared.disk();
     }
     disk.sync_all();
-    Ok((Start { disk, view }, counts))
+    Ok((Start { disk, view, configuration: configuration.to_owned() }, counts))
 }
-

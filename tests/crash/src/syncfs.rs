@@ -34,8 +34,7 @@ pub fn redirect(mount: &Path) -> Result<()> {
             let _ = answer_notification(listener.as_fd(), call.id, 0, errno);
         }
     });
-    let instruction =
-        |code, jump_false, operand| Instruction { code, jump_true: 0, jump_false, operand };
+    let instruction = |code, jump_false, operand| Instruction { code, jump_true: 0, jump_false, operand };
     let program = [
         instruction(LOAD, 0, 0),
         instruction(JUMP_IF_EQUAL, 1, libc::SYS_syncfs as u32),

@@ -31,9 +31,8 @@ pub fn whole(engine: &Engine) -> Result<()> {
     let known = Image::all();
     for image in engine.images()? {
         let blobs = "SELECT digest FROM image_blobs WHERE image_id = ?1";
-        let digests: Vec<String> = query(engine, |db| {
-            db.prepare(blobs)?.query_map([image.id.as_str()], |row| row.get(0))?.collect()
-        })?;
+        let digests: Vec<String> =
+            query(engine, |db| db.prepare(blobs)?.query_map([image.id.as_str()], |row| row.get(0))?.collect())?;
         ensure!(!digests.is_empty(), "image {} has no blobs", image.id);
         for digest in digests {
             let path = blob_path(engine, &digest);
@@ -59,9 +58,8 @@ fn containers(engine: &Engine) -> Result<()> {
         let mount = mount.with_context(|| format!("mounting container {}", container.name))?;
         ensure!(at(&mount).join("data").is_dir(), "container {} has no files", container.name);
         let used = "SELECT volume FROM container_volumes JOIN containers ON id = container_id WHERE name = ?1";
-        let volumes: Vec<String> = query(engine, |db| {
-            db.prepare(used)?.query_map([&container.name], |row| row.get(0))?.collect()
-        })?;
+        let volumes: Vec<String> =
+            query(engine, |db| db.prepare(used)?.query_map([&container.name], |row| row.get(0))?.collect())?;
         for volume in volumes {
             let data = engine.roots().volumes().join(&volume).join("_data");
             ensure!(data.is_dir(), "container {}: volume {volume} has no folder", container.name);
@@ -107,7 +105,8 @@ pub fn nothing_leaks(engine: &Engine) -> Result<()> {
         wrong.push(format!("content/tmp/{name} is left"));
     }
     let known = ["content", "snapshots", "containers", "volumes"];
-    let others = names(root)?.into_iter().filter(|name| !known.contains(&name.as_str()) && !name.starts_with("hull.db"));
+    let others =
+        names(root)?.into_iter().filter(|name| !known.contains(&name.as_str()) && !name.starts_with("hull.db"));
     wrong.extend(others.map(|name| format!("{name} is left in the root folder")));
     for (what, sql) in UNREFERRED {
         wrong.extend(strings(engine, sql)?.into_iter().map(|key| format!("{what} {key}: nothing refers to it")));
@@ -124,10 +123,7 @@ const UNREFERRED: [(&str, &str); 8] = [
     ),
     ("layer", "SELECT chain_id FROM layers WHERE chain_id NOT IN (SELECT chain_id FROM image_layers)"),
     ("layer without a snapshot", "SELECT chain_id FROM layers WHERE snapshot_id NOT IN (SELECT id FROM snapshots)"),
-    (
-        "layer snapshot",
-        "SELECT id FROM snapshots WHERE kind = 'layer' AND id NOT IN (SELECT snapshot_id FROM layers)",
-    ),
+    ("layer snapshot", "SELECT id FROM snapshots WHERE kind = 'layer' AND id NOT IN (SELECT snapshot_id FROM layers)"),
     (
         "container snapshot",
         "SELECT id FROM snapshots WHERE kind = 'container'
@@ -205,8 +201,11 @@ fn tree(folder: &Path) -> Result<Tree> {
 }
 
 fn same(wanted: &Tree, found: &Tree) -> Result<()> {
-    let wanted: BTreeMap<&Path, &str> =
-        wanted.iter().filter(|(path, _)| !path.as_os_str().is_empty()).map(|(p, l)| (p.as_path(), l.as_str())).collect();
+    let wanted: BTreeMap<&Path, &str> = wanted
+        .iter()
+        .filter(|(path, _)| !path.as_os_str().is_empty())
+        .map(|(p, l)| (p.as_path(), l.as_str()))
+        .collect();
     let found: BTreeMap<&Path, &str> = found.iter().map(|(p, l)| (p.as_path(), l.as_str())).collect();
     if wanted == found {
         return Ok(());

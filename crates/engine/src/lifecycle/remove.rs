@@ -1,7 +1,7 @@
 //! Removing containers.
 //!
 //! ```text
-//! lease the row             from here on no start is accepted
+//! lease the row, durably    from here on no start is accepted
 //! take the lock             waits for a supervisor that is ending; one that has started meanwhile: begin again
 //! processes, cgroup, state folder, snapshot
 //! delete the row            with it the claims on volumes and, with -v or --rm, the anonymous volumes' rows
@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use hull_snapshot::{SnapshotId, Snapshotter};
 use hull_store::{Lease, StoreError};
 use hull_supervisor::start::{self, StartError};
+use rusqlite::Transaction;
 
 use crate::engine::Engine;
 use crate::error::EngineError;
@@ -41,7 +42,7 @@ pub struct RemoveOptions {
 }
 
 /// What a removal finds when it wants the container for itself.
-enum Idle {
+pub(crate) enum Idle {
     /// Nobody uses it, and with the lock nobody will.
     Locked(#[allow(dead_code, reason = "held until the removal is done")] Option<OwnedFd>),
     /// It runs again.
@@ -65,15 +66,28 @@ impl Engine {
                 self.kill_running(&row, &process)?;
                 self.await_end(&row)?;
             }
-            let lease = Lease::current()?;
-            if !self.store().write(|tx| row::claim(tx, &row.id, &lease))? {
+            if !self.claim_for_removal(&row, options)? {
                 return self.await_removal(&row.id);
             }
             match self.lock_idle(&row)? {
                 Idle::Locked(_lock) => return self.remove_claimed(&row, options.volumes),
-                Idle::Running => self.store().write(|tx| row::release(tx, &row.id))?,
+                Idle::Running => self.store().write(|tx| row::give_back(tx, &row))?,
             }
         }
+    }
+
+    /// Leases the row. Whoever has to finish an interrupted removal knows of the volumes by what is written here, and
+    /// after a power cut that there was one: only a throw-away container is removed after every boot anyway.
+    fn claim_for_removal(&self, row: &ContainerRow, options: &RemoveOptions) -> Result<bool, EngineError> {
+        let lease = Lease::current()?;
+        let claim = |tx: &Transaction<'_>| -> Result<bool, StoreError> {
+            let claimed = row::claim(tx, &row.id, &lease)?;
+            if claimed && options.volumes {
+                row::throw_away(tx, &row.id)?;
+            }
+            Ok(claimed)
+        };
+        Ok(if row.auto_remove { self.store().write(claim)? } else { self.store().write_durable(claim)? })
     }
 
     /// Removes a container that has ended and that its supervisor keeps locked for this. Somebody else's removal in
@@ -115,7 +129,7 @@ impl Engine {
     }
 
     /// Waits until the container's lock is free and takes it, unless the container has been started again.
-    fn lock_idle(&self, row: &ContainerRow) -> Result<Idle, EngineError> {
+    pub(crate) fn lock_idle(&self, row: &ContainerRow) -> Result<Idle, EngineError> {
         let state_dir = self.state_dir(&row.id);
         let deadline = Instant::now() + OTHERS_TIMEOUT;
         loop {

@@ -1,0 +1,26 @@
+//! Facts that commands remember for the ones after them: one text for each key.
+//!
+//! They are hints about what has been done already; losing the newest ones in a power cut costs doing it again.
+
+use rusqlite::{Connection, OptionalExtension, Transaction};
+
+/// The boot (`/proc/sys/kernel/random/boot_id`) for which the store has been looked through.
+pub const LOOKED_THROUGH_BOOT: &str = "looked-through-boot";
+
+/// What is remembered under a key.
+///
+/// # Errors
+/// The database's.
+pub fn fact(connection: &Connection, key: &str) -> rusqlite::Result<Option<String>> {
+    let mut statement = connection.prepare_cached("SELECT value FROM facts WHERE key = ?1")?;
+    statement.query_row([key], |row| row.get(0)).optional()
+}
+
+/// Remembers a text.
+///
+/// # Errors
+/// The database's.
+pub fn remember(transaction: &Transaction<'_>, key: &str, value: &str) -> rusqlite::Result<()> {
+    transaction.prepare_cached("INSERT OR REPLACE INTO facts VALUES (?1, ?2)")?.execute([key, value])?;
+    Ok(())
+}
