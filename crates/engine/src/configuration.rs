@@ -7,6 +7,12 @@
 //! plain-http = false        # speak nothing but plain HTTP
 //! client-certificate = { file = "client.pem", key = "client.key" }
 //!
+//! [registries."docker.io"]
+//! mirrors = ["mirror.example", "http://10.0.0.1:5000/hub"]   # asked before the registry itself, in this order
+//!
+//! [trust]                   # see hull_image::registry::TrustPolicy
+//! "docker.io/library/*" = { cosign-key = "debian.pub" }      # or "accept", or "reject"
+//!
 //! [storage]
 //! driver = "erofs"          # how layers are kept: "erofs", "overlay", "copy"; else the first of them that works
 //!
@@ -25,7 +31,7 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use hull_image::registry::Registries;
+use hull_image::registry::{Registries, TrustPolicy, TrustRule};
 use hull_image::unpack::UnpackOptions;
 use hull_snapshot::Driver;
 use serde::Deserialize;
@@ -39,6 +45,8 @@ pub const DEFAULT_PATH: &str = "/etc/hull/hull.toml";
 pub struct Configuration {
     /// How registries are reached.
     pub registries: Registries,
+    /// Which repositories must be signed.
+    pub trust: TrustPolicy,
     /// How images are kept.
     pub storage: Storage,
     /// What is collected by itself.
@@ -173,6 +181,11 @@ impl Configuration {
 
     /// Relative paths begin where the file is.
     fn resolve_paths(&mut self, folder: &Path) {
+        for rule in self.trust.rules.values_mut() {
+            if let TrustRule::CosignKeys(keys) = rule {
+                keys.iter_mut().for_each(|key| *key = folder.join(&*key));
+            }
+        }
         for settings in self.registries.values_mut() {
             let client = settings.client_certificate.as_mut();
             let paths = client.into_iter().flat_map(|client| [&mut client.file, &mut client.key]);
@@ -214,6 +227,10 @@ mod tests {
         assert_eq!((client.file.as_path(), client.key.as_path()), (Path::new("/etc/x/c"), Path::new("/k")));
         assert_eq!(configuration.storage.driver, Some(StorageDriver::Overlay));
         assert_eq!(parse(""), Ok(Configuration::default()));
+        let configuration =
+            parse("[trust]\n\"a/*\" = { cosign-key = [\"k\", \"/l\"] }\nb = \"reject\"\n").expect("valid");
+        let keys = TrustRule::CosignKeys(vec![PathBuf::from("/etc/x/k"), PathBuf::from("/l")]);
+        assert_eq!((&configuration.trust.rules["a/*"], &configuration.trust.rules["b"]), (&keys, &TrustRule::Reject));
     }
 
     #[test]
@@ -227,6 +244,13 @@ mod tests {
             ("[registries.\"a.b\"]\ninsecure = 1\n", "/etc/x/hull.toml:2: registries.a.b.insecure: ", "boolean"),
             ("[registries.\"a b\"]\n", "/etc/x/hull.toml:1: ", "\"a b\" is not a registry"),
             ("[storage\n", "/etc/x/hull.toml:1: ", ""),
+            ("[trust]\n\"a/*\" = \"maybe\"\n", "/etc/x/hull.toml:2: trust.a/*: ", "\"accept\", \"reject\""),
+            ("[trust]\n\"a/*\" = { cosign = \"k\" }\n", "/etc/x/hull.toml:2: ", "unknown field `cosign`"),
+            (
+                "[registries.\"a.b\"]\nmirrors = [\"ftp://x\"]\n",
+                "/etc/x/hull.toml:2: registries.a.b.mirrors",
+                "is not a mirror",
+            ),
         ] {
             let error = parse(text).expect_err(text);
             assert!(error.starts_with(place) && error.contains(words), "{text}: {error}");

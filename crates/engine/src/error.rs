@@ -445,6 +445,8 @@ fn registry_kind(error: &RegistryError) -> ErrorKind {
         | RegistryError::Challenge { .. }
         | RegistryError::Token { .. } => ErrorKind::Unauthorized,
         RegistryError::NotFound { .. } | RegistryError::BlobNotFound { .. } => ErrorKind::NotFound,
+        RegistryError::Untrusted { .. } => ErrorKind::Permission,
+        RegistryError::Key { .. } => ErrorKind::Invalid,
         _ => ErrorKind::Internal,
     }
 }

@@ -16,10 +16,10 @@ use std::io::Read;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use hull_image::compression::decompress_ahead;
-use hull_image::registry::{PullOptions, PushOptions, PushedImage, pull, push};
+use hull_image::registry::{self, NamedManifest, PullOptions, PushOptions, PushedImage, Referrer, pull, push};
 use hull_image::unpack::{Destination, UnpackOptions, unpack_layer};
 use hull_image::{
     Image, ImageStore, LayerDescriptor, LayerEvent, LayerSink, NewImage, PackedLayer, Progress, Removal, Removed,
@@ -29,6 +29,7 @@ use hull_oci::{Digest, Platform, Reference};
 use hull_snapshot::{Driver, Finished, Prepared, SnapshotId, Snapshots, Snapshotter, Space, forget_unused};
 use hull_supervisor::record::LiveState;
 
+use crate::configuration::Configuration;
 use crate::engine::Engine;
 use crate::error::EngineError;
 use crate::request::PullPolicy;
@@ -91,7 +92,9 @@ impl<'a> Unpacker<'a> {
 
     fn unpack(&self, layer: &LayerDescriptor, packed: impl Read + Send + 'static) -> Result<(), LayerError> {
         let failed = |source| LayerError::Snapshot { digest: layer.digest.clone(), source: Box::new(source) };
-        if self.snapshots.layer(layer.chain_id.as_str()).map_err(failed)?.is_some() {
+        // A mirror that broke off may have brought it before another place brings it again.
+        let is_finished = self.finished().iter().any(|known| known.chain_id == layer.chain_id.as_str());
+        if is_finished || self.snapshots.layer(layer.chain_id.as_str()).map_err(failed)?.is_some() {
             return Ok(());
         }
         self.progress.layer(&layer.digest, LayerEvent::Unpacking);
@@ -119,6 +122,10 @@ impl<'a> Unpacker<'a> {
     fn unpack_stored(&self, layer: &LayerDescriptor, blob: &Path) -> Result<(), LayerError> {
         let open = |source| LayerError::Open { digest: layer.digest.clone(), source };
         self.unpack(layer, File::open(blob).map_err(open)?)
+    }
+
+    fn finished(&self) -> MutexGuard<'_, Vec<Finished>> {
+        self.finished.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes everything unpacked permanent.
@@ -233,6 +240,7 @@ impl Engine {
         &self,
         name: &str,
         platform: Option<&str>,
+        all_platforms: bool,
         progress: &dyn Progress,
     ) -> Result<(Image, bool), EngineError> {
         let reference = Reference::parse(name)?;
@@ -240,8 +248,7 @@ impl Engine {
         let images = self.image_store();
         let snapshots = self.snapshots();
         let unpacker = Unpacker::new(&snapshots, self.configuration()?.limits.unpacking(), progress);
-        let registries = self.configuration()?.registries.clone();
-        let options = PullOptions { platform, registries, ..PullOptions::default() };
+        let options = PullOptions { platform, all_platforms, ..self.pull_options()? };
         match pull(&images, &reference, &options, &unpacker, progress) {
             Ok(pulled) => {
                 unpacker.commit()?;
@@ -274,7 +281,7 @@ impl Engine {
         if policy == PullPolicy::Never {
             return Err(EngineError::NoSuchImage { name: name.to_owned() });
         }
-        self.pull(name, platform, progress).map(|(image, _)| image)
+        self.pull(name, platform, false, progress).map(|(image, _)| image)
     }
 
     /// The snapshots of an image's layers, lowest first, unpacking those that are only here as blobs.
@@ -315,6 +322,9 @@ impl Engine {
         image: &NewImage<'_>,
         progress: &dyn Progress,
     ) -> Result<Image, EngineError> {
+        for name in &image.names {
+            self.configuration()?.trust.admit_unsigned(name)?;
+        }
         let snapshots = self.snapshots();
         let unpacker = Unpacker::new(&snapshots, self.configuration()?.limits.unpacking(), progress);
         match unpack_all(&unpacker, &image.layers, |layer| image.blob_path(layer)) {
@@ -340,6 +350,40 @@ impl Engine {
         let removed = self.image_store().remove(name, &Removal { force, is_running: &is_running })?;
         self.remove_unused_layers(&removed.unused_layers)?;
         Ok(removed)
+    }
+
+    /// How registries are reached and what is taken from them, as the configuration says.
+    fn pull_options(&self) -> Result<PullOptions, EngineError> {
+        let Configuration { registries, trust, .. } = self.configuration()?.clone();
+        Ok(PullOptions { registries, trust, ..PullOptions::default() })
+    }
+
+    /// Every tag that the registry has of a reference's repository.
+    ///
+    /// # Errors
+    /// The registry's.
+    pub fn registry_tags(&self, repository: &Reference) -> Result<Vec<String>, EngineError> {
+        Ok(registry::tags(repository, &self.pull_options()?)?)
+    }
+
+    /// The manifest or index that a name leads to: the one that is here, else the registry's.
+    ///
+    /// # Errors
+    /// The registry's.
+    pub fn manifest(&self, name: &Reference) -> Result<NamedManifest, EngineError> {
+        let images = self.image_store();
+        match images.stored_manifest(name)? {
+            Some(found) => Ok(found),
+            None => Ok(registry::manifest(name, &self.pull_options()?)?),
+        }
+    }
+
+    /// What refers to an image on its registry, and the image's digest there.
+    ///
+    /// # Errors
+    /// The registry's.
+    pub fn referrers(&self, name: &Reference, kind: Option<&str>) -> Result<(Digest, Vec<Referrer>), EngineError> {
+        Ok(registry::referrers(name, kind, &self.pull_options()?)?)
     }
 
     /// The image that has a name.

@@ -7,8 +7,10 @@
 use hull_oci::{Digest, Reference};
 use rusqlite::{OptionalExtension, Transaction};
 
+use crate::content::ContentError;
+use crate::registry::NamedManifest;
 use crate::store::{digest, strings, write_name};
-use crate::{ImageError, ImageStore};
+use crate::{DOCUMENT_BYTES_MAX, ImageError, ImageStore};
 
 /// Most repositories of one registry that a mount is tried from.
 const SOURCES_MAX: usize = 3;
@@ -20,6 +22,38 @@ impl ImageStore<'_> {
             WHERE digest = ?1 AND registry = ?2 AND repository <> ?3 ORDER BY repository LIMIT ?4";
         let (registry, repository) = (reference.registry.as_str(), reference.repository.as_str());
         self.database().read(|db| strings(db, query, (blob.as_str(), registry, repository, SOURCES_MAX as i64)))
+    }
+
+    /// The digests by which registries know an image, of manifests and indexes.
+    pub(crate) fn pulled_digests(&self, id: &Digest) -> Result<Vec<Digest>, ImageError> {
+        let query =
+            "SELECT DISTINCT digest FROM image_names WHERE image_id = ?1 AND digest IS NOT NULL ORDER BY digest";
+        let found = self.database().read(|db| strings(db, query, [id.as_str()]))?;
+        found.iter().map(|text| digest(text)).collect()
+    }
+
+    /// The manifest or index that a name leads to, when it is here.
+    ///
+    /// # Errors
+    /// [`ImageError`] when the database cannot be read.
+    pub fn stored_manifest(&self, name: &Reference) -> Result<Option<NamedManifest>, ImageError> {
+        let tagged = match &name.digest {
+            Some(digest) => Some(digest.clone()),
+            None => {
+                let query = "SELECT digest FROM image_names WHERE name = ?1 AND digest IS NOT NULL";
+                let found = self.database().read(|db| strings(db, query, [name.to_string()]))?;
+                found.first().map(|text| digest(text)).transpose()?
+            }
+        };
+        let Some(digest) = tagged else { return Ok(None) };
+        match self.content().read(&digest, DOCUMENT_BYTES_MAX) {
+            Ok(bytes) => {
+                let media_type = self.media_type(&digest)?.unwrap_or_default();
+                Ok(Some(NamedManifest { digest, media_type, bytes }))
+            }
+            Err(ContentError::Missing { .. } | ContentError::WrongDigest { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// The media type under which a blob came; absent when it is not known.

@@ -106,7 +106,7 @@ fn step(orders: &Orders, operation: &Operation) -> Result<View> {
 
 fn perform(engine: &Engine, operation: &Operation) -> Result<()> {
     match operation {
-        Operation::Pull(name) => drop(engine.pull(name, None, &NoProgress)?),
+        Operation::Pull(name) => drop(engine.pull(name, None, false, &NoProgress)?),
         Operation::Load(archive) => {
             let mut archive = std::fs::File::open(archive)?;
             engine.load(LoadSource::Stream(&mut archive), None, &NoProgress)?;

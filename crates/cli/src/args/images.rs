@@ -12,6 +12,12 @@ use crate::output::progress::ProgressMode;
 /// `pull`.
 #[derive(Debug, Args)]
 pub struct PullArgs {
+    /// Store the other platforms' manifests and layers too
+    #[arg(long, conflicts_with = "platform")]
+    pub all_platforms: bool,
+    /// Fetch every tag of the repository
+    #[arg(short, long)]
+    pub all_tags: bool,
     /// Platform of the image: OS[/ARCH[/VARIANT]]
     #[arg(long, value_name = "PLATFORM", value_parser = values::platform)]
     pub platform: Option<String>,
@@ -38,6 +44,31 @@ pub struct PushArgs {
     /// Print only the image's name
     #[arg(short, long)]
     pub quiet: bool,
+    /// Name of the image
+    #[arg(value_name = "NAME", hide = true)]
+    pub name: String,
+}
+
+/// `manifest inspect`.
+#[derive(Debug, Args)]
+pub struct ManifestInspectArgs {
+    /// Print each platform's manifest with its name and descriptor
+    #[arg(short, long)]
+    pub verbose: bool,
+    /// Name of the image
+    #[arg(value_name = "NAME", hide = true)]
+    pub name: String,
+}
+
+/// `manifest referrers`.
+#[derive(Debug, Args)]
+pub struct ReferrersArgs {
+    /// Only those of this type
+    #[arg(long, value_name = "TYPE")]
+    pub artifact_type: Option<String>,
+    /// Format: table, json, or a Go template
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<String>,
     /// Name of the image
     #[arg(value_name = "NAME", hide = true)]
     pub name: String,

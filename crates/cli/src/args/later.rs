@@ -103,16 +103,17 @@ pub const REMOVE: &[LaterFlag] = &[LaterFlag { short: Some('l'), ..switch("link"
 pub const LOGS: &[LaterFlag] = &[switch("details", "log options come with a later release")];
 
 /// The flags of `pull` that are refused.
-pub const PULL: &[LaterFlag] = &[
-    LaterFlag { short: Some('a'), ..switch("all-tags", "it comes with the images release") },
-    switch("disable-content-trust", "Hull has no content trust to disable"),
-];
+pub const PULL: &[LaterFlag] = &[switch("disable-content-trust", "Hull has no content trust to disable")];
 
 /// The flags of `push` that are refused.
 pub const PUSH: &[LaterFlag] = &[
     value("platform", "push sends the platform that is here"),
     switch("disable-content-trust", "Hull has no content trust to disable"),
 ];
+
+/// The flags of `manifest inspect` that are refused.
+pub const MANIFEST_INSPECT: &[LaterFlag] =
+    &[switch("insecure", "set insecure for the registry in the configuration file")];
 
 /// The flags of `rmi` that are refused.
 pub const REMOVE_IMAGE: &[LaterFlag] =
@@ -128,7 +129,6 @@ pub const VERBS: &[&str] = &[
     "config",
     "context",
     "events",
-    "manifest",
     "network",
     "node",
     "plugin",

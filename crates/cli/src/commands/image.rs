@@ -4,7 +4,8 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-use hull_engine::LoadSource;
+use hull_engine::{Engine, LoadSource};
+use hull_image::Progress;
 use hull_image::archive::{ImportOptions, SaveTarget};
 use hull_oci::{Platform, Reference};
 
@@ -14,37 +15,56 @@ use crate::error::Failure;
 use crate::output::progress::{self, ProgressMode};
 use crate::output::whole_file;
 
-/// `pull`: fetches an image, showing how it arrives, and prints its full name.
+/// `pull`: fetches an image, or every tag of a repository, showing how it arrives, and prints its full name.
 ///
 /// # Errors
 /// The engine's.
 pub fn pull(arguments: PullArgs, context: &Context) -> Result<u8, Failure> {
     let engine = context.engine()?;
     let progress = progress::for_transfer(arguments.quiet, arguments.progress);
+    let has_version = names_a_version(&arguments.name);
+    if arguments.all_tags && has_version {
+        return Err(Failure::Arguments("tag can't be used with --all-tags/-a".to_owned()));
+    }
     if let Ok(reference) = Reference::parse(&arguments.name)
-        && !arguments.quiet
-        && !names_a_version(&arguments.name)
+        && !has_version
+        && !arguments.all_tags
     {
         progress.status(&format!("Using default tag: {}", reference.target()));
     }
-    let (image, up_to_date) = engine
-        .pull(&arguments.name, arguments.platform.as_deref(), progress.as_ref())
-        .map_err(Failure::of_image(&arguments.name))?;
-    let reference = Reference::parse(&arguments.name).map_err(hull_engine::EngineError::from)?;
-    if !arguments.quiet {
-        if let Some(digest) =
-            image.names.iter().filter(|name| name.name() == reference.name()).find_map(|n| n.digest.as_ref())
-        {
-            progress.status(&format!("Digest: {digest}"));
+    let mut printed = arguments.name.clone();
+    if arguments.all_tags {
+        let repository = Reference::parse(&arguments.name).map_err(hull_engine::EngineError::from)?;
+        let tags = engine.registry_tags(&repository).map_err(Failure::of_image(&arguments.name))?;
+        for tag in tags {
+            let reference = repository.with_tag(&tag).map_err(hull_engine::EngineError::from)?;
+            pull_one(&engine, &reference.to_string(), &arguments, progress.as_ref())?;
         }
-        let what = if up_to_date { "Image is up to date for" } else { "Downloaded newer image for" };
-        progress.status(&format!("Status: {what} {}", reference.familiar()));
+        printed = repository.name();
+    } else {
+        pull_one(&engine, &arguments.name, &arguments, progress.as_ref())?;
+        printed = Reference::parse(&printed).map_err(hull_engine::EngineError::from)?.to_string();
     }
     drop(progress);
     if arguments.quiet || arguments.progress != ProgressMode::Json {
-        write_stdout(format!("{reference}\n").as_bytes())?;
+        write_stdout(format!("{printed}\n").as_bytes())?;
     }
     Ok(0)
+}
+
+/// Fetches what one name means.
+fn pull_one(engine: &Engine, name: &str, arguments: &PullArgs, progress: &dyn Progress) -> Result<(), Failure> {
+    let (image, up_to_date) = engine
+        .pull(name, arguments.platform.as_deref(), arguments.all_platforms, progress)
+        .map_err(Failure::of_image(name))?;
+    let reference = Reference::parse(name).map_err(hull_engine::EngineError::from)?;
+    let known = image.names.iter().filter(|name| name.name() == reference.name()).find_map(|name| name.digest.as_ref());
+    if let Some(digest) = known {
+        progress.status(&format!("Digest: {digest}"));
+    }
+    let what = if up_to_date { "Image is up to date for" } else { "Downloaded newer image for" };
+    progress.status(&format!("Status: {what} {}", reference.familiar()));
+    Ok(())
 }
 
 /// `push`: brings an image, or every tag of a repository, to its registry.

@@ -21,6 +21,7 @@ mod inspect;
 mod login;
 mod logs;
 mod man;
+mod manifest;
 mod ps;
 mod rm;
 mod run;

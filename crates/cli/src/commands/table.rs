@@ -3,16 +3,16 @@
 use clap::{Args, FromArgMatches};
 
 use super::{
-    attach, changes, completion, cp, create, exec, help, history, image, images, info, inspect, login, logs, man, ps,
-    rm, run, start, stop, version,
+    attach, changes, completion, cp, create, exec, help, history, image, images, info, inspect, login, logs, man,
+    manifest, ps, rm, run, start, stop, version,
 };
 use crate::args::containers::{
     AttachArgs, CommitArgs, CopyArgs, DiffArgs, ExecArgs, ExportArgs, InspectArgs, InspectOneKindArgs, KillArgs,
     ListArgs, LogsArgs, NamesArgs, RemoveArgs, StartArgs, StopArgs,
 };
 use crate::args::images::{
-    HistoryArgs, ImportArgs, ListImagesArgs, LoadArgs, LoginArgs, LogoutArgs, PullArgs, PushArgs, RemoveImageArgs,
-    SaveArgs, TagArgs,
+    HistoryArgs, ImportArgs, ListImagesArgs, LoadArgs, LoginArgs, LogoutArgs, ManifestInspectArgs, PullArgs, PushArgs,
+    ReferrersArgs, RemoveImageArgs, SaveArgs, TagArgs,
 };
 use crate::args::later::{self, LaterFlag};
 use crate::args::run::{ContainerArgs, RunArgs};
@@ -457,9 +457,36 @@ const IMAGE: Verb = Verb {
     ..PLAIN
 };
 
+/// `hull manifest ...`.
+const MANIFEST: Verb = Verb {
+    name: "manifest",
+    about: "Look at what registries have",
+    usage: "COMMAND",
+    wants: "requires a command",
+    body: Body::Group(&[
+        Verb {
+            name: "inspect",
+            about: "Print a manifest or index as it is",
+            usage: "[OPTIONS] NAME[:TAG|@DIGEST]",
+            wants: "requires 1 argument",
+            body: leaf!(ManifestInspectArgs, later::MANIFEST_INSPECT, manifest::inspect),
+            ..PLAIN
+        },
+        Verb {
+            name: "referrers",
+            about: "List what refers to an image: signatures, attestations and other artifacts",
+            usage: "[OPTIONS] NAME[:TAG|@DIGEST]",
+            wants: "requires 1 argument",
+            body: leaf!(ReferrersArgs, manifest::referrers),
+            ..PLAIN
+        },
+    ]),
+    ..PLAIN
+};
+
 /// All commands, in the order of the help.
 pub const VERBS: &[Verb] = &[
     RUN, CREATE, START, STOP, RESTART, PAUSE, UNPAUSE, KILL, WAIT, RM, PS, LOGS, EXEC, ATTACH, CP, DIFF, COMMIT,
-    EXPORT, INSPECT, PULL, PUSH, IMAGES, RMI, IMPORT, LOAD, SAVE, TAG, HISTORY, LOGIN, LOGOUT, CONTAINER, IMAGE, INFO,
-    VERSION, OCI, COMPLETION, MAN, HELP,
+    EXPORT, INSPECT, PULL, PUSH, IMAGES, RMI, IMPORT, LOAD, SAVE, TAG, HISTORY, LOGIN, LOGOUT, CONTAINER, IMAGE,
+    MANIFEST, INFO, VERSION, OCI, COMPLETION, MAN, HELP,
 ];

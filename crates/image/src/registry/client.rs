@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::BodyExt;
-use hull_oci::{DEFAULT_REGISTRY, Reference};
+use hull_oci::Reference;
 use hyper::body::Incoming;
 use hyper::header::{
     ACCEPT, AUTHORIZATION, CONTENT_RANGE, CONTENT_TYPE, HeaderValue, LOCATION, RANGE, RETRY_AFTER, WWW_AUTHENTICATE,
@@ -24,13 +24,12 @@ use serde::Deserialize;
 
 use super::challenge::{self, Challenge, TokenSource};
 use super::credentials::{self, Credentials, encode_base64};
+use super::endpoint::Endpoint;
 use super::payload::Content;
 use super::transport::{IDLE_TIMEOUT, Origin, Transport, TransportError};
 use super::trust::Trust;
-use super::{PullOptions, PushOptions, Registries, RegistryError};
+use super::{Proxies, PullOptions, PushOptions, Registries, RegistryError};
 
-/// Where docker.io's API is.
-const DOCKER_HUB_HOST: &str = "registry-1.docker.io";
 const REDIRECTS_MAX: usize = 10;
 /// Longest error text or token that is read.
 const MESSAGE_BYTES_MAX: u64 = 64 << 10;
@@ -41,6 +40,9 @@ const RETRY_AFTER_MAX: Duration = Duration::from_secs(30);
 pub(super) struct Client<'a> {
     transport: Transport,
     reference: &'a Reference,
+    /// Under which name credentials are found.
+    registry: String,
+    repository: String,
     base: String,
     action: Action,
     docker_config: Option<PathBuf>,
@@ -78,21 +80,22 @@ pub(super) struct Reach<'o> {
     pub registries: &'o Registries,
     pub attempts: u32,
     pub first_pause: Duration,
+    pub proxies: &'o Proxies,
 }
 
 impl<'o> From<&'o PullOptions> for Reach<'o> {
     fn from(options: &'o PullOptions) -> Self {
-        let PullOptions { docker_config, registries, attempts, first_pause, .. } = options;
+        let PullOptions { docker_config, registries, attempts, first_pause, proxies, .. } = options;
         let docker_config = docker_config.clone().or_else(credentials::default_path);
-        Self { docker_config, registries, attempts: *attempts, first_pause: *first_pause }
+        Self { docker_config, registries, attempts: *attempts, first_pause: *first_pause, proxies }
     }
 }
 
 impl<'o> From<&'o PushOptions> for Reach<'o> {
     fn from(options: &'o PushOptions) -> Self {
-        let PushOptions { docker_config, registries, attempts, first_pause, .. } = options;
+        let PushOptions { docker_config, registries, attempts, first_pause, proxies, .. } = options;
         let docker_config = docker_config.clone().or_else(credentials::default_path);
-        Self { docker_config, registries, attempts: *attempts, first_pause: *first_pause }
+        Self { docker_config, registries, attempts: *attempts, first_pause: *first_pause, proxies }
     }
 }
 
@@ -114,16 +117,21 @@ pub(super) struct Wanted<'a> {
 }
 
 impl<'a> Client<'a> {
-    /// Finds out how the registry is reached.
-    pub async fn connect(reference: &'a Reference, reach: &Reach<'_>, action: Action) -> Result<Self, RegistryError> {
-        let host = match reference.registry.as_str() {
-            DEFAULT_REGISTRY => DOCKER_HUB_HOST,
-            other => other,
-        };
-        let settings = reach.registries.get(reference.registry.as_str()).cloned().unwrap_or_default();
+    /// Finds out how an endpoint is reached.
+    pub async fn connect(
+        reference: &'a Reference,
+        endpoint: &Endpoint,
+        reach: &Reach<'_>,
+        action: Action,
+    ) -> Result<Self, RegistryError> {
+        let Endpoint { registry, host, repository, is_plain } = endpoint;
+        let settings = reach.registries.get(registry.as_str()).cloned().unwrap_or_default();
+        let trust = Trust::of(&settings, registry, host)?;
         let mut client = Self {
-            transport: Transport::new(Trust::of(&settings, &reference.registry, host)?),
+            transport: Transport::new(trust, reach.proxies.clone()),
             reference,
+            registry: registry.clone(),
+            repository: repository.clone(),
             base: format!("https://{host}"),
             action,
             docker_config: reach.docker_config.clone(),
@@ -133,11 +141,16 @@ impl<'a> Client<'a> {
             attempts: reach.attempts.max(1),
             first_pause: reach.first_pause,
         };
-        let may_be_plain = settings.insecure || reference.is_loopback();
-        if settings.plain_http || may_be_plain && client.speaks_plain_http(host).await? {
+        let may_be_plain = settings.insecure || endpoint.is_loopback();
+        if *is_plain || settings.plain_http || may_be_plain && client.speaks_plain_http(host).await? {
             client.base = format!("http://{host}");
         }
         Ok(client)
+    }
+
+    /// What the client is about.
+    pub fn reference(&self) -> &Reference {
+        self.reference
     }
 
     /// With these credentials, whatever is configured.
@@ -157,7 +170,7 @@ impl<'a> Client<'a> {
 
     /// The address of a manifest or blob of the repository.
     pub fn url(&self, kind: &str, target: &str) -> String {
-        format!("{}/v2/{}/{kind}/{target}", self.base, self.reference.repository)
+        format!("{}/v2/{}/{kind}/{target}", self.base, self.repository)
     }
 
     /// A server that wants TLS answers plain HTTP with 400 or closes the connection.
@@ -175,7 +188,12 @@ impl<'a> Client<'a> {
         let mut attempt = 1;
         loop {
             match self.get_once(url, wanted).await {
-                Err((error, after)) if error.is_transient() && attempt < self.attempts => {
+                // Whoever asks for a longer pause will not answer before.
+                Err((error, after))
+                    if error.is_transient()
+                        && attempt < self.attempts
+                        && after.is_none_or(|pause| pause <= RETRY_AFTER_MAX) =>
+                {
                     tracing::debug!("attempt {attempt} of {}: {error}", self.attempts);
                     self.pause(attempt, after).await;
                     attempt += 1;
@@ -242,7 +260,7 @@ impl<'a> Client<'a> {
         let challenges: Vec<Challenge> = texts.iter().flat_map(|text| challenge::parse(text)).collect();
         let credentials = match (&self.introduction, &self.docker_config) {
             (Some(credentials), _) => Some(credentials.clone()),
-            (None, Some(path)) => credentials::load(path, &self.reference.registry)?,
+            (None, Some(path)) => credentials::load(path, &self.registry)?,
             (None, None) => None,
         };
         let source = challenges.iter().find_map(|challenge| match challenge {
@@ -275,7 +293,7 @@ impl<'a> Client<'a> {
     fn extend_scopes(&self, source: &TokenSource) {
         let mut scopes = self.scopes.borrow_mut();
         if self.action == Action::Push && scopes.is_empty() {
-            scopes.push(format!("repository:{}:pull,push", self.reference.repository));
+            scopes.push(format!("repository:{}:pull,push", self.repository));
         }
         for scope in source.scope.iter().flat_map(|scope| scope.split_ascii_whitespace()) {
             if !scopes.iter().any(|known| challenge::covers(known, scope)) {
@@ -283,7 +301,7 @@ impl<'a> Client<'a> {
             }
         }
         if scopes.is_empty() && self.action == Action::Pull {
-            scopes.push(format!("repository:{}:pull", self.reference.repository));
+            scopes.push(format!("repository:{}:pull", self.repository));
         }
     }
 
@@ -330,6 +348,7 @@ impl<'a> Client<'a> {
     /// The error that a status other than success means.
     async fn refusal(&self, url: &str, response: Response<Incoming>) -> RegistryError {
         let status = response.status();
+        let limits = limits_of(&response);
         let message = message_of(response).await;
         let url = url.to_owned();
         match status {
@@ -337,7 +356,7 @@ impl<'a> Client<'a> {
             StatusCode::NOT_FOUND if url.contains("/manifests/") => {
                 RegistryError::NotFound { reference: Box::new(self.reference.clone()), message }
             }
-            StatusCode::TOO_MANY_REQUESTS => RegistryError::TooManyRequests { url, message },
+            StatusCode::TOO_MANY_REQUESTS => RegistryError::TooManyRequests { url, message, limits },
             _ => RegistryError::Status { url, status: status.as_u16(), message },
         }
     }
@@ -435,6 +454,28 @@ pub(super) fn resolve_location(from: &Uri, location: &str) -> Option<Uri> {
         format!("{scheme}://{authority}{folder}/{location}")
     };
     absolute.parse().ok()
+}
+
+/// What a server says of its limits: docker's `ratelimit-limit: 100;w=21600`, and when to come again.
+fn limits_of(response: &Response<Incoming>) -> String {
+    let text = |name: &str| response.headers().get(name)?.to_str().ok().map(str::trim);
+    let limit = |name: &str| {
+        let value = text(name)?;
+        let (count, window) = value.split_once(";w=").unwrap_or((value, ""));
+        count.parse::<u64>().ok()?;
+        Some((count, window.parse::<u64>().ok()))
+    };
+    let mut said = Vec::new();
+    match limit("ratelimit-limit") {
+        Some((count, Some(seconds))) => said.push(format!("the limit is {count} in {} min", seconds.div_ceil(60))),
+        Some((count, None)) => said.push(format!("the limit is {count}")),
+        None => {}
+    }
+    said.extend(limit("ratelimit-remaining").map(|(count, _)| format!("{count} are left")));
+    said.extend(text("docker-ratelimit-source").map(|source| format!("counted for {source}")));
+    said.extend(retry_after(response).map(|pause| format!("to be tried again in {} s", pause.as_secs())));
+    let said: String = said.join(", ").chars().filter(|character| !character.is_control()).take(200).collect();
+    if said.is_empty() { said } else { format!(" ({said})") }
 }
 
 fn retry_after(response: &Response<Incoming>) -> Option<Duration> {

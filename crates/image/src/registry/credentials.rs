@@ -289,7 +289,7 @@ pub(super) fn run_helper(
 const BASE64: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
 /// Base64 (RFC 4648, section 4) with padding.
-pub(super) fn encode_base64(bytes: &[u8]) -> String {
+pub fn encode_base64(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for group in bytes.chunks(3) {
         let word = group.iter().fold(0_u32, |word, byte| word << 8 | u32::from(*byte)) << (8 * (3 - group.len()));
@@ -304,7 +304,7 @@ pub(super) fn encode_base64(bytes: &[u8]) -> String {
 }
 
 /// Base64 with or without padding; absent when a character is none of its.
-fn decode_base64(text: &str) -> Option<Vec<u8>> {
+pub(super) fn decode_base64(text: &str) -> Option<Vec<u8>> {
     let digits: Vec<u32> = text
         .trim()
         .trim_end_matches('=')

@@ -4,6 +4,7 @@
 //! access are docker's, because people search for them.
 
 use std::io;
+use std::path::PathBuf;
 
 use hull_oci::{Digest, Reference};
 
@@ -77,12 +78,14 @@ pub enum RegistryError {
         message: String,
     },
     /// Too many requests (429), also after waiting.
-    #[error("{url}: too many requests: {message}")]
+    #[error("{url}: too many requests: {message}{limits}")]
     TooManyRequests {
         /// The address.
         url: String,
         /// What the registry said.
         message: String,
+        /// What it said of its limits, in parentheses; empty for nothing.
+        limits: String,
     },
     /// Some other status.
     #[error("{url}: unexpected status {status}: {message}")]
@@ -150,6 +153,26 @@ pub enum RegistryError {
         /// What is wrong.
         source: Box<ManifestError>,
     },
+    /// The policy does not accept it.
+    #[error("{repository} is refused: [trust] \"{pattern}\" {wanted}, and {found}")]
+    Untrusted {
+        /// Registry and repository.
+        repository: String,
+        /// The pattern that decides.
+        pattern: String,
+        /// What it wants.
+        wanted: String,
+        /// What there is.
+        found: String,
+    },
+    /// A key of the policy cannot be used.
+    #[error("cannot use the key {}: {reason}", path.display())]
+    Key {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
     /// An upload does not go on.
     #[error("{url}: {reason}")]
     Upload {
@@ -206,6 +229,12 @@ impl RegistryError {
 }
 
 impl RegistryError {
+    /// Whether another place that has the content may do better.
+    pub(super) fn is_the_place_s(&self) -> bool {
+        use RegistryError::{Image, Key, Layer, Start, Stopped, Untrusted};
+        !matches!(self, Image(_) | Layer { .. } | Start(_) | Stopped | Untrusted { .. } | Key { .. })
+    }
+
     /// Whether everything that came so far is as good as before: the next pull can go on with it.
     pub(super) fn is_interruption(&self) -> bool {
         matches!(self, Self::Truncated { .. } | Self::Stopped) || self.is_transient()

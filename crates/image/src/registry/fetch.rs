@@ -36,6 +36,8 @@ const EXTRA_CONNECTIONS_MAX: usize = 3;
 pub(super) struct Fetch<'a> {
     pub holds: &'a Holds<'a>,
     pub layers: &'a [LayerDescriptor],
+    /// How many of the layers go to the sink; the rest is only stored.
+    pub unpacked: usize,
     pub sink: &'a dyn LayerSink,
     pub progress: &'a dyn Progress,
 }
@@ -186,7 +188,7 @@ fn keep(shared: &Shared, permit: OwnedSemaphorePermit, work: impl FnOnce() -> Re
 
 /// Gives a stored blob to the sink, for each position it has.
 fn deliver_stored(fetch: &Fetch<'_>, shared: &Shared, positions: &[usize]) -> Result<(), RegistryError> {
-    for index in positions {
+    for index in positions.iter().filter(|index| **index < fetch.unpacked) {
         shared.check()?;
         let layer = &fetch.layers[*index];
         let packed = Box::new(fetch.holds.open(&layer.digest)?);
@@ -205,7 +207,7 @@ fn deliver_arriving(
     positions: &[usize],
     arriving: &ArrivingBlob,
 ) -> Result<(), RegistryError> {
-    for index in positions {
+    for index in positions.iter().filter(|index| **index < fetch.unpacked) {
         shared.check()?;
         let layer = &fetch.layers[*index];
         let taken = fetch.sink.layer(*index, layer, Box::new(arriving.clone()));

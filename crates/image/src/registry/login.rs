@@ -6,6 +6,7 @@ use super::PushOptions;
 use super::RegistryError;
 use super::client::{Action, Client, Reach, Wanted};
 use super::credentials::Credentials;
+use super::endpoint::Endpoint;
 
 /// Whether a registry takes these credentials. One that asks for none takes any.
 ///
@@ -15,7 +16,9 @@ pub fn try_login(registry: &str, credentials: Credentials, options: &PushOptions
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(RegistryError::Start)?;
     let reference = Reference { registry: registry.to_owned(), repository: String::new(), tag: None, digest: None };
     runtime.block_on(async {
-        let client = Client::connect(&reference, &Reach::from(options), Action::Login).await?;
+        let client =
+            Client::connect(&reference, &Endpoint::registry_of(&reference), &Reach::from(options), Action::Login)
+                .await?;
         let client = client.introduced_as(credentials);
         match client.get(&client.base_url(), &Wanted::default()).await {
             Ok(_) => Ok(()),

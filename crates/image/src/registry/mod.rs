@@ -10,12 +10,18 @@ pub mod challenge;
 mod client;
 mod credentials;
 mod docker_config;
+mod endpoint;
 mod error;
 mod fetch;
 mod login;
+mod lookup;
 mod payload;
+mod platforms;
+mod proxy;
 mod push;
+mod referrers;
 mod settings;
+mod signatures;
 mod transfer;
 mod transport;
 mod trust;
@@ -30,15 +36,23 @@ use hull_oci::{Digest, Platform, Reference};
 use hull_store::HoldKind;
 use hyper::header::CONTENT_TYPE;
 
-pub use credentials::{Credentials, CredentialsError, default_path as default_config, load as find_credentials};
+pub use credentials::{
+    Credentials, CredentialsError, default_path as default_config, encode_base64, load as find_credentials,
+};
 pub use docker_config::{StoredIn, erase_credentials, store_credentials};
+pub use endpoint::{Mirror, MirrorError};
 pub use error::RegistryError;
 pub use login::try_login;
+pub use lookup::{NamedManifest, manifest, tags};
+pub use proxy::Proxies;
 pub use push::{PushOptions, PushedImage, push};
+pub use referrers::{Referrer, referrers};
 pub use settings::{ClientCertificate, Registries, RegistryName, RegistryNameError, RegistrySettings};
+pub use signatures::{TrustPolicy, TrustRule};
 pub use transport::TransportError;
 
 use self::client::{Action, Client, Reach, Wanted, read_limited};
+use self::endpoint::Endpoint;
 use self::fetch::{Fetch, fetch};
 use crate::content::{ContentError, Hasher};
 use crate::image::{parse_configuration, platform_of};
@@ -54,8 +68,14 @@ pub struct PullOptions {
     pub platform: Option<Platform>,
     /// Docker's config.json; absent for `$DOCKER_CONFIG/config.json` or `~/.docker/config.json`.
     pub docker_config: Option<PathBuf>,
+    /// Whether the other platforms' manifests and blobs are stored besides.
+    pub all_platforms: bool,
+    /// What must be signed.
+    pub trust: TrustPolicy,
     /// How registries are reached.
     pub registries: Registries,
+    /// Which proxies are used.
+    pub proxies: Proxies,
     /// How often a request or transfer is tried.
     pub attempts: u32,
     /// Pause after the first failed attempt; each further one is twice as long.
@@ -67,7 +87,10 @@ impl Default for PullOptions {
         Self {
             platform: None,
             docker_config: None,
+            all_platforms: false,
+            trust: TrustPolicy::default(),
             registries: Registries::new(),
+            proxies: Proxies::of_environment(),
             attempts: 5,
             first_pause: Duration::from_millis(300),
         }
@@ -85,7 +108,7 @@ pub struct PulledImage<'a> {
     pub up_to_date: bool,
 }
 
-/// Brings an image's blobs into the content store and each layer to the sink.
+/// Brings an image's blobs into the content store and each layer to the sink, from a mirror or the registry.
 ///
 /// # Errors
 /// [`RegistryError`]; nothing of the image is left then, except blobs that other images have and, when the registry could
@@ -99,21 +122,71 @@ pub fn pull<'a>(
 ) -> Result<PulledImage<'a>, RegistryError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(RegistryError::Start)?;
     let holds = Arc::new(Holds::new(images)?);
-    let client = runtime.block_on(Client::connect(reference, &Reach::from(options), Action::Pull))?;
-    let puller = Puller { client: &client, images, reference, options, holds: &holds };
-    let resolved = runtime.block_on(puller.resolve())?;
-    let digest = resolved.digest().clone();
-    progress.resolved(reference, &digest);
-    let image = runtime.block_on(puller.image(&resolved, progress))?;
-    let up_to_date = puller.is_up_to_date(&image)?;
-    let image = NewImage { holds: Arc::clone(&holds), ..image };
-    let fetched = fetch(&runtime, &client, &Fetch { holds: &holds, layers: &image.layers, sink, progress });
-    if fetched.as_ref().is_err_and(RegistryError::is_interruption) {
-        holds.leave_unfinished();
+    let endpoints = Endpoint::all_of(reference, &options.registries);
+    let (registry, mirrors) = endpoints.split_last().expect("the registry itself is always among them");
+    let work = Work { runtime, images, reference, options, holds, sink, progress };
+    for mirror in mirrors {
+        match work.pull_from(mirror) {
+            Err(error) if error.is_the_place_s() => {
+                let name = reference.familiar();
+                progress.warning(&format!("the mirror {mirror} does not give {name}: {}", with_causes(&error)));
+                // What it gave so far is verified, and need not come again.
+                work.holds.settle()?;
+            }
+            other => return work.ended(other),
+        }
     }
-    fetched?;
-    holds.settle()?;
-    Ok(PulledImage { image, digest, up_to_date })
+    work.ended(work.pull_from(registry))
+}
+
+/// An error and what it came from, in one line.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+/// One pull, wherever it is from.
+struct Work<'w, 'a> {
+    runtime: tokio::runtime::Runtime,
+    images: &'a ImageStore<'a>,
+    reference: &'w Reference,
+    options: &'w PullOptions,
+    holds: Arc<Holds<'a>>,
+    sink: &'w dyn LayerSink,
+    progress: &'w dyn Progress,
+}
+
+impl<'a> Work<'_, 'a> {
+    fn pull_from(&self, endpoint: &Endpoint) -> Result<PulledImage<'a>, RegistryError> {
+        let Self { runtime, images, reference, options, holds, sink, progress } = self;
+        let reach = Reach::from(*options);
+        let client = runtime.block_on(Client::connect(reference, endpoint, &reach, Action::Pull))?;
+        let puller = Puller { client: &client, images, reference, options, holds };
+        let resolved = runtime.block_on(puller.resolve())?;
+        let digest = resolved.digest().clone();
+        runtime.block_on(signatures::check(&options.trust, &client, reference, &digest))?;
+        progress.resolved(reference, &digest);
+        let mut image = runtime.block_on(puller.image(&resolved, *progress))?;
+        let up_to_date = puller.is_up_to_date(&image)?;
+        let mut layers = image.layers.clone();
+        if options.all_platforms {
+            let (documents, others) = runtime.block_on(puller.others(&resolved))?;
+            image.blobs.extend(documents.into_iter().chain(others.iter().map(StoredBlob::from)));
+            layers.extend(others);
+        }
+        let (unpacked, layers) = (image.layers.len(), &layers[..]);
+        fetch(runtime, &client, &Fetch { holds, layers, unpacked, sink: *sink, progress: *progress })?;
+        holds.settle()?;
+        Ok(PulledImage { image, digest, up_to_date })
+    }
+
+    /// After an interruption the next pull goes on with what is here.
+    fn ended(&self, pulled: Result<PulledImage<'a>, RegistryError>) -> Result<PulledImage<'a>, RegistryError> {
+        if pulled.as_ref().is_err_and(RegistryError::is_interruption) {
+            self.holds.leave_unfinished();
+        }
+        pulled
+    }
 }
 
 /// A verified document.
@@ -151,7 +224,7 @@ impl<'a> Puller<'_, 'a> {
     async fn resolve(&self) -> Result<Resolved, RegistryError> {
         let wanted = self.options.platform.clone().unwrap_or_else(Platform::host);
         let mut documents = Vec::new();
-        let (mut fetched, mut announced) = self.named_document().await?;
+        let (mut fetched, mut announced) = named_document(self.client, self.reference).await?;
         for _ in 0..=INDEX_DEPTH_MAX {
             let document =
                 Document::parse(&fetched.bytes, announced.as_deref()).map_err(|source| self.invalid(source))?;
@@ -170,25 +243,6 @@ impl<'a> Puller<'_, 'a> {
 
     fn invalid(&self, source: ManifestError) -> RegistryError {
         RegistryError::Manifest { reference: Box::new(self.reference.clone()), source: Box::new(source) }
-    }
-
-    /// What the reference itself means, and its Content-Type.
-    async fn named_document(&self) -> Result<(Fetched, Option<String>), RegistryError> {
-        let url = self.client.url("manifests", self.reference.target());
-        let response = self.client.get(&url, &Wanted { accept: &ACCEPTED_MANIFESTS, ..Wanted::default() }).await?;
-        let text = |name: &str| Some(response.headers().get(name)?.to_str().ok()?.to_owned());
-        let announced =
-            text(CONTENT_TYPE.as_str()).map(|value| value.split(';').next().unwrap_or_default().trim().to_owned());
-        let claimed = text("docker-content-digest").and_then(|value| Digest::parse(&value).ok());
-        let bytes = read_limited(&url, response, DOCUMENT_BYTES_MAX).await?;
-        let expected = self.reference.digest.clone().or(claimed);
-        let digest = match &expected {
-            Some(expected) => verified(&url, expected, &bytes)?,
-            None => Digest::sha256_of(&bytes),
-        };
-        let media_type = announced.clone().unwrap_or_default();
-        let blob = StoredBlob { digest, size_bytes: bytes.len() as u64, media_type };
-        Ok((Fetched { blob, bytes }, announced))
     }
 
     /// A document that a descriptor leads to, from the store where it is there.
@@ -280,6 +334,28 @@ impl<'a> Puller<'_, 'a> {
         let known = self.images.resolve(&self.name().to_string())?;
         Ok(known.is_some_and(|known| known.id == image.id))
     }
+}
+
+/// What the reference itself means, and its Content-Type.
+async fn named_document(
+    client: &Client<'_>,
+    reference: &Reference,
+) -> Result<(Fetched, Option<String>), RegistryError> {
+    let url = client.url("manifests", reference.target());
+    let response = client.get(&url, &Wanted { accept: &ACCEPTED_MANIFESTS, ..Wanted::default() }).await?;
+    let text = |name: &str| Some(response.headers().get(name)?.to_str().ok()?.to_owned());
+    let announced =
+        text(CONTENT_TYPE.as_str()).map(|value| value.split(';').next().unwrap_or_default().trim().to_owned());
+    let claimed = text("docker-content-digest").and_then(|value| Digest::parse(&value).ok());
+    let bytes = read_limited(&url, response, DOCUMENT_BYTES_MAX).await?;
+    let expected = reference.digest.clone().or(claimed);
+    let digest = match &expected {
+        Some(expected) => verified(&url, expected, &bytes)?,
+        None => Digest::sha256_of(&bytes),
+    };
+    let media_type = announced.clone().unwrap_or_default();
+    let blob = StoredBlob { digest, size_bytes: bytes.len() as u64, media_type };
+    Ok((Fetched { blob, bytes }, announced))
 }
 
 /// The digest of some bytes, which must be the one expected.

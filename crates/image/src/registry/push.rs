@@ -1,6 +1,7 @@
 //! Pushing an image: every blob that the registry lacks, then its manifest (distribution-spec 1.1, "Push").
 //!
-//! An image that came with a manifest is pushed with that one, byte for byte. One that came without (`docker load`,
+//! An image that came with a manifest is pushed with that one, byte for byte, and with the index above it when every
+//! platform of it is here. One that came without (`docker load`,
 //! import, commit) gets an OCI manifest which depends on its content alone: layers that are gzip or zstd go as they are,
 //! others are compressed once, and what that gives is kept with the image and found again through the database. Three
 //! blobs go side by side. After the push the image is known by the digest that the registry has for it, and where its
@@ -22,12 +23,15 @@ use serde::Serialize;
 
 use super::RegistryError;
 use super::client::{Action, Client, Reach, Wanted};
+use super::endpoint::Endpoint;
 use super::payload::Content;
+use super::platforms::Links;
+use super::proxy::Proxies;
 use super::settings::Registries;
 use super::upload::{Outgoing, Upload};
 use crate::compression::{Compression, decompress};
 use crate::content::ContentError;
-use crate::manifest::{Document, Manifest};
+use crate::manifest::{Document, INDEX_DEPTH_MAX, Manifest};
 use crate::{DOCUMENT_BYTES_MAX, Holds, Image, ImageError, ImageStore, LayerDescriptor, LayerEvent, Progress};
 
 /// How hard layers are compressed: gzip's own default.
@@ -42,6 +46,8 @@ pub struct PushOptions {
     pub docker_config: Option<PathBuf>,
     /// How registries are reached.
     pub registries: Registries,
+    /// Which proxies are used.
+    pub proxies: Proxies,
     /// How often a request or transfer is tried.
     pub attempts: u32,
     /// Pause after the first failed attempt; each further one is twice as long.
@@ -55,6 +61,7 @@ impl Default for PushOptions {
         Self {
             docker_config: None,
             registries: Registries::new(),
+            proxies: Proxies::of_environment(),
             attempts: 5,
             first_pause: Duration::from_millis(300),
             chunk_bytes: 32 << 20,
@@ -77,6 +84,8 @@ struct Outline {
     media_type: String,
     bytes: Vec<u8>,
     blobs: Vec<Outgoing>,
+    /// The manifests that an index leads to, which go before it.
+    children: Vec<Outline>,
 }
 
 /// Brings an image to a registry under a name.
@@ -93,13 +102,17 @@ pub fn push(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(RegistryError::Start)?;
     let holds = Holds::new(images)?;
     let reach = Reach::from(options);
-    let client = runtime.block_on(Client::connect(reference, &reach, Action::Push))?;
+    let client =
+        runtime.block_on(Client::connect(reference, &Endpoint::registry_of(reference), &reach, Action::Push))?;
     let mut outline = Pusher { images, image, holds: &holds, progress }.outline()?;
     for blob in &mut outline.blobs {
         blob.sources = images.sources(&blob.digest, reference)?;
     }
     runtime.block_on(upload_all(&client, images, &outline.blobs, options, progress))?;
-    runtime.block_on(put_manifest(&client, reference, &outline))?;
+    for child in &outline.children {
+        runtime.block_on(put_manifest(&client, child.digest.as_str(), child))?;
+    }
+    runtime.block_on(put_manifest(&client, reference.target(), &outline))?;
     images.pushed(&image.id, reference, &outline.digest, outline.blobs.iter().map(|blob| &blob.digest))?;
     Ok(PushedImage { size_bytes: outline.bytes.len() as u64, digest: outline.digest })
 }
@@ -118,6 +131,9 @@ impl Pusher<'_, '_> {
         for layer in &self.image.layers {
             self.progress.layer(&layer.diff_id, LayerEvent::Preparing);
         }
+        if let Some(index) = self.whole_index()? {
+            return Ok(index);
+        }
         match &self.image.manifest_digest {
             Some(digest) => self.own_manifest(digest),
             None => self.new_manifest(),
@@ -132,12 +148,60 @@ impl Pusher<'_, '_> {
             Document::Manifest(manifest) => manifest,
             Document::Index(_) => return Err(invalid(crate::ManifestError::Nesting)),
         };
-        let media_type = match serde_json::from_slice::<MediaType>(&bytes) {
-            Ok(MediaType { media_type: Some(media_type) }) => media_type,
-            _ => self.images.media_type(digest)?.unwrap_or_else(|| media::OCI_MANIFEST.to_owned()),
-        };
+        let media_type = self.media_type(digest, &bytes, media::OCI_MANIFEST)?;
         let blobs = self.outgoing(&manifest);
-        Ok(Outline { digest: digest.clone(), media_type, bytes, blobs })
+        Ok(Outline { digest: digest.clone(), media_type, bytes, blobs, children: Vec::new() })
+    }
+
+    fn media_type(&self, digest: &Digest, bytes: &[u8], usual: &str) -> Result<String, RegistryError> {
+        match serde_json::from_slice::<MediaType>(bytes) {
+            Ok(MediaType { media_type: Some(media_type) }) => Ok(media_type),
+            _ => Ok(self.images.media_type(digest)?.unwrap_or_else(|| usual.to_owned())),
+        }
+    }
+
+    /// The index by which the image was pulled, when everything that it leads to is here.
+    fn whole_index(&self) -> Result<Option<Outline>, RegistryError> {
+        for digest in self.images.pulled_digests(&self.image.id)? {
+            if Some(&digest) == self.image.manifest_digest.as_ref() {
+                continue;
+            }
+            if let Some(outline) = self.outline_of(&digest, INDEX_DEPTH_MAX)?.filter(|found| !found.children.is_empty())
+            {
+                return Ok(Some(outline));
+            }
+        }
+        Ok(None)
+    }
+
+    /// A stored document with all that it leads to; absent when a part is missing.
+    fn outline_of(&self, digest: &Digest, depth: usize) -> Result<Option<Outline>, RegistryError> {
+        self.holds.hold(&[(HoldKind::Blob, digest)])?;
+        let Ok(bytes) = self.images.content().read(digest, DOCUMENT_BYTES_MAX) else { return Ok(None) };
+        let invalid = |source| RegistryError::Stored { digest: digest.clone(), source: Box::new(source) };
+        let links = Links::of(&bytes).map_err(invalid)?;
+        let mut blobs = Vec::new();
+        for blob in links.blobs() {
+            self.holds.hold(&[(HoldKind::Blob, &blob.digest)])?;
+            if self.images.content().size_bytes(&blob.digest).map_err(ImageError::from)? != Some(blob.size_bytes) {
+                return Ok(None);
+            }
+            let own = self.image.layers.iter().find(|layer| layer.digest == blob.digest);
+            let shown = own.map_or_else(|| blob.digest.clone(), |layer| layer.diff_id.clone());
+            let shown = Some(shown).filter(|_| links.layers.iter().any(|layer| layer.digest == blob.digest));
+            blobs.push(outgoing(blob.digest.clone(), blob.size_bytes, shown));
+        }
+        let mut children = Vec::new();
+        for entry in &links.manifests {
+            let Some(depth) = depth.checked_sub(1) else { return Ok(None) };
+            let Some(mut child) = self.outline_of(&entry.digest, depth)? else { return Ok(None) };
+            blobs.append(&mut child.blobs);
+            let below = std::mem::take(&mut child.children);
+            children.extend(below.into_iter().chain([child]));
+        }
+        let usual = if children.is_empty() { media::OCI_MANIFEST } else { media::OCI_INDEX };
+        let media_type = self.media_type(digest, &bytes, usual)?;
+        Ok(Some(Outline { digest: digest.clone(), media_type, bytes, blobs, children }))
     }
 
     fn outgoing(&self, manifest: &Manifest) -> Vec<Outgoing> {
@@ -163,7 +227,7 @@ impl Pusher<'_, '_> {
         let shown = self.image.layers.iter().map(|layer| Some(layer.diff_id.clone()));
         let blobs = manifest.layers.iter().zip(shown).chain([(&manifest.config, None)]);
         let blobs = blobs.map(|(blob, shown)| outgoing(blob.digest.clone(), blob.size, shown)).collect();
-        Ok(Outline { digest, media_type: media::OCI_MANIFEST.to_owned(), bytes, blobs })
+        Ok(Outline { digest, media_type: media::OCI_MANIFEST.to_owned(), bytes, blobs, children: Vec::new() })
     }
 
     /// How a layer travels: as it is, or compressed.
@@ -273,8 +337,8 @@ fn check_size(blob: &Outgoing, file: &File) -> Result<(), RegistryError> {
     }
 }
 
-async fn put_manifest(client: &Client<'_>, reference: &Reference, outline: &Outline) -> Result<(), RegistryError> {
-    let url = client.url("manifests", reference.target());
+async fn put_manifest(client: &Client<'_>, target: &str, outline: &Outline) -> Result<(), RegistryError> {
+    let url = client.url("manifests", target);
     let content = Content::Bytes(outline.bytes.clone().into());
     let wanted = Wanted { method: Method::PUT, content_type: &outline.media_type, content, ..Wanted::default() };
     let response = client.get(&url, &wanted).await?;

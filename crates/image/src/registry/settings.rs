@@ -10,6 +10,8 @@ use std::path::PathBuf;
 use hull_oci::{Reference, ReferenceError};
 use serde::Deserialize;
 
+use super::endpoint::Mirror;
+
 /// The settings of every registry that has some.
 pub type Registries = BTreeMap<RegistryName, RegistrySettings>;
 
@@ -61,10 +63,12 @@ impl fmt::Display for RegistryName {
     }
 }
 
-/// How one registry is reached.
+/// How one registry is reached, and who else has its content.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct RegistrySettings {
+    /// Who is asked before the registry itself, in this order.
+    pub mirrors: Vec<Mirror>,
     /// A file of certificates (PEM) whose authorities are trusted besides the usual ones.
     pub ca: Option<PathBuf>,
     /// TLS certificates of the registry's host are not verified, and plain HTTP is spoken when it has no TLS.

@@ -14,10 +14,10 @@ use hyper::StatusCode;
 use hyper::header::{CONTENT_LENGTH, CONTENT_RANGE};
 use tokio::sync::{mpsc, watch};
 
-use super::RegistryError;
 use super::client::{Client, Wanted, next_part};
 use super::fetch::Shared;
 use super::transport::TransportError;
+use super::{RegistryError, with_causes};
 use crate::{LayerDescriptor, LayerEvent, Progress};
 
 /// Blobs from this size on come in ranges, where the server can.
@@ -226,12 +226,6 @@ impl<'t> Transfer<'t> {
     fn wrong_size(&self, found_bytes: u64) -> RegistryError {
         RegistryError::WrongSize { url: self.url.to_owned(), expected_bytes: self.layer.size_bytes, found_bytes }
     }
-}
-
-/// An error and what it came from, in one line.
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 fn not_found(error: RegistryError, digest: &Digest) -> RegistryError {

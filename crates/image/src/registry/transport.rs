@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper::header::{HOST, HeaderValue, USER_AGENT};
+use hyper::header::{HOST, HeaderValue, PROXY_AUTHORIZATION, USER_AGENT};
 use hyper::{Request, Response, Uri};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
@@ -22,6 +22,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::payload::{Content, Payload};
+use super::proxy::{Proxies, Proxy};
 use super::trust::Trust;
 
 /// How long one address may take to accept a connection, and TLS to be agreed.
@@ -64,6 +65,14 @@ pub enum TransportError {
         origin: String,
         /// What rustls said.
         source: io::Error,
+    },
+    /// The proxy cannot be used, or does not do what it is asked.
+    #[error("proxy {proxy}: {reason}")]
+    Proxy {
+        /// The proxy.
+        proxy: String,
+        /// What is wrong.
+        reason: String,
     },
     /// A file of certificates cannot be used.
     #[error("cannot read certificates from {path}: {reason}")]
@@ -132,7 +141,7 @@ impl Origin {
     }
 
     /// The host without the brackets of an IPv6 address.
-    fn bare_host(&self) -> &str {
+    pub fn bare_host(&self) -> &str {
         self.host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(&self.host)
     }
 }
@@ -149,14 +158,15 @@ type Sender = SendRequest<Payload>;
 pub(super) struct Transport {
     idle: RefCell<Vec<(Origin, Sender)>>,
     trust: Trust,
+    proxies: Proxies,
     verifying: OnceCell<TlsConnector>,
     unverifying: OnceCell<TlsConnector>,
 }
 
 impl Transport {
     /// No connection yet.
-    pub fn new(trust: Trust) -> Self {
-        Self { idle: RefCell::default(), trust, verifying: OnceCell::new(), unverifying: OnceCell::new() }
+    pub fn new(trust: Trust, proxies: Proxies) -> Self {
+        Self { idle: RefCell::default(), trust, proxies, verifying: OnceCell::new(), unverifying: OnceCell::new() }
     }
 
     /// Sends a request to the absolute address in it and waits for the head of the answer.
@@ -171,11 +181,19 @@ impl Transport {
         let host = HeaderValue::from_str(host).map_err(|error| invalid(error.to_string()))?;
         request.headers_mut().insert(HOST, host);
         request.headers_mut().insert(USER_AGENT, HeaderValue::from_static(AGENT));
-        let path = url.path_and_query().map_or("/", |path| path.as_str());
+        let proxy = self.proxies.proxy_for(&origin)?;
+        let path = match &proxy {
+            // A proxy is told the whole address; inside of its tunnel the server is not.
+            Some(_) if !origin.is_tls => url.to_string(),
+            _ => url.path_and_query().map_or("/", |path| path.as_str()).to_owned(),
+        };
+        if let Some(value) = proxy.as_ref().filter(|_| !origin.is_tls).and_then(|proxy| proxy.authorization.clone()) {
+            request.headers_mut().insert(PROXY_AUTHORIZATION, value);
+        }
         *request.uri_mut() = path.parse().map_err(|error: hyper::http::uri::InvalidUri| invalid(error.to_string()))?;
         let mut sender = match self.take_idle(&origin) {
             Some(sender) => sender,
-            None => self.connect(&origin).await?,
+            None => self.connect(&origin, proxy.as_ref()).await?,
         };
         let mut answer = pin!(sender.send_request(request));
         let answer = loop {
@@ -200,8 +218,12 @@ impl Transport {
         Some(idle.swap_remove(at).1)
     }
 
-    async fn connect(&self, origin: &Origin) -> Result<Sender, TransportError> {
-        let stream = connect_tcp(origin).await?;
+    async fn connect(&self, origin: &Origin, proxy: Option<&Proxy>) -> Result<Sender, TransportError> {
+        let mut stream = connect_tcp(proxy.map_or(origin, |proxy| &proxy.origin)).await?;
+        if let Some(proxy) = proxy.filter(|_| origin.is_tls) {
+            let opened = tokio::time::timeout(CONNECT_TIMEOUT, proxy.tunnel(&mut stream, origin)).await;
+            opened.map_err(|_| timeout(origin, "the proxy opens a tunnel", CONNECT_TIMEOUT))??;
+        }
         if !origin.is_tls {
             return serve(origin, stream).await;
         }

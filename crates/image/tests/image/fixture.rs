@@ -169,7 +169,9 @@ impl LayerSink for CheckingSink {
             true => std::io::read_to_string(flate2::read::GzDecoder::new(&bytes[..])).map(String::into_bytes)?,
             false => bytes,
         };
-        assert_eq!(Digest::sha256_of(&tar), layer.diff_id);
+        if Digest::sha256_of(&tar) != layer.diff_id {
+            return Err("another diff id".into());
+        }
         self.delivered.lock().expect("no panic").push(index);
         Ok(())
     }

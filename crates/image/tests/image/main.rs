@@ -6,6 +6,7 @@
 mod archives;
 mod fixture;
 mod hostile;
+mod places;
 mod pushes;
 mod registry;
 mod server;
