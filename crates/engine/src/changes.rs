@@ -219,25 +219,29 @@ impl Trees<'_> {
         }
         let folder = open_directory(parent, name)?;
         let inside = names(folder.as_fd())?;
-        Ok((is_place && inside.is_empty())
-            || (!inside.is_empty() && self.only_made(folder.as_fd(), None, &inside, path)?))
+        Ok((is_place && inside.is_empty()) || (!inside.is_empty() && self.are_made(folder.as_fd(), &inside, path)?))
     }
 
-    /// Whether everything in a folder is of Hull's making, so that its time says nothing about the container.
-    fn only_made(
-        &self,
-        folder: BorrowedFd<'_>,
-        below: Option<BorrowedFd<'_>>,
-        inside: &[OsString],
-        path: &Path,
-    ) -> Result<bool, Errno> {
-        for name in inside {
-            let in_image = below.map(|below| look(below, name)).transpose()?.flatten();
-            match (look(folder, name)?, in_image) {
-                (Some(stat), None) if self.is_made(folder, name, &stat, &path.join(name))? => {}
+    /// Whether all of these names in a folder, which the image does not have, are of Hull's making.
+    fn are_made(&self, folder: BorrowedFd<'_>, names: &[OsString], path: &Path) -> Result<bool, Errno> {
+        for name in names {
+            match look(folder, name)? {
+                Some(stat) if self.is_made(folder, name, &stat, &path.join(name))? => {}
                 _ => return Ok(false),
             }
         }
-        Ok(!inside.is_empty())
+        Ok(true)
+    }
+
+    /// Whether all that is new in a folder is of Hull's making, and something is: then the folder's time says nothing
+    /// about the container.
+    fn only_made_is_new(&self, folder: BorrowedFd<'_>, below: BorrowedFd<'_>, path: &Path) -> Result<bool, Errno> {
+        let mut new = Vec::new();
+        for name in names(folder)? {
+            if look(below, &name)?.is_none() {
+                new.push(name);
+            }
+        }
+        Ok(!new.is_empty() && self.are_made(folder, &new, path)?)
     }
 }

@@ -62,10 +62,8 @@ impl Trees<'_> {
         let hides = folder_below.is_some() && is_opaque(parent, name).map_err(failed("look at", path))?;
         let state = match (below, image) {
             (Some(below), Some(image)) if folder_below.is_some() && !hides => {
-                let own_names = names(inside.as_fd()).map_err(failed("list", path))?;
-                let lower = folder_below.as_ref().map(AsFd::as_fd);
-                let only_made = self.only_made(inside.as_fd(), lower, &own_names, path);
-                let with_time = !only_made.map_err(failed("look at", path))?;
+                let (own, lower) = (inside.as_fd(), folder_below.as_ref().map_or(below, AsFd::as_fd));
+                let with_time = !self.only_made_is_new(own, lower, path).map_err(failed("look at", path))?;
                 let sides = (Side { parent, name, stat }, Side { parent: below, name, stat: image });
                 match equal(sides.0, sides.1, self.ids, with_time).map_err(failed("look at", path))? {
                     true => State::Same,

@@ -60,7 +60,9 @@ impl Trees<'_> {
         let state = match (below, image) {
             (Some(below), Some(image)) => {
                 let with_time = match (&inside, &lower) {
-                    (Some(inside), Some(lower)) => !self.only_made_is_new(inside.as_fd(), lower.as_fd(), path)?,
+                    (Some(inside), Some(lower)) => {
+                        !self.only_made_is_new(inside.as_fd(), lower.as_fd(), path).map_err(failed("look at", path))?
+                    }
                     _ => true,
                 };
                 let sides = (Side { parent, name, stat }, Side { parent: below, name, stat: image });
@@ -80,22 +82,5 @@ impl Trees<'_> {
             self.visitor.left();
         }
         Ok(())
-    }
-
-    /// Whether all that is new in a folder is of Hull's making, and something is.
-    fn only_made_is_new(
-        &self,
-        folder: BorrowedFd<'_>,
-        below: BorrowedFd<'_>,
-        path: &Path,
-    ) -> Result<bool, ChangesError> {
-        let looked = |errno| failed("look at", path)(errno);
-        let mut new = Vec::new();
-        for name in names(folder).map_err(looked)? {
-            if look(below, &name).map_err(looked)?.is_none() {
-                new.push(name);
-            }
-        }
-        self.only_made(folder, Some(below), &new, path).map_err(looked)
     }
 }
