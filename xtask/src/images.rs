@@ -1,7 +1,7 @@
 //! Images for tests and measurements, made here: no registry is asked.
 //!
 //! - `busybox`: one layer, Debian's static busybox with a name for each applet;
-//! - `five-layers`: the same in five layers, as images usually come;
+//! - `five-layers`: the same in five layers, as images usually come; `twenty-layers` in twenty;
 //! - `debian.tar`: a root file system from debootstrap (minbase), to import, and
 //! - `debian`: the same as an image.
 //!
@@ -24,7 +24,7 @@ use crate::{program, workspace};
 /// The time that every image and file in it carries: 2024-01-01.
 const CREATED: &str = "2024-01-01T00:00:00Z";
 const CREATED_SECONDS: u64 = 1_704_067_200;
-/// Bytes of filler in each of the upper four layers of `five-layers`.
+/// Bytes of filler in each layer but the lowest of `five-layers` and `twenty-layers`.
 const FILLER_BYTES: usize = 64 * 1024;
 
 /// Debian's static busybox, unpacked once.
@@ -40,15 +40,15 @@ pub fn busybox() -> Result<PathBuf> {
 /// The folder with the small images (busybox and five-layers), made when it is missing.
 pub fn folder() -> Result<PathBuf> {
     let folder = workspace::folder("images")?;
-    if !folder.join("five-layers.oci.tar").exists() {
+    if !folder.join("twenty-layers.oci.tar").exists() {
         let busybox = busybox()?;
-        let base = busybox_layer(&busybox)?;
-        write_image(&folder, "busybox", std::slice::from_ref(&base))?;
-        let mut layers = vec![base];
-        for number in 1..5 {
+        let mut layers = vec![busybox_layer(&busybox)?];
+        for number in 1..20 {
             layers.push(filler_layer(number)?);
         }
-        write_image(&folder, "five-layers", &layers)?;
+        write_image(&folder, "busybox", &layers[..1])?;
+        write_image(&folder, "five-layers", &layers[..5])?;
+        write_image(&folder, "twenty-layers", &layers)?;
     }
     Ok(folder)
 }

@@ -107,9 +107,18 @@ pub fn hull() -> Result<PathBuf> {
 
 /// The program that makes the bare system calls of a container, for measurements.
 pub fn floor() -> Result<PathBuf> {
-    let made = build(&["build", "--release", "--package", "hull-runtime", "--example", "floor"])?;
-    let floor = made.into_iter().find(|program| program.name == "floor");
-    Ok(floor.context("cargo built no program called floor")?.path)
+    example("hull-runtime", "floor")
+}
+
+/// The program that decompresses and hashes a layer, for measurements.
+pub fn inflate() -> Result<PathBuf> {
+    example("hull-image", "inflate")
+}
+
+fn example(package: &str, name: &str) -> Result<PathBuf> {
+    let made = build(&["build", "--release", "--package", package, "--example", name])?;
+    let example = made.into_iter().find(|program| program.name == name);
+    Ok(example.with_context(|| format!("cargo built no program called {name}"))?.path)
 }
 
 /// The end-to-end tests: one libtest program.

@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -24,20 +25,20 @@ const IDLE: [&str; 2] = ["sleep", "100000"];
 
 /// Starts the containers, waits until they are quiet, and prints the cost of one.
 pub fn measure(settings: &Settings) -> Result<()> {
-    let peers = Peers::ready()?;
+    let peers = Rc::new(Peers::ready()?);
     let mut samples = Vec::new();
     if settings.wants("hull") {
         samples.push(hull(settings)?);
     }
     if settings.wants("docker") {
-        let docker = Docker::ready(settings, &peers)?;
+        let docker = Docker::ready(settings, peers.clone())?;
         let run = docker.docker(&[&["run", "--detach", "--network", "none", IMAGE], &IDLE[..]].concat())?;
         samples.push(peer("docker (containerd-shim)", &run, "containerd-shim-runc-v2", |name| {
             docker.docker(&["rm", "--force", name])
         })?);
     }
     if settings.wants("podman") {
-        let podman = Podman::ready(settings, &peers)?;
+        let podman = Podman::ready(settings, peers.clone())?;
         let run = podman.podman(&[&["run", "--detach", "--network", "none", IMAGE], &IDLE[..]].concat())?;
         samples.push(peer("podman (conmon)", &run, "conmon", |name| podman.podman(&["rm", "--force", name]))?);
     }

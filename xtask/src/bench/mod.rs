@@ -6,6 +6,7 @@
 //! start      whole container starts, in interleaved rounds
 //! runtime    the runtimes alone, on one bundle, beside the bare system calls
 //! memory     what an idle container costs
+//! pull       pulls from a registry on loopback, beside decompression and hashes alone
 //! figures    medians, ratios, the table
 //! ```
 //!
@@ -15,6 +16,8 @@
 mod bundle;
 mod figures;
 mod memory;
+mod pull;
+mod registry;
 mod runtime;
 mod stage;
 mod start;
@@ -73,6 +76,8 @@ pub enum Subject {
     Runtime,
     /// What idle detached containers cost.
     Memory,
+    /// Pulls from a registry on loopback, and starts of images with one layer and with twenty.
+    Pull,
 }
 
 /// The measurement as the contained process is told of it.
@@ -93,12 +98,17 @@ pub struct Settings {
     hull: PathBuf,
     /// The program that makes the bare system calls of a container.
     floor: PathBuf,
+    /// The program that does with a layer what every pull must.
+    inflate: PathBuf,
     images: PathBuf,
 }
 
 /// Prepares everything that needs the network, and measures in a contained place.
 pub fn run(args: &Args) -> Result<()> {
     Peers::ready()?;
+    if args.subject == Subject::Pull {
+        images::debian()?;
+    }
     let own = workspace::folder("bench")?;
     let dir = match &args.dir {
         Some(dir) => dir.join(format!("hull-bench-{}", std::process::id())),
@@ -117,6 +127,7 @@ pub fn run(args: &Args) -> Result<()> {
         dir: fs::canonicalize(&dir)?,
         hull: fs::canonicalize(hull(args.glibc)?)?,
         floor: workspace::floor()?,
+        inflate: workspace::inflate()?,
         images: images::folder()?,
     };
     let plan = own.join("settings.json");
@@ -162,6 +173,7 @@ pub fn inside(file: &Path) -> Result<()> {
         Subject::Start => start::whole(&settings),
         Subject::Runtime => runtime::measure(&settings),
         Subject::Memory => memory::measure(&settings),
+        Subject::Pull => pull::measure(&settings),
     };
     stage::remove_folders(&settings)?;
     measured

@@ -7,6 +7,7 @@ use std::ffi::CString;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -70,41 +71,66 @@ fn tmpfs(path: &Path) -> Result<()> {
 }
 
 /// Hull with roots of its own.
-pub struct Hull<'a> {
-    settings: &'a Settings,
+#[derive(Clone)]
+pub struct Hull {
+    argv: Vec<String>,
+    images: PathBuf,
 }
 
-impl<'a> Hull<'a> {
-    /// Loads the image.
-    pub fn ready(settings: &'a Settings) -> Result<Hull<'a>> {
-        let hull = Hull { settings };
-        let archive = settings.images.join(format!("{IMAGE}.docker.tar"));
-        let load = hull.start(&["load", "--input", &archive.display().to_string()]);
-        program::quiet(Command::new(&load.argv[0]).args(&load.argv[1..])).context("hull load")?;
+impl Hull {
+    /// With its own choice of driver, and the image loaded.
+    pub fn ready(settings: &Settings) -> Result<Hull> {
+        let hull = Hull::at(settings, "hull", &[]);
+        hull.load(IMAGE)?;
         Ok(hull)
+    }
+
+    /// With the storage driver of that name, and no image yet.
+    pub fn with_driver(settings: &Settings, driver: &str) -> Result<Hull> {
+        let config = settings.dir.join(format!("hull-{driver}.toml"));
+        fs::write(&config, format!("[storage]\ndriver = \"{driver}\"\n"))?;
+        Ok(Hull::at(settings, &format!("hull-{driver}"), &["--config".into(), config.display().to_string()]))
+    }
+
+    fn at(settings: &Settings, name: &str, options: &[String]) -> Hull {
+        let hull = settings.hull.display().to_string();
+        let root = settings.dir.join(name).display().to_string();
+        let mut argv = vec![hull, "--root".into(), root, "--state".into(), format!("/run/{name}-bench")];
+        argv.extend_from_slice(options);
+        Hull { argv, images: settings.images.clone() }
+    }
+
+    /// Loads an image.
+    pub fn load(&self, image: &str) -> Result<()> {
+        let archive = self.images.join(format!("{image}.docker.tar"));
+        let load = self.start(&["load", "--input", &archive.display().to_string()]);
+        program::quiet(Command::new(&load.argv[0]).args(&load.argv[1..])).context("hull load")
     }
 
     /// `hull` with its roots and `words`.
     pub fn start(&self, words: &[&str]) -> Start {
-        let root = self.settings.dir.join("hull").display().to_string();
-        let hull = self.settings.hull.display().to_string();
-        let mut argv = vec![hull, "--root".into(), root, "--state".into(), "/run/hull-bench".into()];
-        argv.extend(words.iter().map(|word| word.to_string()));
+        let argv = self.argv.iter().cloned().chain(words.iter().map(|word| word.to_string())).collect();
         Start { argv, env: Default::default() }
     }
 }
 
 /// A docker daemon with its containerd.
-pub struct Docker<'a> {
+pub struct Docker {
     daemon: Child,
-    peers: &'a Peers,
+    peers: Rc<Peers>,
 }
 
-impl<'a> Docker<'a> {
-    /// Starts the daemon and loads the image into docker and, for `ctr`, into its containerd.
-    pub fn ready(settings: &Settings, peers: &'a Peers) -> Result<Docker<'a>> {
-        let mut docker = Docker { daemon: start_dockerd(&settings.dir, peers)?, peers };
+impl Docker {
+    /// Starts the daemon.
+    pub fn start(settings: &Settings, peers: Rc<Peers>) -> Result<Docker> {
+        let mut docker = Docker { daemon: start_dockerd(&settings.dir, &peers)?, peers };
         docker.wait_until_up(&settings.dir)?;
+        Ok(docker)
+    }
+
+    /// Starts the daemon and loads the image into docker and, for `ctr`, into its containerd.
+    pub fn ready(settings: &Settings, peers: Rc<Peers>) -> Result<Docker> {
+        let docker = Docker::start(settings, peers)?;
         let archive = settings.images.join(format!("{IMAGE}.docker.tar")).display().to_string();
         docker.quiet(&docker.docker(&["load", "--input", &archive])?)?;
         let archive = settings.images.join(format!("{IMAGE}.oci.tar")).display().to_string();
@@ -115,13 +141,13 @@ impl<'a> Docker<'a> {
     /// `docker` on this daemon.
     pub fn docker(&self, words: &[&str]) -> Result<Start> {
         let host = format!("unix://{RUN}/docker.sock");
-        peer(self.peers, "docker", &[&["--host", &host], words].concat())
+        peer(&self.peers, "docker", &[&["--host", &host], words].concat())
     }
 
     /// `ctr` on this daemon's containerd.
     pub fn ctr(&self, words: &[&str]) -> Result<Start> {
         let socket = format!("{RUN}/docker/containerd/containerd.sock");
-        peer(self.peers, "ctr", &[&["--address", &socket, "--namespace", "bench"], words].concat())
+        peer(&self.peers, "ctr", &[&["--address", &socket, "--namespace", "bench"], words].concat())
     }
 
     /// Runs one of the above and expects it to end well.
@@ -143,7 +169,7 @@ impl<'a> Docker<'a> {
     }
 }
 
-impl Drop for Docker<'_> {
+impl Drop for Docker {
     fn drop(&mut self) {
         let stopped = stop(&mut self.daemon);
         if let Err(error) = stopped {
@@ -167,7 +193,8 @@ fn start_dockerd(dir: &Path, peers: &Peers) -> Result<Child> {
     command.stdout(log.try_clone()?).stderr(log).spawn().context("starting dockerd")
 }
 
-fn stop(daemon: &mut Child) -> Result<()> {
+/// Ends a daemon and waits for it.
+pub fn stop(daemon: &mut Child) -> Result<()> {
     let pid = Pid::from_raw(i32::try_from(daemon.id())?).context("a process without a number")?;
     if daemon.try_wait()?.is_none() {
         kill_process(pid, Signal::TERM)?;
@@ -184,15 +211,20 @@ fn stop(daemon: &mut Child) -> Result<()> {
 }
 
 /// Podman, which has no daemon.
-pub struct Podman<'a> {
+pub struct Podman {
     dir: PathBuf,
-    peers: &'a Peers,
+    peers: Rc<Peers>,
 }
 
-impl<'a> Podman<'a> {
-    /// Loads the image.
-    pub fn ready(settings: &Settings, peers: &'a Peers) -> Result<Podman<'a>> {
-        let podman = Podman { dir: settings.dir.join("podman"), peers };
+impl Podman {
+    /// With its storage in the measurement's folder.
+    pub fn new(settings: &Settings, peers: Rc<Peers>) -> Podman {
+        Podman { dir: settings.dir.join("podman"), peers }
+    }
+
+    /// With the image loaded.
+    pub fn ready(settings: &Settings, peers: Rc<Peers>) -> Result<Podman> {
+        let podman = Podman::new(settings, peers);
         let archive = settings.images.join(format!("{IMAGE}.docker.tar")).display().to_string();
         let load = podman.podman(&["load", "--quiet", "--input", &archive])?;
         program::quiet(Command::new(&load.argv[0]).args(&load.argv[1..]).envs(&load.env)).context("podman load")?;
@@ -203,7 +235,7 @@ impl<'a> Podman<'a> {
     pub fn podman(&self, words: &[&str]) -> Result<Start> {
         let root = self.dir.display().to_string();
         let own = ["--root", &root, "--runroot", "/run/hull-peers/podman", "--tmpdir", "/run/hull-peers/libpod"];
-        peer(self.peers, "podman", &[&own, words].concat())
+        peer(&self.peers, "podman", &[&own, words].concat())
     }
 }
 

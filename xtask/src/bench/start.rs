@@ -3,6 +3,7 @@
 //! Candidates run in turn, in rounds; each round begins with the next one. A candidate that cannot be measured here is
 //! named with its reason, and the others go on.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -28,7 +29,7 @@ pub(super) struct Candidate {
 
 /// `hull run` beside docker, podman and ctr, and then the runtimes alone.
 pub fn whole(settings: &Settings) -> Result<()> {
-    let peers = Peers::ready()?;
+    let peers = Rc::new(Peers::ready()?);
     let mut candidates = Vec::new();
     let hull = noted("hull", settings.wants("hull").then(|| Hull::ready(settings)));
     if let Some(hull) = &hull {
@@ -36,7 +37,7 @@ pub fn whole(settings: &Settings) -> Result<()> {
         candidates.push(Candidate { name: "hull run", start, sees_v2: true });
     }
     let wants_docker = settings.wants("docker") || settings.wants("ctr");
-    let docker = noted("docker and ctr", wants_docker.then(|| Docker::ready(settings, &peers)));
+    let docker = noted("docker and ctr", wants_docker.then(|| Docker::ready(settings, peers.clone())));
     if let Some(docker) = &docker {
         let start = docker.docker(&["run", "--rm", "--network", "none", IMAGE, "true"])?;
         candidates.push(Candidate { name: "docker run", start, sees_v2: true });
@@ -44,7 +45,7 @@ pub fn whole(settings: &Settings) -> Result<()> {
         let start = docker.ctr(&["run", "--rm", &image, "{id}", "true"])?;
         candidates.push(Candidate { name: "ctr run", start, sees_v2: true });
     }
-    let podman = noted("podman", settings.wants("podman").then(|| Podman::ready(settings, &peers)));
+    let podman = noted("podman", settings.wants("podman").then(|| Podman::ready(settings, peers.clone())));
     if let Some(podman) = &podman {
         let start = podman.podman(&["run", "--rm", "--network", "none", IMAGE, "true"])?;
         candidates.push(Candidate { name: "podman run", start, sees_v2: true });
@@ -56,7 +57,7 @@ pub fn whole(settings: &Settings) -> Result<()> {
 }
 
 /// What could be prepared; a reason on standard error for what could not.
-fn noted<T>(name: &str, ready: Option<Result<T>>) -> Option<T> {
+pub(super) fn noted<T>(name: &str, ready: Option<Result<T>>) -> Option<T> {
     match ready? {
         Ok(ready) => Some(ready),
         Err(error) => {
