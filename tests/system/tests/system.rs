@@ -34,5 +34,6 @@ mod smoke;
 mod spaces;
 mod systemd;
 mod terminals;
+mod travels;
 mod visits;
 mod with_systemd;
