@@ -2,12 +2,13 @@
 //!
 //! Which one makes what is new is settled when that is first needed. What the configuration names is taken or refused.
 //! Otherwise it is the first of [`Driver::ALL`] that works here, which is tried out: an image is mounted, an overlay is
-//! made over it. For a layer that is there in that first one already nothing is tried, so that a container of an image
-//! that has been used before starts without it. A container stays with the driver that made it.
+//! made over it. What has worked is written down for the time until the next boot (`<root>/drivers`), and for a layer that
+//! is there in that first one already nothing is asked at all, so that a container of an image that has been used before
+//! starts without it. A container stays with the driver that made it.
 
 use std::fmt;
-use std::fs::File;
-use std::path::Path;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use hull_kernel::erofs::ImageWriter;
@@ -49,6 +50,9 @@ impl fmt::Display for Driver {
     }
 }
 
+/// Name of the file that says which drivers have worked.
+const WORKING: &str = "drivers";
+
 /// Held while drivers are tried out.
 static CHOOSING: Mutex<()> = Mutex::new(());
 
@@ -63,6 +67,8 @@ pub struct Snapshots<'a> {
     copy: Copy<'a>,
     wanted: WantedDriver<'a>,
     chosen: OnceLock<Driver>,
+    /// Drivers that have worked, one a line, each with its boot.
+    working: PathBuf,
 }
 
 impl fmt::Debug for Snapshots<'_> {
@@ -80,6 +86,7 @@ impl<'a> Snapshots<'a> {
             copy: Copy::new(store, roots),
             wanted,
             chosen: OnceLock::new(),
+            working: roots.root.join(WORKING),
         }
     }
 
@@ -174,11 +181,21 @@ impl<'a> Snapshots<'a> {
             let errno = rustix::io::Errno::NODEV;
             return Err(hull_kernel::mounts::MountError::new("fsopen", "erofs", errno).into());
         }
-        let root = self.folders(driver).root();
-        let place = root.join(format!("{TRYING}{}", Lease::current()?));
+        let lease = Lease::current()?;
+        let line = format!("{driver} {}\n", lease.boot_id);
+        let known = fs::read_to_string(&self.working).unwrap_or_default();
+        if known.split_inclusive('\n').any(|known| known == line) {
+            return Ok(());
+        }
+        let place = self.folders(driver).root().join(format!("{TRYING}{lease}"));
         let tried = try_in(driver, &place);
         remove_folder(&place)?;
-        tried
+        tried?;
+        let same_boot = known.split_inclusive('\n').filter(|known| known.ends_with(&format!(" {}\n", lease.boot_id)));
+        let all: String = same_boot.chain([line.as_str()]).collect();
+        // What cannot be written down, on a full disk for example, or what another process overwrites, is found out again.
+        let _ = fs::write(&self.working, all);
+        Ok(())
     }
 }
 

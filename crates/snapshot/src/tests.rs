@@ -72,6 +72,14 @@ fn all_together_keep_the_contract_whoever_is_wanted() {
         }
         let snapshots = Snapshots::new(store, roots, Box::new(|| Ok(None)));
         assert_eq!(snapshots.current().unwrap(), Driver::Erofs, "it works on the kernels of tests");
+        let known = fs::read_to_string(roots.root.join("drivers")).unwrap();
+        assert_eq!(known.lines().map(|line| line.split(' ').next().unwrap()).collect::<Vec<_>>(), ["erofs", "overlay"]);
+        // What worked before the last boot need not work now, and is tried again.
+        fs::write(roots.root.join("drivers"), "erofs of-another-boot\noverlay").unwrap();
+        let snapshots = Snapshots::new(store, roots, Box::new(|| Ok(None)));
+        assert_eq!(snapshots.current().unwrap(), Driver::Erofs);
+        let again = fs::read_to_string(roots.root.join("drivers")).unwrap();
+        assert_eq!(again.lines().collect::<Vec<_>>(), [known.lines().next().unwrap()]);
         let snapshots = Snapshots::new(store, roots, Box::new(|| Err("no choice".into())));
         assert!(snapshots.prepare().unwrap_err().to_string().contains("cannot choose"));
     }

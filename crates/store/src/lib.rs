@@ -5,6 +5,7 @@
 //!   hull.db               Store: names, images, layers, snapshots, containers, volumes (schema in `schema`)
 //!   content/              blobs by digest (crate `image`)
 //!   snapshots/            layers and writable tops (crate `snapshot`)
+//!   drivers               which ways of keeping layers work on this machine (crate `snapshot`)
 //!   containers/<id>/      request, log, exit record (crate `engine`)
 //!   volumes/<name>/
 //! <state>/                Roots::state, /run/hull: gone after a reboot
