@@ -3,6 +3,11 @@
 //! Media types and file names are claims; the magic number is what the decoder will meet. gzip and bzip2 may consist
 //! of several members, zstd and xz of several frames or streams. Input is read forwards only, so a pipe will do.
 //!
+//! gzip is flate2 with zlib-rs. Measured on a Debian layer (51 MB packed, 128 MB of tar), best of many on a busy 2-CPU
+//! machine: zlib-rs as a stream 0.30 s, libdeflate with the whole layer in memory, which it needs, 0.24 s; SHA-256 of
+//! the tar 0.12 s and of the packed bytes 0.05 s (sha2 finds the processor's SHA instructions by itself). zlib-ng was
+//! not compared: it wants cmake to be built.
+//!
 //! [`decompress_ahead`] decodes in a thread of its own, into [`CHUNKS`] buffers that go round, so that whoever hashes and
 //! writes what comes out does so meanwhile.
 

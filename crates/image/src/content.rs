@@ -577,6 +577,7 @@ impl SealedBlob {
 /// # Errors
 /// [`ContentError::File`]; those that have no name by then leave nothing.
 pub fn place_all(mut blobs: Vec<SealedBlob>) -> Result<(), ContentError> {
+    make_missing(&blobs)?;
     let mut unsynced = blobs.iter_mut().filter(|blob| !blob.is_synced);
     match (unsynced.next(), unsynced.next()) {
         (Some(only), None) => only.sync()?,
@@ -588,6 +589,17 @@ pub fn place_all(mut blobs: Vec<SealedBlob>) -> Result<(), ContentError> {
     }
     let folders: BTreeSet<PathBuf> = blobs.into_iter().map(SealedBlob::rename).collect::<Result<_, _>>()?;
     folders.iter().try_for_each(|folder| sync_folder(folder))
+}
+
+/// Makes the folders that blobs are to go to, durably, with one sync for all new ones of an algorithm.
+fn make_missing(blobs: &[SealedBlob]) -> Result<(), ContentError> {
+    let folders: BTreeSet<PathBuf> = blobs.iter().map(|blob| blob.content.folder_of(&blob.digest)).collect();
+    let mut parents = BTreeSet::new();
+    for folder in folders.iter().filter(|folder| !folder.exists()) {
+        make_folder(folder)?;
+        parents.extend(folder.parent());
+    }
+    parents.into_iter().try_for_each(sync_folder)
 }
 
 fn make_folder(folder: &Path) -> Result<(), ContentError> {
