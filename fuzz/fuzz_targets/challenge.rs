@@ -8,7 +8,7 @@ use libfuzzer_sys::fuzz_target;
 fuzz_target!(|header: &str| {
     for challenge in parse(header) {
         if let Challenge::Bearer(source) = challenge {
-            let url = source.url("repository:x:pull");
+            let url = source.url(&["repository:x:pull".to_owned()]);
             let query = url.strip_prefix(&source.realm).expect("the realm comes first");
             assert!(query.bytes().all(|byte| byte.is_ascii_graphic()), "{url}");
         }
