@@ -3,6 +3,8 @@
 //! `inflate FILE`: with Hull's own decoder and hashes, one after the other on one thread, and nothing is written. The
 //! measurements of pulls are set beside it.
 
+#![forbid(unsafe_code)]
+
 use std::io::{self, Read};
 use std::process::ExitCode;
 

@@ -8,7 +8,7 @@
 //! the tar 0.12 s and of the packed bytes 0.05 s (sha2 finds the processor's SHA instructions by itself). zlib-ng was
 //! not compared: it wants cmake to be built.
 //!
-//! [`decompress_ahead`] decodes in a thread of its own, into [`CHUNKS`] buffers that go round, so that whoever hashes and
+//! [`decompress_ahead`] decodes in a thread of its own, into `CHUNKS` buffers that go round, so that whoever hashes and
 //! writes what comes out does so meanwhile.
 
 use std::io::{self, BufRead, BufReader, Read};

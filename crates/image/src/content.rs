@@ -16,7 +16,7 @@
 //! Temporary files of dead processes are removed by [`Content::sweep`], except that a file with a digest in its name
 //! which has come to [`RESUMABLE_BYTES_MIN`] and was written to within [`RESUMABLE_AGE_MAX`] stays until the blob is
 //! here: the next process that wants the blob renames the file to its own name (one of several gets it) and goes on
-//! where it ended ([`crate::partial`]). Nothing in it is believed: the whole blob is verified as any other.
+//! where it ended (`partial`). Nothing in it is believed: the whole blob is verified as any other.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};

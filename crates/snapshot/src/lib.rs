@@ -4,7 +4,7 @@
 //! folder to unpack into, or a file to write an image to), committed under its chain id, and from then on never changed. A container snapshot is a
 //! writable top over layers. What is to be mounted is a [`Rootfs`], which nothing has mounted yet.
 //!
-//! Three drivers keep the same contract (`conformance`): [`Erofs`], [`Overlay`] and [`Copy`]. [`Snapshots`] is all of
+//! Three drivers keep the same contract (`conformance`): [`Erofs`], [`Overlay`] and [`struct@Copy`]. [`Snapshots`] is all of
 //! them.
 #![forbid(unsafe_code)]
 
