@@ -47,6 +47,20 @@ pub enum VolumeError {
         /// As typed.
         name: String,
     },
+    /// There is no such volume.
+    #[error("get {name}: no such volume")]
+    Missing {
+        /// As typed.
+        name: String,
+    },
+    /// Containers have it.
+    #[error("remove {name}: volume is in use - [{}]", containers.join(", "))]
+    InUse {
+        /// The volume.
+        name: String,
+        /// Ids of the containers.
+        containers: Vec<String>,
+    },
     /// A bind source that is not there.
     #[error("invalid mount config for type \"bind\": bind source path does not exist: {}", path.display())]
     BindSource {
@@ -105,6 +119,8 @@ impl VolumeError {
             | VolumeError::BindRelative { .. }
             | VolumeError::Propagation { .. }
             | VolumeError::Target(_) => ErrorKind::Invalid,
+            VolumeError::Missing { .. } => ErrorKind::NotFound,
+            VolumeError::InUse { .. } => ErrorKind::Conflict,
             VolumeError::Folder { source, .. } => kind_of(source),
             VolumeError::Fill { source, .. } => kind_of(&io::Error::from(source.errno)),
             VolumeError::Store(_) => ErrorKind::Internal,
@@ -183,7 +199,12 @@ fn volume(name: Option<&str>, roots: &Roots) -> Result<(MountKind, PathBuf), Vol
     Ok((MountKind::Volume { name, anonymous }, source))
 }
 
-fn check_name(name: &str) -> Result<&str, VolumeError> {
+/// Whether a name may be a volume's.
+pub(crate) fn is_name(name: &str) -> bool {
+    check_name(name).is_ok()
+}
+
+pub(crate) fn check_name(name: &str) -> Result<&str, VolumeError> {
     match crate::names::check(name) {
         Ok(bare) if bare == name && name.len() <= 255 => Ok(name),
         _ => Err(VolumeError::Name { name: name.to_owned() }),
@@ -204,7 +225,8 @@ pub(crate) fn folder(roots: &Roots, name: &str) -> PathBuf {
     roots.volumes().join(name)
 }
 
-fn data_path(roots: &Roots, name: &str) -> PathBuf {
+/// The folder of a volume that containers see.
+pub(crate) fn data_path(roots: &Roots, name: &str) -> PathBuf {
     folder(roots, name).join("_data")
 }
 
@@ -386,7 +408,46 @@ pub(crate) fn claim_abandoned(tx: &Transaction<'_>, own: &Lease) -> Result<Vec<S
     Ok(names)
 }
 
-fn release(tx: &Transaction<'_>, name: &str) -> Result<(), StoreError> {
+/// Inserts a volume that is whole.
+pub(crate) fn insert_whole(tx: &Transaction<'_>, name: &str, labels: &str) -> Result<(), StoreError> {
+    let now = jiff::Timestamp::now().as_nanosecond() as i64;
+    tx.execute(
+        "INSERT OR IGNORE INTO volumes (name, anonymous, created_at, labels, options) VALUES (?1, ?2, ?3, ?4, '{}')",
+        params![name, is_anonymous_name(name), now, labels],
+    )?;
+    Ok(())
+}
+
+/// Inserts a volume that is being made; `false` when there is one of that name.
+pub(crate) fn insert_leased(
+    tx: &Transaction<'_>,
+    name: &str,
+    anonymous: bool,
+    labels: &str,
+    lease: &Lease,
+) -> Result<bool, StoreError> {
+    let (pid, start, boot) = lease.columns();
+    let now = jiff::Timestamp::now().as_nanosecond() as i64;
+    let inserted = tx.execute(
+        "INSERT OR IGNORE INTO volumes (name, anonymous, created_at, labels, options, lease_pid, lease_start, lease_boot)
+         VALUES (?1, ?2, ?3, ?4, '{}', ?5, ?6, ?7)",
+        params![name, anonymous, now, labels, pid, start, boot],
+    )?;
+    Ok(inserted == 1)
+}
+
+/// Leases a volume that nobody makes, removes or has, for its removal.
+pub(crate) fn claim_unused(tx: &Transaction<'_>, name: &str, lease: &Lease) -> Result<bool, StoreError> {
+    let (pid, start, boot) = lease.columns();
+    let claimed = tx.execute(
+        "UPDATE volumes SET lease_pid = ?2, lease_start = ?3, lease_boot = ?4 WHERE name = ?1 AND lease_pid IS NULL
+         AND NOT EXISTS (SELECT 1 FROM container_volumes WHERE volume = ?1)",
+        params![name, pid, start, boot],
+    )?;
+    Ok(claimed == 1)
+}
+
+pub(crate) fn release(tx: &Transaction<'_>, name: &str) -> Result<(), StoreError> {
     tx.execute("UPDATE volumes SET lease_pid = NULL, lease_start = NULL, lease_boot = NULL WHERE name = ?1", [name])?;
     Ok(())
 }
@@ -399,7 +460,7 @@ pub(crate) fn make_folder(roots: &Roots, name: &str) -> Result<(), VolumeError> 
 }
 
 /// Everything in every volume is on disk when this returns.
-fn sync(roots: &Roots) -> Result<(), VolumeError> {
+pub(crate) fn sync(roots: &Roots) -> Result<(), VolumeError> {
     let path = roots.volumes();
     let synced = fs::File::open(&path).and_then(|folder| Ok(rustix::fs::syncfs(&folder)?));
     synced.map_err(|source| VolumeError::Folder { action: "sync", path, source })

@@ -35,5 +35,6 @@ mod spaces;
 mod systemd;
 mod terminals;
 mod travels;
+mod upkeep;
 mod visits;
 mod with_systemd;

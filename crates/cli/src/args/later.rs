@@ -96,6 +96,17 @@ pub const START: &[LaterFlag] = &[
     value("checkpoint-dir", "checkpoints come with a later release"),
 ];
 
+/// Flags of `volume create`.
+pub const CREATE_VOLUME: &[LaterFlag] = &[
+    LaterFlag { short: Some('d'), harmless: &["local"], ..value("driver", "volume drivers come with a later release") },
+    LaterFlag { short: Some('o'), ..value("opt", "volume options come with a later release") },
+    value("availability", "cluster volumes belong to swarm"),
+    value("group", "cluster volumes belong to swarm"),
+    value("scope", "cluster volumes belong to swarm"),
+    value("sharing", "cluster volumes belong to swarm"),
+    value("type", "cluster volumes belong to swarm"),
+];
+
 /// The flags of `rm` that are refused.
 pub const REMOVE: &[LaterFlag] = &[LaterFlag { short: Some('l'), ..switch("link", NETWORKS) }];
 
@@ -133,7 +144,6 @@ pub const VERBS: &[&str] = &[
     "node",
     "plugin",
     "port",
-    "prune",
     "rename",
     "search",
     "secret",
@@ -141,11 +151,9 @@ pub const VERBS: &[&str] = &[
     "stack",
     "stats",
     "swarm",
-    "system",
     "top",
     "trust",
     "update",
-    "volume",
 ];
 
 /// A flag was given whose time has not come.

@@ -22,6 +22,7 @@ pub mod mounts;
 pub mod run;
 pub mod surroundings;
 pub mod system;
+pub mod upkeep;
 pub mod values;
 
 use std::ffi::OsString;

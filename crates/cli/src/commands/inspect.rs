@@ -44,10 +44,21 @@ pub fn image(arguments: InspectOneKindArgs, context: &Context) -> Result<u8, Fai
 }
 
 /// How documents are printed.
-enum Form {
+pub(super) enum Form {
     List,
     Line,
     Template(Template),
+}
+
+impl Form {
+    /// Reads `--format`.
+    pub(super) fn parse(format: Option<&str>) -> Result<Form, Failure> {
+        Ok(match format {
+            None | Some("") => Form::List,
+            Some("json") => Form::Line,
+            Some(template) => Form::Template(Template::parse(template)?),
+        })
+    }
 }
 
 fn inspect(
@@ -57,11 +68,7 @@ fn inspect(
     format: Option<&str>,
     context: &Context,
 ) -> Result<u8, Failure> {
-    let form = match format {
-        None | Some("") => Form::List,
-        Some("json") => Form::Line,
-        Some(template) => Form::Template(Template::parse(template)?),
-    };
+    let form = Form::parse(format)?;
     let engine = context.engine()?;
     let (found, failures) = look_up(&engine, names, kind, size);
     write_stdout(&printed(&found, &form)?)?;
@@ -83,7 +90,7 @@ fn look_up(engine: &Engine, names: &[String], kind: InspectKind, size: bool) -> 
     (found, failures)
 }
 
-fn printed<T: Serialize>(found: &[T], form: &Form) -> Result<Vec<u8>, Failure> {
+pub(super) fn printed<T: Serialize>(found: &[T], form: &Form) -> Result<Vec<u8>, Failure> {
     let mut text = Vec::new();
     match form {
         Form::List => {

@@ -22,13 +22,16 @@ mod login;
 mod logs;
 mod man;
 mod manifest;
+mod prune;
 mod ps;
 mod rm;
 mod run;
 mod start;
 mod stop;
+mod system;
 mod table;
 mod version;
+mod volume;
 
 use std::ffi::OsString;
 use std::io::Write;

@@ -4,7 +4,7 @@ use clap::{Args, FromArgMatches};
 
 use super::{
     attach, changes, completion, cp, create, exec, help, history, image, images, info, inspect, login, logs, man,
-    manifest, ps, rm, run, start, stop, version,
+    manifest, prune, ps, rm, run, start, stop, system, version, volume,
 };
 use crate::args::containers::{
     AttachArgs, CommitArgs, CopyArgs, DiffArgs, ExecArgs, ExportArgs, InspectArgs, InspectOneKindArgs, KillArgs,
@@ -17,6 +17,10 @@ use crate::args::images::{
 use crate::args::later::{self, LaterFlag};
 use crate::args::run::{ContainerArgs, RunArgs};
 use crate::args::system::{CompletionArgs, FormatArgs, ManArgs};
+use crate::args::upkeep::{
+    CheckArgs, CollectArgs, CreateVolumeArgs, DiskUsageArgs, InspectVolumesArgs, ListVolumesArgs, PruneArgs,
+    PruneContainersArgs, PruneSystemArgs, RemoveVolumesArgs,
+};
 use crate::args::{Body, Purpose, Verb, dressed, flagged};
 use crate::error::{ExitRule, Failure};
 
@@ -425,6 +429,13 @@ const CONTAINER: Verb = Verb {
         LOGS,
         Verb { name: "ls", aliases: &["ps", "list"], ..PS },
         PAUSE,
+        Verb {
+            name: "prune",
+            about: "Remove containers that do not run",
+            usage: "[OPTIONS]",
+            body: leaf!(PruneContainersArgs, prune::containers),
+            ..PLAIN
+        },
         RESTART,
         Verb { aliases: &["remove"], ..RM },
         RUN,
@@ -448,6 +459,13 @@ const IMAGE: Verb = Verb {
         INSPECT_IMAGE,
         LOAD,
         Verb { name: "ls", aliases: &["list"], ..IMAGES },
+        Verb {
+            name: "prune",
+            about: "Remove images that nothing uses",
+            usage: "[OPTIONS]",
+            body: leaf!(PruneArgs, prune::images),
+            ..PLAIN
+        },
         PULL,
         PUSH,
         Verb { name: "rm", aliases: &["remove"], ..RMI },
@@ -484,9 +502,98 @@ const MANIFEST: Verb = Verb {
     ..PLAIN
 };
 
+const SYSTEM: Verb = Verb {
+    name: "system",
+    about: "Look after Hull's store",
+    usage: "COMMAND",
+    wants: "requires a command",
+    body: Body::Group(&[
+        Verb {
+            name: "check",
+            about: "Check every blob and every reference; the exit code is 1 when something is wrong",
+            usage: "[OPTIONS]",
+            body: leaf!(CheckArgs, system::check),
+            ..PLAIN
+        },
+        Verb {
+            name: "df",
+            about: "Show what images, containers and volumes take on disk",
+            usage: "[OPTIONS]",
+            body: leaf!(DiskUsageArgs, system::df),
+            ..PLAIN
+        },
+        Verb {
+            name: "gc",
+            about: "Remove what belongs to nothing",
+            usage: "",
+            body: leaf!(CollectArgs, system::collect),
+            ..PLAIN
+        },
+        INFO,
+        Verb {
+            name: "prune",
+            about: "Remove stopped containers and unused images",
+            usage: "[OPTIONS]",
+            body: leaf!(PruneSystemArgs, prune::system),
+            ..PLAIN
+        },
+    ]),
+    ..PLAIN
+};
+
+const VOLUME: Verb = Verb {
+    name: "volume",
+    about: "Manage volumes",
+    usage: "COMMAND",
+    wants: "requires a command",
+    body: Body::Group(&[
+        Verb {
+            name: "create",
+            about: "Make a volume",
+            usage: "[OPTIONS] [VOLUME]",
+            wants: "requires at most 1 argument",
+            body: leaf!(CreateVolumeArgs, later::CREATE_VOLUME, volume::create),
+            ..PLAIN
+        },
+        Verb {
+            name: "inspect",
+            about: "Print all that is known about volumes",
+            usage: "[OPTIONS] VOLUME [VOLUME...]",
+            wants: "requires at least 1 argument",
+            body: leaf!(InspectVolumesArgs, volume::inspect),
+            ..PLAIN
+        },
+        Verb {
+            name: "ls",
+            aliases: &["list"],
+            about: "List volumes",
+            usage: "[OPTIONS]",
+            body: leaf!(ListVolumesArgs, volume::list),
+            ..PLAIN
+        },
+        Verb {
+            name: "prune",
+            about: "Remove volumes that no container has",
+            usage: "[OPTIONS]",
+            body: leaf!(PruneArgs, prune::volumes),
+            ..PLAIN
+        },
+        Verb {
+            name: "rm",
+            aliases: &["remove"],
+            about: "Remove volumes",
+            usage: "[OPTIONS] VOLUME [VOLUME...]",
+            wants: "requires at least 1 argument",
+            body: leaf!(RemoveVolumesArgs, volume::remove),
+            ..PLAIN
+        },
+    ]),
+    ..PLAIN
+};
+
 /// All commands, in the order of the help.
 pub const VERBS: &[Verb] = &[
     RUN, CREATE, START, STOP, RESTART, PAUSE, UNPAUSE, KILL, WAIT, RM, PS, LOGS, EXEC, ATTACH, CP, DIFF, COMMIT,
     EXPORT, INSPECT, PULL, PUSH, IMAGES, RMI, IMPORT, LOAD, SAVE, TAG, HISTORY, LOGIN, LOGOUT, CONTAINER, IMAGE,
-    MANIFEST, INFO, VERSION, OCI, COMPLETION, MAN, HELP,
+    VOLUME, SYSTEM, MANIFEST, INFO, VERSION, OCI, COMPLETION, MAN, HELP,
 ];

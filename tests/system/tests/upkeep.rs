@@ -1,0 +1,106 @@
+//! Looking after the store: checking and repairing it, what it takes, pruning, and volumes by themselves.
+
+use std::fs;
+use std::path::PathBuf;
+
+use serde_json::Value;
+use system_tests::Hull;
+
+/// The one file of more than 100 kB among the blobs: the layer.
+fn layer_blob(hull: &Hull) -> PathBuf {
+    let folders = fs::read_dir(hull.roots().content().join("sha256")).expect("blobs").flatten();
+    let files = folders.flat_map(|folder| fs::read_dir(folder.path()).expect("blobs").flatten());
+    let large = files.map(|file| file.path()).filter(|path| fs::metadata(path).expect("a blob").len() > 100_000);
+    large.last().expect("the layer's blob")
+}
+
+fn findings(hull: &Hull, code: i32, words: &[&str]) -> Vec<Value> {
+    let run = hull.run(&[&["system", "check", "--format", "json"], words].concat()).expect(code);
+    let report: Value = serde_json::from_str(run.text()).expect("JSON");
+    report["Findings"].as_array().expect("a list").clone()
+}
+
+#[test]
+fn a_damaged_blob_is_found_and_fetched_again() {
+    let hull = Hull::with_busybox();
+    assert_eq!(findings(&hull, 0, &[]), Vec::<Value>::new());
+    let blob = layer_blob(&hull);
+    let mut bytes = fs::read(&blob).expect("the blob");
+    bytes[70_000] ^= 1;
+    fs::write(&blob, &bytes).expect("damage");
+    let found = findings(&hull, 1, &[]);
+    assert_eq!((found.len(), found[0]["Kind"].as_str()), (1, Some("blob")), "{found:?}");
+    assert!(found[0]["Healed"].is_null());
+    findings(&hull, 1, &["--repair"]);
+    assert!(!blob.exists(), "what is damaged is not taken for the blob again");
+    hull.sh(&[], "true").expect(0);
+    hull.ok(&["load", "-i", &system_tests::image("busybox.docker.tar").display().to_string()]);
+    assert_eq!(findings(&hull, 0, &[]), Vec::<Value>::new());
+}
+
+#[test]
+fn a_lost_layer_is_unpacked_again_for_its_containers() {
+    let hull = Hull::with_busybox();
+    hull.ok(&["create", "--name", "one", "busybox", "true"]);
+    let snapshots = hull.roots().snapshots();
+    let drivers = fs::read_dir(&snapshots).expect("drivers").flatten();
+    let all = drivers.flat_map(|driver| fs::read_dir(driver.path()).expect("snapshots").flatten());
+    let layers: Vec<PathBuf> = all.map(|entry| entry.path()).filter(|path| !path.join("parents").exists()).collect();
+    assert_eq!(layers.len(), 1, "{layers:?}");
+    fs::rename(&layers[0], hull.files().join("aside")).expect("the layer goes");
+    let kinds: Vec<String> =
+        findings(&hull, 1, &[]).iter().map(|found| found["Kind"].as_str().unwrap_or_default().to_owned()).collect();
+    assert_eq!(kinds, ["layer", "container"]);
+    let healed = findings(&hull, 0, &["--repair"]);
+    assert_eq!(healed[0]["Healed"].as_str(), Some("unpacked again"), "{healed:?}");
+    assert!(layers[0].exists(), "under the name that the container knows");
+    assert_eq!(findings(&hull, 0, &[]), Vec::<Value>::new());
+    hull.ok(&["start", "-a", "one"]);
+    hull.ok(&["rm", "one"]);
+    fs::remove_dir_all(hull.files().join("aside")).expect("the old layer");
+}
+
+#[test]
+fn volumes_live_by_themselves() {
+    let hull = Hull::with_busybox();
+    assert_eq!(hull.ok(&["volume", "create", "data", "--label", "a=b"]), "data");
+    hull.ok(&["volume", "create", "data"]);
+    let anonymous = hull.ok(&["volume", "create"]);
+    assert_eq!(anonymous.len(), 64);
+    let id = hull.ok(&["create", "-v", "data:/mnt", "busybox", "true"]);
+    let said = hull.refused(1, &["volume", "rm", "data"]);
+    assert!(said.contains(&format!("remove data: volume is in use - [{id}]")), "{said}");
+    assert_eq!(hull.ok(&["volume", "ls", "-q", "--filter", "dangling=true"]), anonymous);
+    assert_eq!(hull.ok(&["volume", "inspect", "-f", "{{.Name}} {{.Labels.a}}", "data"]), "data b");
+    let said = hull.ok(&["volume", "prune", "-f"]);
+    assert!(said.starts_with(&format!("Deleted Volumes:\n{anonymous}\n\nTotal reclaimed space:")), "{said}");
+    hull.ok(&["rm", &id]);
+    hull.ok(&["volume", "prune", "-f"]);
+    assert_eq!(hull.ok(&["volume", "ls", "-q"]), "data", "a named one stays");
+    assert_eq!(hull.ok(&["volume", "rm", "data"]), "data");
+    hull.refused(1, &["volume", "rm", "data"]);
+    hull.ok(&["volume", "rm", "-f", "data"]);
+    hull.refused(125, &["volume", "create", "-o", "type=nfs", "x"]);
+    hull.refused(1, &["volume", "create", "../x"]);
+    assert_eq!(hull.ok(&["volume", "ls", "-q"]), "");
+}
+
+#[test]
+fn pruning_takes_what_nothing_uses() {
+    let hull = Hull::with_busybox();
+    let running = hull.background(&[], "exec sleep 1000");
+    let stopped = hull.ok(&["create", "--label", "keep", "busybox", "true"]);
+    let said = hull.fed(b"n\n", &["container", "prune"]);
+    assert!(String::from_utf8_lossy(&said.stdout).contains("Are you sure you want to continue? [y/N]"));
+    assert_eq!(hull.ok(&["container", "prune", "-f", "--filter", "label!=keep"]), "Total reclaimed space: 0B");
+    let said = hull.ok(&["container", "prune", "-f"]);
+    assert!(said.starts_with(&format!("Deleted Containers:\n{stopped}\n\nTotal reclaimed space:")), "{said}");
+    assert_eq!(hull.ok(&["image", "prune", "-a", "-f"]), "Total reclaimed space: 0B", "it runs");
+    let used = hull.ok(&["system", "df", "--format", "{{.Type}} {{.TotalCount}} {{.Active}}"]);
+    assert!(used.contains("Images 1 1") && used.contains("Containers 1 1"), "{used}");
+    hull.ok(&["rm", "-f", &running]);
+    let said = hull.ok(&["system", "prune", "-a", "-f"]);
+    assert!(said.contains("untagged: busybox:latest") && said.contains("deleted: sha256:"), "{said}");
+    assert_eq!(hull.ok(&["images", "-q"]), "");
+    assert_eq!(hull.leftovers(), Vec::<String>::new());
+}
