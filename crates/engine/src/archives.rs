@@ -40,7 +40,9 @@ impl Engine {
             LoadSource::Stream(input) => archive::load(&images, input, &options, progress)?,
             LoadSource::Folder(folder) => archive::load_folder(&images, folder, &options, progress)?,
         };
-        arrived.iter().map(|image| self.admit(&images, image, progress)).collect()
+        let admitted = arrived.iter().map(|image| self.admit(&images, image, progress)).collect::<Result<_, _>>()?;
+        self.relieve_by_itself();
+        Ok(admitted)
     }
 
     /// Writes images as an archive; see [`archive::save`].

@@ -138,7 +138,9 @@ impl Engine {
         let thawed = frozen.map_or(Ok(()), Frozen::thaw);
         let image = image?;
         thawed?;
-        self.admit(&images, &image, progress)
+        let image = self.admit(&images, &image, progress)?;
+        self.relieve_by_itself();
+        Ok(image)
     }
 
     /// Writes what a container changed as a layer's tar; says how many entries that were.

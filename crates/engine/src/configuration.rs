@@ -16,6 +16,9 @@
 //! [storage]
 //! driver = "erofs"          # how layers are kept: "erofs", "overlay", "copy"; else the first of them that works
 //!
+//! [gc]                      # what goes by itself when the file system of the images is full; see `Gc` below
+//! high-water = 85           # and enabled = true, low-water = 75, keep = "24h"
+//!
 //! [limits]                  # what an image may be at most; more is refused and leaves nothing
 //! layer-size = 137438953472 # bytes of files in one layer, unpacked
 //! layer-entries = 10000000  # entries in one layer
@@ -34,6 +37,7 @@ use std::path::{Path, PathBuf};
 use hull_image::registry::{Registries, TrustPolicy, TrustRule};
 use hull_image::unpack::UnpackOptions;
 use hull_snapshot::Driver;
+use jiff::SignedDuration;
 use serde::Deserialize;
 
 /// The file that is read when none is named.
@@ -116,10 +120,61 @@ impl From<StorageDriver> for Driver {
     }
 }
 
-/// `[gc]`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-pub struct Gc {}
+/// `[gc]`: when images that nobody asked for go by themselves (see hull_image's unasked.rs). What was pulled, loaded,
+/// imported, committed or tagged by a command of its own never does.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "GcSection")]
+pub struct Gc {
+    /// Whether anything goes after a pull, load, import or commit, and not only by `hull system gc`.
+    pub enabled: bool,
+    /// Collecting begins when more than this is used, in percent of the file system's blocks, as df(1) counts.
+    pub high_water: u8,
+    /// Collecting ends when no more than this is used, in percent.
+    pub low_water: u8,
+    /// An image that a container was made of or removed from within this time stays. It has to be longer than the
+    /// creation of a container takes.
+    pub keep: SignedDuration,
+}
+
+impl Default for Gc {
+    fn default() -> Self {
+        Self { enabled: true, high_water: 85, low_water: 75, keep: SignedDuration::from_hours(24) }
+    }
+}
+
+/// `[gc]` as it is written.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct GcSection {
+    enabled: Option<bool>,
+    high_water: Option<u8>,
+    low_water: Option<u8>,
+    keep: Option<String>,
+}
+
+impl TryFrom<GcSection> for Gc {
+    type Error = String;
+
+    fn try_from(section: GcSection) -> Result<Gc, String> {
+        let default = Gc::default();
+        let high_water = section.high_water.unwrap_or(default.high_water);
+        let low_water = section.low_water.unwrap_or(default.low_water.min(high_water));
+        if high_water > 100 {
+            return Err(format!("high-water is {high_water}, which is no percentage"));
+        }
+        if low_water > high_water {
+            return Err(format!("low-water ({low_water}) is above high-water ({high_water})"));
+        }
+        let keep = match &section.keep {
+            Some(text) => {
+                let keep = text.parse().ok().filter(|keep: &SignedDuration| !keep.is_negative());
+                keep.ok_or_else(|| format!("keep is {text:?}, which is no length of time such as \"90m\" or \"24h\""))?
+            }
+            None => default.keep,
+        };
+        Ok(Gc { enabled: section.enabled.unwrap_or(default.enabled), high_water, low_water, keep })
+    }
+}
 
 /// Why there is no configuration.
 #[derive(Debug, thiserror::Error)]
@@ -214,12 +269,14 @@ mod tests {
         let configuration = parse(
             "[registries.\"r.example:5000\"]\nca = \"r.crt\"\n[registries.\"docker.io\"]\nca = \"/d.crt\"\n\
              insecure = true\nplain-http = true\nclient-certificate = { file = \"c\", key = \"/k\" }\n\
-             [storage]\ndriver = \"overlay\"\n[gc]\n[limits]\nlayer-size = 5\nlayer-entries = 6\narchive-size = 7\n",
+             [storage]\ndriver = \"overlay\"\n[gc]\nhigh-water = 60\nkeep = \"90m\"\n[limits]\nlayer-size = 5\nlayer-entries = 6\narchive-size = 7\n",
         )
         .expect("valid");
         let unpacking = configuration.limits.unpacking();
         assert_eq!((unpacking.content_bytes_max, unpacking.entries_max), (Some(5), 6));
         assert_eq!(configuration.limits.archive_bytes, 7);
+        let keep = SignedDuration::from_mins(90);
+        assert_eq!(configuration.gc, Gc { enabled: true, high_water: 60, low_water: 60, keep });
         assert_eq!(configuration.registries["r.example:5000"].ca, Some(PathBuf::from("/etc/x/r.crt")));
         let docker = &configuration.registries["docker.io"];
         assert_eq!((docker.ca.as_deref(), docker.insecure, docker.plain_http), (Some(Path::new("/d.crt")), true, true));
@@ -241,6 +298,10 @@ mod tests {
             ("[storage]\n\ndriver = 5\n", "/etc/x/hull.toml:3: storage.driver: ", ""),
             ("[limits]\nlayer-size = -1\n", "/etc/x/hull.toml:2: limits.layer-size: ", ""),
             ("[gc]\nx = 1\n", "/etc/x/hull.toml:2: gc.x: ", "unknown field `x`"),
+            ("[gc]\nhigh-water = 101\n", "/etc/x/hull.toml:1: gc: ", "no percentage"),
+            ("[gc]\nlow-water = 90\n", "/etc/x/hull.toml:1: gc: ", "low-water (90) is above high-water (85)"),
+            ("[gc]\nkeep = \"often\"\n", "/etc/x/hull.toml:1: gc: ", "no length of time"),
+            ("[gc]\nkeep = \"-1h\"\n", "/etc/x/hull.toml:1: gc: ", "no length of time"),
             ("[registries.\"a.b\"]\ninsecure = 1\n", "/etc/x/hull.toml:2: registries.a.b.insecure: ", "boolean"),
             ("[registries.\"a b\"]\n", "/etc/x/hull.toml:1: ", "\"a b\" is not a registry"),
             ("[storage\n", "/etc/x/hull.toml:1: ", ""),

@@ -22,8 +22,8 @@ use hull_image::compression::decompress_ahead;
 use hull_image::registry::{self, NamedManifest, PullOptions, PushOptions, PushedImage, Referrer, pull, push};
 use hull_image::unpack::{Destination, UnpackOptions, unpack_layer};
 use hull_image::{
-    Image, ImageStore, LayerDescriptor, LayerEvent, LayerSink, NewImage, PackedLayer, Progress, Removal, Removed,
-    SinkError, archive,
+    Image, ImageError, ImageStore, LayerDescriptor, LayerEvent, LayerSink, NewImage, PackedLayer, Progress, Removal,
+    Removed, SinkError, archive,
 };
 use hull_oci::{Digest, Platform, Reference};
 use hull_snapshot::{Driver, Finished, Prepared, SnapshotId, Snapshots, Snapshotter, Space, forget_unused};
@@ -243,6 +243,20 @@ impl Engine {
         all_platforms: bool,
         progress: &dyn Progress,
     ) -> Result<(Image, bool), EngineError> {
+        let pulled = self.fetch(name, platform, all_platforms, progress, |images, image| images.add(image))?;
+        self.relieve_by_itself();
+        Ok(pulled)
+    }
+
+    /// Fetches, unpacks and adds an image.
+    fn fetch(
+        &self,
+        name: &str,
+        platform: Option<&str>,
+        all_platforms: bool,
+        progress: &dyn Progress,
+        add: impl Fn(&ImageStore<'_>, &NewImage<'_>) -> Result<Image, ImageError>,
+    ) -> Result<(Image, bool), EngineError> {
         let reference = Reference::parse(name)?;
         let platform = platform.map(Platform::parse).transpose()?;
         let images = self.image_store();
@@ -252,7 +266,7 @@ impl Engine {
         match pull(&images, &reference, &options, &unpacker, progress) {
             Ok(pulled) => {
                 unpacker.commit()?;
-                Ok((images.add(&pulled.image)?, pulled.up_to_date))
+                Ok((add(&images, &pulled.image)?, pulled.up_to_date))
             }
             Err(error) => {
                 unpacker.abandon();
@@ -261,7 +275,7 @@ impl Engine {
         }
     }
 
-    /// The image that a container is to be made from, pulled as the policy says.
+    /// The image that a container is to be made from, pulled as the policy says, and whether it was.
     ///
     /// # Errors
     /// [`EngineError::NoSuchImage`] when it is not here and may not be pulled; else as [`Engine::pull`].
@@ -271,17 +285,19 @@ impl Engine {
         platform: Option<&str>,
         policy: PullPolicy,
         progress: &dyn Progress,
-    ) -> Result<Image, EngineError> {
+    ) -> Result<(Image, bool), EngineError> {
         if policy != PullPolicy::Always
             && let Some(image) = self.image_store().resolve(name)?
             && fits(&image, platform)?
+            && self.image_store().use_again(&image.id)?
         {
-            return Ok(image);
+            return Ok((image, false));
         }
         if policy == PullPolicy::Never {
             return Err(EngineError::NoSuchImage { name: name.to_owned() });
         }
-        self.pull(name, platform, false, progress).map(|(image, _)| image)
+        let (image, _) = self.fetch(name, platform, false, progress, |images, image| images.add_unasked(image))?;
+        Ok((image, true))
     }
 
     /// The snapshots of an image's layers, lowest first, unpacking those that are only here as blobs.
@@ -312,7 +328,9 @@ impl Engine {
     ) -> Result<Image, EngineError> {
         let images = self.image_store();
         let image = archive::import(&images, input, options, progress)?;
-        self.admit(&images, &image, progress)
+        let image = self.admit(&images, &image, progress)?;
+        self.relieve_by_itself();
+        Ok(image)
     }
 
     /// Unpacks an image whose blobs are here and makes it present.

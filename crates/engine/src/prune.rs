@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use hull_image::Image;
+use hull_image::{Image, ImageError};
 use hull_store::StoreError;
 use jiff::Timestamp;
 
@@ -91,12 +91,26 @@ impl Engine {
         for image in self.images()? {
             let unused = !used.contains(&image.id.to_string());
             let created = image.created.unwrap_or(Timestamp::UNIX_EPOCH);
-            if unused && (all || image.names.is_empty()) && filter.takes(created, &image.execution().labels) {
+            // Docker's word for it: a digest alone is no name.
+            let is_dangling = image.names.iter().all(|name| name.digest.is_some());
+            if unused && (all || is_dangling) && filter.takes(created, &image.execution().labels) {
                 removed.extend(self.prune_image(&image)?);
             }
         }
         self.collect()?;
         Ok(Pruned { removed, reclaimed_bytes: before.saturating_sub(self.image_bytes()?) })
+    }
+
+    /// Removes unfinished downloads and the mounts of layers that no running container has.
+    ///
+    /// # Errors
+    /// A file or mount that cannot be removed.
+    pub fn prune_leftovers(&self) -> Result<Pruned, EngineError> {
+        let unfinished_bytes = || files_in(&self.roots().content().join("tmp")).1;
+        let before = unfinished_bytes();
+        self.image_store().content().sweep_unfinished().map_err(ImageError::from)?;
+        self.release_layer_mounts()?;
+        Ok(Pruned { removed: Vec::new(), reclaimed_bytes: before.saturating_sub(unfinished_bytes()) })
     }
 
     fn prune_image(&self, image: &Image) -> Result<Vec<String>, EngineError> {

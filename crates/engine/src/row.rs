@@ -158,6 +158,11 @@ pub(crate) fn throw_away(tx: &Transaction<'_>, id: &ContainerId) -> Result<(), S
 
 /// Deletes the row, and with it the container's claims on volumes.
 pub(crate) fn delete(tx: &Transaction<'_>, id: &ContainerId) -> Result<(), StoreError> {
+    // Until now the container has used its image (hull_image's unasked.rs).
+    let now = Timestamp::now().as_nanosecond() as i64;
+    let used = "UPDATE unasked_images SET used_at = ?2
+        WHERE image_id = (SELECT image_id FROM containers WHERE id = ?1)";
+    tx.prepare_cached(used)?.execute(params![id.as_str(), now])?;
     tx.prepare_cached("DELETE FROM containers WHERE id = ?1")?.execute([id.as_str()])?;
     Ok(())
 }

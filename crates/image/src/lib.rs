@@ -28,6 +28,7 @@ mod remove;
 mod store;
 mod tar_entry;
 mod travels;
+mod unasked;
 pub mod unpack;
 
 pub use arriving::{Holds, NewImage, StoredBlob};

@@ -10,6 +10,7 @@ use hull_store::layer_is_used;
 use rusqlite::Transaction;
 
 use crate::store::{digest, find, names_of, strings};
+use crate::unasked::unask;
 use crate::{ImageError, ImageStore};
 
 /// How to remove.
@@ -113,6 +114,9 @@ fn remove(transaction: &Transaction<'_>, text: &str, removal: &Removal<'_>) -> R
         transaction.execute("DELETE FROM image_names WHERE name = ?1", [name.to_string()])?;
     }
     let untagged = going.iter().map(Reference::familiar).collect();
+    if going.len() == names.len() && user.is_some() {
+        unask(transaction, id)?;
+    }
     if going.len() < names.len() || user.is_some() {
         return Ok((Removed { untagged, ..Removed::default() }, Vec::new()));
     }
@@ -160,7 +164,10 @@ fn going_with(name: &Reference, names: &[Reference]) -> Vec<Reference> {
 }
 
 /// Deletes the image's rows; gives the layers that no image has any more, and all its blobs.
-fn delete_image(transaction: &Transaction<'_>, id: &Digest) -> Result<(Vec<Digest>, Vec<Digest>), ImageError> {
+pub(crate) fn delete_image(
+    transaction: &Transaction<'_>,
+    id: &Digest,
+) -> Result<(Vec<Digest>, Vec<Digest>), ImageError> {
     let digests = |query| -> Result<Vec<Digest>, ImageError> {
         strings(transaction, query, [id.as_str()])?.iter().map(|text| digest(text)).collect()
     };

@@ -12,6 +12,7 @@ use rusqlite::{Connection, OptionalExtension, Transaction};
 use crate::content::{Content, ContentError};
 use crate::image::{created, parse_configuration};
 use crate::travels::write_sources;
+use crate::unasked::{ask, unask, was_asked_before};
 use crate::{DOCUMENT_BYTES_MAX, Image, ImageError, LayerDescriptor, NewImage};
 
 /// Fewest digits of an id prefix.
@@ -132,8 +133,31 @@ impl<'a> ImageStore<'a> {
     /// # Errors
     /// [`ImageError`] when the database refuses.
     pub fn add(&self, image: &NewImage<'_>) -> Result<Image, ImageError> {
-        let record = self.store.write_durable(|transaction| {
+        self.write(image, |transaction| {
             write_image(transaction, image)?;
+            ask(transaction, &image.id)
+        })
+    }
+
+    /// As [`ImageStore::add`], for an image that nobody asked for by itself.
+    ///
+    /// # Errors
+    /// As [`ImageStore::add`].
+    pub fn add_unasked(&self, image: &NewImage<'_>) -> Result<Image, ImageError> {
+        self.write(image, |transaction| {
+            let was_asked = was_asked_before(transaction, image)?;
+            write_image(transaction, image)?;
+            if was_asked { ask(transaction, &image.id) } else { unask(transaction, &image.id) }
+        })
+    }
+
+    fn write(
+        &self,
+        image: &NewImage<'_>,
+        rows: impl Fn(&Transaction<'_>) -> Result<(), ImageError>,
+    ) -> Result<Image, ImageError> {
+        let record = self.store.write_durable(|transaction| {
+            rows(transaction)?;
             self.record(transaction, &image.id)
         })?;
         let record = record.ok_or_else(|| ImageError::NotFound { name: image.id.to_string() })?;
@@ -151,7 +175,8 @@ impl<'a> ImageStore<'a> {
         }
         self.store.write_durable(|transaction| {
             let found = find(transaction, source)?.ok_or_else(|| ImageError::NotFound { name: source.to_owned() })?;
-            write_name(transaction, target, &found.id, None)
+            write_name(transaction, target, &found.id, None)?;
+            ask(transaction, &found.id)
         })
     }
 
@@ -379,10 +404,19 @@ pub(crate) fn write_name(
     id: &Digest,
     pulled: Option<&Digest>,
 ) -> Result<(), ImageError> {
+    let before = "SELECT image_id FROM image_names WHERE name = ?1 AND image_id <> ?2";
+    let loser = strings(transaction, before, [name.to_string().as_str(), id.as_str()])?;
     transaction.execute(
         "INSERT OR REPLACE INTO image_names VALUES (?1, ?2, ?3)",
         (name.to_string(), id.as_str(), pulled.map(Digest::as_str)),
     )?;
+    for loser in loser {
+        let loser = digest(&loser)?;
+        // With its tags gone, the digests that a registry calls it by are nothing that anybody asks for.
+        if names_of(transaction, &loser)?.iter().all(|name| name.digest.is_some()) {
+            unask(transaction, &loser)?;
+        }
+    }
     Ok(())
 }
 
@@ -403,6 +437,6 @@ pub(crate) fn digest(text: &str) -> Result<Digest, ImageError> {
 }
 
 /// Nanoseconds since 1970; jiff's range is cut at the year 2262, where the column ends.
-fn now() -> i64 {
+pub(crate) fn now() -> i64 {
     i64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX)
 }

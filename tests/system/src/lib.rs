@@ -37,7 +37,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 pub use bundle::Bundle;
-pub use hull::{Hull, Run};
+pub use hull::{Hull, Run, storage_driver};
 pub use patience::{Lines, patience, wait_for};
 
 /// A path that the lane gave in the variable `name`.

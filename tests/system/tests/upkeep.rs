@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 use system_tests::Hull;
+use system_tests::archive::{Image, Layer, busybox_layer};
+use system_tests::registry::Registry;
 
 /// The one file of more than 100 kB among the blobs: the layer.
 fn layer_blob(hull: &Hull) -> PathBuf {
@@ -103,4 +105,69 @@ fn pruning_takes_what_nothing_uses() {
     assert!(said.contains("untagged: busybox:latest") && said.contains("deleted: sha256:"), "{said}");
     assert_eq!(hull.ok(&["images", "-q"]), "");
     assert_eq!(hull.leftovers(), Vec::<String>::new());
+}
+
+/// Serves busybox with a word in it, and returns the image's name.
+fn served(name: &str) -> String {
+    let base = Image { names: Vec::new(), config: serde_json::json!({"Cmd": ["true"]}), layers: vec![busybox_layer()] };
+    let image = base.layer(Layer::new().file("word", name.as_bytes()));
+    format!("{}/{name}:latest", Registry::with(name, &image).serve())
+}
+
+/// Words with a configuration in which every disk is too full, and nothing is kept for its age.
+fn full_disk(hull: &Hull, more: &str) -> String {
+    let driver = system_tests::storage_driver().map(|driver| format!("[storage]\ndriver = \"{driver}\"\n"));
+    let text = format!("{}[gc]\nhigh-water = 0\nkeep = \"0s\"\n{more}", driver.unwrap_or_default());
+    hull.write("full.toml", &text)
+}
+
+#[test]
+fn a_full_disk_costs_what_nobody_asked_for() {
+    let hull = Hull::with_busybox();
+    let full = full_disk(&hull, "");
+    let names = || hull.ok(&["images", "--format", "{{.Repository}}:{{.Tag}}"]);
+    let [implicit, pulled, tagged, used, other] = ["implicit", "pulled", "tagged", "used", "other"].map(served);
+    for name in [&implicit, &pulled, &tagged] {
+        hull.ok(&["run", "--rm", "-q", name, "true"]);
+    }
+    hull.ok(&["pull", "-q", &pulled]);
+    hull.ok(&["tag", &tagged, "mine"]);
+    let container = hull.ok(&["create", "-q", &used, "true"]);
+    let of_implicit = hull.ok(&["images", "-q", "--no-trunc", &implicit]);
+    assert!(hull.ok(&["system", "gc"]).contains("Removed 0 images"), "there is room, or all were used just now");
+    // The image that comes for a container stays, and is what makes room.
+    hull.ok(&["--config", &full, "run", "--rm", "-q", "--pull", "always", &other, "true"]);
+    let left = names();
+    assert!(!left.contains(&implicit), "{left}");
+    for name in [&pulled, &tagged, &used, &other, &"busybox:latest".to_owned(), &"mine:latest".to_owned()] {
+        assert!(left.contains(name.as_str()), "{name} in {left}");
+    }
+    assert!(!hull.ok(&["images", "-aq", "--no-trunc"]).contains(&of_implicit));
+    let said = hull.ok(&["--config", &full, "system", "gc"]);
+    assert!(said.contains(&format!("Untagged: {other}\n")) && said.contains("Removed 1 images, 1 layers"), "{said}");
+    hull.ok(&["start", "-a", &container]);
+    hull.ok(&["rm", &container]);
+    let said = hull.ok(&["--config", &full, "system", "gc"]);
+    assert!(said.contains(&format!("Untagged: {used}\n")), "{said}");
+    for name in [&pulled, &tagged, &"busybox".to_owned()] {
+        hull.ok(&["run", "--rm", "--pull", "never", name, "true"]);
+    }
+    hull.ok(&["rmi", "-f", &pulled, &tagged, "mine"]);
+}
+
+#[test]
+fn a_full_disk_may_stay_full() {
+    let hull = Hull::with_busybox();
+    let off = full_disk(&hull, "enabled = false\n");
+    let [first, second] = ["first", "second"].map(served);
+    hull.ok(&["run", "--rm", "-q", &first, "true"]);
+    hull.ok(&["--config", &off, "pull", "-q", &second]);
+    assert!(hull.ok(&["images"]).contains(first.trim_end_matches(":latest")));
+    // An image whose last tag has moved away is nobody's wish any more, one without a name from the start is.
+    let nameless = hull.ok(&["import", &hull.write("empty.tar", &"\0".repeat(1024))]);
+    hull.ok(&["tag", "busybox", &second]);
+    let said = hull.ok(&["--config", &off, "system", "gc"]);
+    assert!(said.contains(&format!("Untagged: {first}\n")) && said.contains("Removed 2 images"), "{said}");
+    assert!(hull.ok(&["images", "-q", "--no-trunc"]).contains(&nameless));
+    hull.ok(&["rmi", &second, &nameless]);
 }

@@ -89,7 +89,13 @@ pub fn system(arguments: PruneSystemArgs, context: &Context) -> Result<u8, Failu
     let containers = engine.prune_containers(&filter)?;
     let volumes = prune_volumes(&engine, arguments.volumes, &filter)?;
     let images = engine.prune_images(arguments.all, &filter)?;
-    tell(&[("Deleted Containers:", &containers), ("Deleted Volumes:", &volumes), ("Deleted Images:", &images)])
+    let leftovers = engine.prune_leftovers()?;
+    tell(&[
+        ("Deleted Containers:", &containers),
+        ("Deleted Volumes:", &volumes),
+        ("Deleted Images:", &images),
+        ("Deleted Downloads:", &leftovers),
+    ])
 }
 
 fn prune_volumes(engine: &Engine, wanted: bool, filter: &PruneFilter) -> Result<Pruned, EngineError> {

@@ -166,12 +166,23 @@ pub fn check(arguments: CheckArgs, context: &Context) -> Result<u8, Failure> {
 /// What could not be removed.
 pub fn collect(_: CollectArgs, context: &Context) -> Result<u8, Failure> {
     let engine: Engine = context.engine()?;
+    let mounts = engine.release_layer_mounts()?;
+    let relief = engine.relieve()?;
     let collected = engine.collect()?;
+    let mut text = String::new();
+    for image in &relief.images {
+        text.extend(image.untagged.iter().map(|name| format!("Untagged: {name}\n")));
+        text.extend(image.deleted.iter().map(|id| format!("Deleted: {id}\n")));
+    }
     let recovered = collected.recovered.containers.len();
-    let text = format!(
-        "Removed {} layers, {} blobs and partial downloads, {recovered} interrupted containers, {} other leftovers\n",
-        collected.layers, collected.blobs, collected.recovered.leftovers
-    );
+    text.push_str(&format!(
+        "Removed {} images, {} layers, {} blobs and partial downloads, {mounts} unused mounts, \
+         {recovered} interrupted containers, {} other leftovers\n",
+        relief.images.len(),
+        collected.layers + relief.images.iter().map(|image| image.unused_layers.len()).sum::<usize>(),
+        collected.blobs + relief.downloads,
+        collected.recovered.leftovers
+    ));
     write_stdout(text.as_bytes())?;
     Ok(0)
 }

@@ -54,6 +54,8 @@ pub(crate) struct ContainerImage {
     pub config: ImageConfig,
     /// Lowest first; none for a built-in image, whose files are found at every start.
     pub layers: Vec<SnapshotId>,
+    /// Whether it has come for this container.
+    pub was_pulled: bool,
     pub warnings: Vec<String>,
 }
 
@@ -73,6 +75,10 @@ impl Engine {
         let settled = volumes::settle(&request, &image.config, self.roots())?;
         volumes::check_binds(settled.iter().map(|settled| &settled.point))?;
         let row = self.insert_row(&mut request, &image)?;
+        if image.was_pulled {
+            // Not before the row: from here on the image stays.
+            self.relieve_by_itself();
+        }
         let (name, warnings) = (row.name.clone(), image.warnings.clone());
         match self.build(&row, request, image, &settled) {
             Ok(()) => Ok(Created { id: row.id, name, warnings }),
@@ -194,10 +200,16 @@ impl Engine {
         if let Some(image) = Builtin::named(&request.image) {
             reference.builtin = Some(image);
             let config = builtin::config(image);
-            return Ok(ContainerImage { reference, config, layers: Vec::new(), warnings: Vec::new() });
+            return Ok(ContainerImage {
+                reference,
+                config,
+                layers: Vec::new(),
+                was_pulled: false,
+                warnings: Vec::new(),
+            });
         }
         let platform = request.platform.as_deref();
-        let image = self.find_or_pull(&request.image, platform, request.pull, progress)?;
+        let (image, was_pulled) = self.find_or_pull(&request.image, platform, request.pull, progress)?;
         let layers = self.ensure_unpacked(&image)?;
         let (wanted, host) = (image.platform(), Platform::host());
         let foreign = !host.matches(&wanted) && platform.is_none();
@@ -207,7 +219,7 @@ impl Engine {
         );
         reference.id = Some(image.id.clone());
         let warnings = if foreign { vec![warning] } else { Vec::new() };
-        Ok(ContainerImage { reference, config: image.execution(), layers, warnings })
+        Ok(ContainerImage { reference, config: image.execution(), layers, was_pulled, warnings })
     }
 
     /// Removes what a failed creation has made. The creation's own error is what the user needs to hear.
