@@ -18,6 +18,7 @@
 use std::collections::HashSet;
 use std::fs;
 use std::io::Read;
+use std::path::Path;
 
 use hull_image::Image;
 use hull_image::content::Hasher;
@@ -131,7 +132,9 @@ impl Engine {
                 Ok(found) if found == digest => continue,
                 Ok(found) => format!("its content has the digest {found}"),
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                    report.found("blob", text, "its file is missing: pull or load its image again", None);
+                    if self.lacks_file(text, &path)? {
+                        report.found("blob", text, "its file is missing: pull or load its image again", None);
+                    }
                     continue;
                 }
                 Err(error) => format!("cannot be read: {error}"),
@@ -143,6 +146,14 @@ impl Engine {
             report.found("blob", text, problem, None);
         }
         Ok(())
+    }
+
+    /// Whether a blob without a file is still known, and nobody is just removing it or bringing it again.
+    fn lacks_file(&self, digest: &str, path: &Path) -> Result<bool, EngineError> {
+        self.store().write(|tx| {
+            let mut known = tx.prepare_cached("SELECT 1 FROM blobs WHERE digest = ?1").map_err(StoreError::from)?;
+            Ok(known.exists([digest]).map_err(StoreError::from)? && !path.exists())
+        })
     }
 
     fn check_images(&self, report: &mut CheckReport, repair: bool) -> Result<(), EngineError> {
@@ -309,7 +320,7 @@ fn names_of(db: &Connection, image: &str) -> Result<Vec<String>, StoreError> {
     Ok(statement.query_map([image], |row| row.get(0))?.collect::<Result<_, _>>()?)
 }
 
-fn digest_of(path: &std::path::Path, like: &Digest) -> std::io::Result<Digest> {
+fn digest_of(path: &Path, like: &Digest) -> std::io::Result<Digest> {
     let mut file = fs::File::open(path)?;
     let (mut hasher, mut part) = (Hasher::like(like), vec![0; PART_BYTES]);
     loop {

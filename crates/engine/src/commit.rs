@@ -26,6 +26,7 @@ use crate::engine::Engine;
 use crate::error::EngineError;
 use crate::lifecycle::state::ContainerState;
 use crate::record::ContainerRecord;
+use crate::row::ContainerRow;
 use crate::spec::Effective;
 
 /// What to make of a container.
@@ -113,8 +114,23 @@ impl Engine {
     /// No such container, one of a built-in image, a wrong instruction or name, and what reading its files or writing
     /// the image says; nothing of the image is left then.
     pub fn commit(&self, name: &str, request: &CommitRequest, progress: &dyn Progress) -> Result<Image, EngineError> {
-        let reference = request.reference.as_deref().map(Reference::parse).transpose()?;
         let row = self.row(name)?;
+        self.commit_row(name, &row, request, progress).map_err(|error| match self.row(row.id.as_str()) {
+            // Another Hull has removed it meanwhile, or has not made it yet: that is what is wrong.
+            Err(gone @ EngineError::NoSuchContainer { .. }) => gone,
+            Ok(row) if row.lease.is_some() => EngineError::NoSuchContainer { name: name.to_owned() },
+            _ => error,
+        })
+    }
+
+    fn commit_row(
+        &self,
+        name: &str,
+        row: &ContainerRow,
+        request: &CommitRequest,
+        progress: &dyn Progress,
+    ) -> Result<Image, EngineError> {
+        let reference = request.reference.as_deref().map(Reference::parse).transpose()?;
         let record = self.record(&row.id)?;
         let images = self.image_store();
         let no_image = || EngineError::NothingToCommitOnto { name: name.to_owned(), image: record.image.name.clone() };
@@ -131,7 +147,7 @@ impl Engine {
             created: moment_of_creation(),
         };
         let frozen = match request.pause {
-            true => Frozen::freeze(self, &record, &self.state_of(&row)?)?,
+            true => Frozen::freeze(self, &record, &self.state_of(row)?)?,
             false => None,
         };
         let image = commit(&images, &base, &options, progress, |output| self.write_layer(&record, output));

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use hull_oci::Digest;
-use hull_snapshot::{SnapshotId, Snapshotter};
+use hull_snapshot::SnapshotId;
 use jiff::Timestamp;
 
 use crate::durations::human_duration;
@@ -144,11 +144,12 @@ impl Engine {
 
     /// Bytes that a container has written, and bytes of its image; nothing for what is gone meanwhile.
     pub(crate) fn sizes(&self, id: &ContainerId, image: Option<&Digest>) -> Result<(u64, u64), EngineError> {
-        let snapshot = self.row(id.as_str())?.snapshot_id.as_deref().and_then(SnapshotId::parse);
-        let written = match snapshot {
-            Some(snapshot) => self.snapshots().usage(&snapshot)?.bytes,
-            None => 0,
+        let snapshot = match self.row(id.as_str()) {
+            Ok(row) => row.snapshot_id.as_deref().and_then(SnapshotId::parse),
+            Err(EngineError::NoSuchContainer { .. }) => None,
+            Err(error) => return Err(error),
         };
+        let written = snapshot.map_or(Ok(0), |snapshot| self.snapshot_bytes(&snapshot))?;
         let image = match image {
             Some(image) => self.image_store().get(image)?.map_or(0, |image| image.size_bytes),
             None => 0,

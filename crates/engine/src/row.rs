@@ -4,6 +4,7 @@
 //! whole; a removal leases it again and ends by deleting it. So a row with a dead lease is what a killed command left,
 //! and is finished off by [`crate::Engine::recover`]. Everything else about a container is in files.
 
+use hull_snapshot::SnapshotId;
 use hull_store::{Lease, StoreError};
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Row as SqlRow, Transaction, params};
@@ -93,6 +94,16 @@ pub(crate) fn all(connection: &Connection) -> Result<Vec<ContainerRow>, StoreErr
 pub(crate) fn owner_of_name(connection: &Connection, name: &str) -> Result<Option<ContainerRow>, StoreError> {
     let sql = format!("SELECT {COLUMNS} FROM containers WHERE name = ?1");
     Ok(connection.prepare_cached(&sql)?.query_row([name], ContainerRow::read).optional()?)
+}
+
+/// Whether the image of a container to be, and these layers of it, are here (still).
+pub(crate) fn has_image(tx: &Transaction<'_>, row: &ContainerRow, layers: &[SnapshotId]) -> Result<bool, StoreError> {
+    let Some(image) = &row.image_id else { return Ok(true) };
+    let mut is_here = tx.prepare_cached("SELECT 1 FROM images WHERE id = ?1")?.exists([image])?;
+    for layer in layers {
+        is_here &= tx.prepare_cached("SELECT 1 FROM snapshots WHERE id = ?1")?.exists([layer.as_str()])?;
+    }
+    Ok(is_here)
 }
 
 /// Inserts a container that is being created.

@@ -7,11 +7,12 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use hull_image::Image;
-use hull_snapshot::Snapshotter;
+use hull_snapshot::{SnapshotError, SnapshotId, Snapshotter};
 use hull_store::StoreError;
 
 use crate::engine::Engine;
@@ -100,7 +101,7 @@ impl Engine {
             let key = format!("layer {}", layer.chain_id);
             if !sizes.contains_key(&key) {
                 let ids = snapshots.layers(layer.chain_id.as_str())?;
-                let bytes = ids.iter().map(|id| Ok(snapshots.usage(id)?.bytes)).sum::<Result<u64, EngineError>>()?;
+                let bytes = ids.iter().map(|id| self.snapshot_bytes(id)).sum::<Result<u64, EngineError>>()?;
                 sizes.insert(key.clone(), bytes);
             }
             parts.insert(key);
@@ -116,6 +117,16 @@ impl Engine {
             parts.insert(digest);
         }
         Ok(parts.into_iter().collect())
+    }
+
+    /// What a snapshot takes; nothing when it is removed meanwhile.
+    pub(crate) fn snapshot_bytes(&self, id: &SnapshotId) -> Result<u64, EngineError> {
+        match self.snapshots().usage(id) {
+            Ok(usage) => Ok(usage.bytes),
+            Err(SnapshotError::Missing(_)) => Ok(0),
+            Err(SnapshotError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(0),
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn containers_usage(&self, all: Vec<ContainerSummary>) -> Result<Vec<(ContainerSummary, u64)>, EngineError> {

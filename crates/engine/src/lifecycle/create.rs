@@ -36,6 +36,9 @@ use crate::row::{self, ContainerRow};
 use crate::spec;
 use crate::volumes::{self, Settled};
 
+/// How often an image is looked for that others remove as soon as it is found.
+const IMAGE_ATTEMPTS: u32 = 5;
+
 /// A container that has been created.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Created {
@@ -70,11 +73,14 @@ impl Engine {
             request.name = Some(names::check(name)?.to_owned());
         }
         self.check_early(&request, &machine)?;
-        let image = self.container_image(&request, progress)?;
-        spec::check(&request, &image.config, &machine)?;
-        let settled = volumes::settle(&request, &image.config, self.roots())?;
-        volumes::check_binds(settled.iter().map(|settled| &settled.point))?;
-        let row = self.insert_row(&mut request, &image)?;
+        let mut attempts = 1..IMAGE_ATTEMPTS;
+        let (image, settled, row) = loop {
+            match self.claim(&mut request, &machine, progress) {
+                // Another Hull has removed it since it was found: it is looked for, and pulled, again.
+                Err(EngineError::NoSuchImage { .. }) if attempts.next().is_some() => {}
+                other => break other?,
+            }
+        };
         if image.was_pulled {
             // Not before the row: from here on the image stays.
             self.relieve_by_itself();
@@ -87,6 +93,21 @@ impl Engine {
                 Err(error)
             }
         }
+    }
+
+    /// Finds the image and takes the name.
+    fn claim(
+        &self,
+        request: &mut CreateContainer,
+        machine: &Machine,
+        progress: &dyn Progress,
+    ) -> Result<(ContainerImage, Vec<Settled>, ContainerRow), EngineError> {
+        let image = self.container_image(request, progress)?;
+        spec::check(request, &image.config, machine)?;
+        let settled = volumes::settle(request, &image.config, self.roots())?;
+        volumes::check_binds(settled.iter().map(|settled| &settled.point))?;
+        let row = self.insert_row(request, &image)?;
+        Ok((image, settled, row))
     }
 
     /// What can be refused without the image.
@@ -126,6 +147,9 @@ impl Engine {
             let owner = self.store().write(|tx| -> Result<_, EngineError> {
                 let owner = row::owner_of_name(tx, &row.name)?;
                 if owner.is_none() {
+                    if !row::has_image(tx, &row, &image.layers)? {
+                        return Err(EngineError::NoSuchImage { name: image.reference.name.clone() });
+                    }
                     row::insert(tx, &row, &lease)?;
                 }
                 Ok(owner)
@@ -210,7 +234,12 @@ impl Engine {
         }
         let platform = request.platform.as_deref();
         let (image, was_pulled) = self.find_or_pull(&request.image, platform, request.pull, progress)?;
-        let layers = self.ensure_unpacked(&image)?;
+        let layers = self.ensure_unpacked(&image).map_err(|error| match self.image_store().get(&image.id) {
+            Ok(now) if now.as_ref().is_none_or(|now| now.stored_at != image.stored_at) => {
+                EngineError::NoSuchImage { name: request.image.clone() }
+            }
+            _ => error,
+        })?;
         let (wanted, host) = (image.platform(), Platform::host());
         let foreign = !host.matches(&wanted) && platform.is_none();
         let warning = format!(
