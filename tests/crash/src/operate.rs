@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use hull_engine::request::{CreateContainer, MountRequest, MountSource};
-use hull_engine::{Engine, ListQuery, LoadSource, NoProgress, RemoveOptions};
+use hull_engine::{CommitRequest, Engine, ListQuery, LoadSource, NoProgress, PruneFilter, RemoveOptions};
 use hull_store::Roots;
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +30,10 @@ pub enum Operation {
     Create(String, String, Option<String>),
     /// `hull rm -v`.
     RemoveContainer(String),
+    /// `hull commit`: container, name of the image.
+    Commit(String, String),
+    /// `hull system prune -f --volumes`, with `-a` or not.
+    Prune(bool),
     /// `hull system gc`.
     Collect,
     /// What a boot changes for a store.
@@ -116,6 +120,16 @@ fn perform(engine: &Engine, operation: &Operation) -> Result<()> {
         Operation::Create(name, image, volume) => drop(engine.create(request(name, image, volume), &NoProgress)?),
         Operation::RemoveContainer(name) => {
             engine.remove(name, &RemoveOptions { force: false, volumes: true })?;
+        }
+        Operation::Commit(name, tag) => {
+            let request = CommitRequest { reference: Some(tag.clone()), ..CommitRequest::default() };
+            engine.commit(name, &request, &NoProgress)?;
+        }
+        Operation::Prune(all) => {
+            let everything = PruneFilter::default();
+            engine.prune_containers(&everything)?;
+            engine.prune_images(*all, &everything)?;
+            engine.prune_volumes(false, &everything)?;
         }
         Operation::Collect => drop(engine.collect()?),
         Operation::Boot => {

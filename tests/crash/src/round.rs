@@ -74,7 +74,7 @@ impl Bed {
     fn operation(&self, random: &mut fastrand::Rng) -> Operation {
         let image = self.name(random.usize(0..COUNT));
         let tag = format!("other:{}", random.u8(0..3));
-        match random.u8(0..16) {
+        match random.u8(0..20) {
             0..4 => Operation::Pull(image),
             4..6 => Operation::Load(self.archive(random.usize(0..COUNT))),
             6 => Operation::Tag(image, tag),
@@ -85,7 +85,9 @@ impl Bed {
                 Operation::Create(format!("new-{}", random.u8(0..2)), image, volume)
             }
             12..14 => Operation::RemoveContainer(["kept", "new-0", "new-1"][random.usize(0..3)].to_owned()),
-            14 => Operation::Collect,
+            14..16 => Operation::Commit(["kept", "new-0", "new-1"][random.usize(0..3)].to_owned(), tag),
+            16 => Operation::Prune(random.bool()),
+            17..19 => Operation::Collect,
             _ => Operation::Recover,
         }
     }
@@ -104,7 +106,9 @@ pub fn kind(operation: &Operation) -> usize {
         Operation::Create(..) => 2,
         Operation::RemoveImage(..) => 3,
         Operation::RemoveContainer(_) => 4,
-        _ => 5,
+        Operation::Commit(..) => 5,
+        Operation::Prune(_) => 6,
+        _ => 7,
     }
 }
 
@@ -146,7 +150,11 @@ pub fn play(bed: &Bed, folder: &Path, seed: u64) -> Result<bool> {
     }
     let failed = |report: &Report| report.error.as_ref().is_some_and(|error| !is_refusal(error));
     let interrupted = operations.get(ended.reports.iter().position(failed).unwrap_or(ended.reports.len()));
-    let later: Vec<Operation> = (0..random.u8(0..4)).map(|_| bed.operation(&mut random)).collect();
+    let mut later: Vec<Operation> = (0..random.u8(0..4)).map(|_| bed.operation(&mut random)).collect();
+    if operations.iter().any(|operation| matches!(operation, Operation::Prune(_))) {
+        // Containers go without their volumes, which are the user's until a prune has come to them.
+        later.push(Operation::Prune(false));
+    }
     let story = format!("{story}, then {later:?}");
     let found = after(bed, &start, folder, disk, is_power, interrupted, &later).with_context(|| story.clone())?;
     compare(&last, &found, interrupted, is_power, &start, &operations).with_context(|| story.clone())?;
@@ -214,13 +222,32 @@ fn compare(
     operations: &[Operation],
 ) -> Result<()> {
     let fits = |wanted: &View| wanted.tags == found.tags && (is_power || wanted.containers == found.containers);
+    let fits = |wanted: &View| match interrupted {
+        // It takes one thing after another.
+        Some(Operation::Prune(_)) => {
+            found.tags.iter().all(|(tag, id)| wanted.tags.get(tag) == Some(id))
+                && (is_power || found.containers.is_subset(&wanted.containers))
+        }
+        // Its id has the time in it.
+        Some(Operation::Commit(_, tag)) => {
+            let others =
+                |view: &View| view.tags.clone().into_iter().filter(|(name, _)| name != tag).collect::<Vec<_>>();
+            let is_kept = !wanted.tags.contains_key(tag) || found.tags.contains_key(tag);
+            is_kept && others(wanted) == others(found) && (is_power || wanted.containers == found.containers)
+        }
+        _ => fits(wanted),
+    };
     let meant = interrupted.map(|operation| outcomes(last, operation)).unwrap_or_default();
     if !fits(last) && !meant.iter().any(fits) {
         bail!("told {last:?}, found {found:?}");
     }
     let removed: BTreeSet<&String> = operations
         .iter()
-        .filter_map(|operation| if let Operation::RemoveContainer(name) = operation { Some(name) } else { None })
+        .flat_map(|operation| match operation {
+            Operation::RemoveContainer(name) => vec![name],
+            Operation::Prune(_) => start.view.containers.iter().collect(),
+            _ => Vec::new(),
+        })
         .collect();
     let lost = start.view.containers.iter().find(|name| !found.containers.contains(*name) && !removed.contains(name));
     ensure!(lost.is_none(), "the container {lost:?} is lost");
