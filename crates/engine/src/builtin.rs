@@ -169,6 +169,7 @@ fn tmpfs(target: &Path, size_bytes: Option<u64>, mode: u32, read_only: bool) -> 
         target: target.to_owned(),
         read_only,
         propagation: None,
+        ownership: crate::request::Ownership::default(),
     }
 }
 

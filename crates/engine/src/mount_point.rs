@@ -7,6 +7,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::request::Ownership;
+
 /// One mount of a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MountPoint {
@@ -23,6 +25,9 @@ pub struct MountPoint {
     /// Propagation as asked; `rprivate` when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub propagation: Option<String>,
+    /// Whose its files are to be.
+    #[serde(default, skip_serializing_if = "Ownership::is_default")]
+    pub ownership: Ownership,
 }
 
 /// What a [`MountPoint`] mounts.

@@ -53,6 +53,9 @@ pub struct CreateContainer {
     pub annotations: BTreeMap<String, String>,
     /// Bind mounts, volumes and tmpfs mounts, in the order given.
     pub mounts: Vec<MountRequest>,
+    /// Containers whose bind mounts and volumes it gets; a mount of its own at the same place comes before them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub volumes_from: Vec<VolumesFrom>,
     /// Mount the root file system read-only.
     pub read_only: bool,
     /// Run Hull's own init as PID 1.
@@ -155,6 +158,33 @@ pub struct MountRequest {
     pub read_only: bool,
     /// Mount propagation: private, rprivate, slave, rslave, shared or rshared.
     pub propagation: Option<String>,
+    /// Whose its files are to be.
+    #[serde(default, skip_serializing_if = "Ownership::is_default")]
+    pub ownership: Ownership,
+}
+
+/// Whose the files of a bind mount or volume are to be; podman's `:U` and `:idmap`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ownership {
+    /// Give them to the container's user at every start.
+    pub chown: bool,
+    /// Shift their ids by the container's user namespace, as every volume's are.
+    pub shift: bool,
+}
+
+impl Ownership {
+    pub(crate) fn is_default(&self) -> bool {
+        *self == Ownership::default()
+    }
+}
+
+/// A container whose bind mounts and volumes another one gets (`--volumes-from`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumesFrom {
+    /// Its name or id.
+    pub container: String,
+    /// All of them read-only; otherwise each as that container has it.
+    pub read_only: bool,
 }
 
 /// Where a mount comes from.

@@ -14,26 +14,34 @@
 use std::collections::HashSet;
 use std::fs::{self, DirBuilder};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hull_kernel::tree;
 use hull_oci::image::ImageConfig;
+use hull_oci::runtime::LinuxIdMapping;
 use hull_store::{Lease, Roots, Store, StoreError};
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use rustix::fs::OFlags;
 
 use crate::error::{EngineError, ErrorKind, kind_of};
 use crate::id::{ContainerId, is_hex, random_hex};
+use crate::identity::Identity;
 use crate::mount_point::{MountKind, MountPoint};
 use crate::mountinfo::MountTable;
-use crate::request::{CreateContainer, MountSource};
+use crate::request::{CreateContainer, MountSource, Ownership};
 use crate::spec::{SpecError, clean_target};
 
 /// How often a command looks whether another one has finished filling a volume.
 const FILL_POLL: Duration = Duration::from_millis(20);
+
+/// Folders that `:U` leaves alone; what is below them is the user's choice.
+const SYSTEM_FOLDERS: [&str; 23] = [
+    "/", "/bin", "/boot", "/dev", "/etc", "/home", "/lib", "/lib32", "/lib64", "/media", "/mnt", "/opt", "/proc",
+    "/root", "/run", "/sbin", "/srv", "/sys", "/tmp", "/usr", "/var", "/var/lib", "/var/log",
+];
 
 /// What is wrong with a volume or the source of a bind mount.
 #[derive(Debug, thiserror::Error)]
@@ -83,6 +91,24 @@ pub enum VolumeError {
         /// What it would have to be.
         wanted: &'static str,
     },
+    /// A folder of the machine that no container's user is to have.
+    #[error(
+        "changing the owner of {} is not allowed: the machine needs it as it is. Use another folder, or chown it by \
+         hand",
+        path.display()
+    )]
+    NotOwnable {
+        /// Host path.
+        path: PathBuf,
+    },
+    /// Giving the files of a mount to the container's user.
+    #[error("cannot give {} to the container's user", path.display())]
+    Give {
+        /// Host path.
+        path: PathBuf,
+        /// Cause.
+        source: tree::TreeError,
+    },
     /// A target inside the container.
     #[error(transparent)]
     Target(#[from] SpecError),
@@ -118,11 +144,14 @@ impl VolumeError {
             | VolumeError::BindSource { .. }
             | VolumeError::BindRelative { .. }
             | VolumeError::Propagation { .. }
+            | VolumeError::NotOwnable { .. }
             | VolumeError::Target(_) => ErrorKind::Invalid,
             VolumeError::Missing { .. } => ErrorKind::NotFound,
             VolumeError::InUse { .. } => ErrorKind::Conflict,
             VolumeError::Folder { source, .. } => kind_of(source),
-            VolumeError::Fill { source, .. } => kind_of(&io::Error::from(source.errno)),
+            VolumeError::Fill { source, .. } | VolumeError::Give { source, .. } => {
+                kind_of(&io::Error::from(source.errno))
+            }
             VolumeError::Store(_) => ErrorKind::Internal,
         }
     }
@@ -141,9 +170,11 @@ pub(crate) struct Settled {
     pub copy_up: bool,
 }
 
-/// Names the volumes of a request: its own mounts, then the image's volume paths that no mount covers.
+/// Names the volumes of a request: its own mounts, those `lent` by other containers, the later ones first, then the image's
+/// volume paths; each only where no mount before it is.
 pub(crate) fn settle(
     request: &CreateContainer,
+    lent: Vec<MountPoint>,
     image: &ImageConfig,
     roots: &Roots,
 ) -> Result<Vec<Settled>, VolumeError> {
@@ -156,8 +187,14 @@ pub(crate) fn settle(
             target: clean_target(&mount.target)?,
             read_only: mount.read_only,
             propagation: mount.propagation.clone(),
+            ownership: mount.ownership,
         };
         settled.push(Settled { point, copy_up });
+    }
+    for point in lent.into_iter().rev() {
+        if settled.iter().all(|have| have.point.target != point.target) {
+            settled.push(Settled { point, copy_up: false });
+        }
     }
     for path in &image.volumes {
         let target = clean_target(path.as_ref())?;
@@ -165,7 +202,14 @@ pub(crate) fn settle(
             continue;
         }
         let (kind, source) = volume(None, roots)?;
-        let point = MountPoint { kind, source: Some(source), target, read_only: false, propagation: None };
+        let point = MountPoint {
+            kind,
+            source: Some(source),
+            target,
+            read_only: false,
+            propagation: None,
+            ownership: Ownership::default(),
+        };
         settled.push(Settled { point, copy_up: true });
     }
     Ok(settled)
@@ -244,12 +288,47 @@ pub(crate) fn check_binds<'a>(mounts: impl IntoIterator<Item = &'a MountPoint>) 
                 source,
             })?;
         }
+        if point.ownership.chown {
+            check_ownable(&fs::canonicalize(path).map_err(|_| VolumeError::BindSource { path: path.clone() })?)?;
+        }
         let wanted = match point.propagation.as_deref() {
             Some("shared" | "rshared") => "shared",
             Some("slave" | "rslave") => "shared or slave",
             _ => continue,
         };
         require_peer_group(&MountTable::read()?, path, wanted)?;
+    }
+    Ok(())
+}
+
+/// Refuses to give a folder away without which the machine does not work; `path` has no links in it.
+fn check_ownable(path: &Path) -> Result<(), VolumeError> {
+    match SYSTEM_FOLDERS.iter().any(|folder| Path::new(folder) == path) {
+        true => Err(VolumeError::NotOwnable { path: path.to_owned() }),
+        false => Ok(()),
+    }
+}
+
+/// Gives the files of those mounts that ask for it to the container's user, whose ids on disk are shifted unless the mount
+/// shifts them.
+pub(crate) fn give(
+    mounts: &[MountPoint],
+    identity: &Identity,
+    id_map: Option<LinuxIdMapping>,
+) -> Result<(), VolumeError> {
+    for point in mounts.iter().filter(|point| point.ownership.chown) {
+        let Some(path) = &point.source else { continue };
+        let opened = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, rustix::fs::Mode::empty());
+        let failed =
+            |source| VolumeError::Folder { action: "give to the container's user", path: path.clone(), source };
+        let top = opened.map_err(|errno| failed(errno.into()))?;
+        // What was opened, however a link in the path has been turned since the container was made.
+        let real = fs::read_link(format!("/proc/self/fd/{}", top.as_raw_fd())).map_err(failed)?;
+        check_ownable(&real)?;
+        let is_shifted_by_mount = point.volume().is_some() || point.ownership.shift;
+        let shift = id_map.filter(|_| !is_shifted_by_mount).map_or(0, |map| map.host_id);
+        tree::own_tree(top.as_fd(), shift + identity.uid, shift + identity.gid)
+            .map_err(|source| VolumeError::Give { path: path.clone(), source })?;
     }
     Ok(())
 }
@@ -556,6 +635,7 @@ mod tests {
             target: target.into(),
             read_only: false,
             propagation: None,
+            ownership: Ownership::default(),
         }
     }
 
@@ -563,7 +643,7 @@ mod tests {
     fn a_mount_covers_an_image_volume() {
         let request = CreateContainer { mounts: vec![volume_at("/data/", Some("mine"))], ..Default::default() };
         let image = ImageConfig { volumes: vec!["/data".into(), "/cache".into()], ..ImageConfig::default() };
-        let settled = settle(&request, &image, &roots()).unwrap();
+        let settled = settle(&request, Vec::new(), &image, &roots()).unwrap();
         assert_eq!(settled.len(), 2);
         assert_eq!(settled[0].point.source.as_deref(), Some(Path::new("/nowhere/root/volumes/mine/_data")));
         let MountKind::Volume { name, anonymous } = &settled[1].point.kind else { panic!("a volume") };
@@ -574,7 +654,7 @@ mod tests {
     fn bad_names_and_sources_are_refused() {
         for name in ["a", "../x", "a/b", "/abc", ""] {
             let request = CreateContainer { mounts: vec![volume_at("/d", Some(name))], ..Default::default() };
-            assert!(settle(&request, &ImageConfig::default(), &roots()).is_err(), "{name:?}");
+            assert!(settle(&request, Vec::new(), &ImageConfig::default(), &roots()).is_err(), "{name:?}");
         }
         let point = MountPoint {
             kind: MountKind::Bind { recursive: true, create: false },
@@ -582,6 +662,7 @@ mod tests {
             target: "/x".into(),
             read_only: false,
             propagation: None,
+            ownership: Ownership::default(),
         };
         let error = check_binds([&point]).unwrap_err().to_string();
         assert_eq!(error, "invalid mount config for type \"bind\": bind source path does not exist: /no/such/path");

@@ -33,6 +33,7 @@ fn volume(name: Option<&str>, target: &str) -> MountRequest {
         target: target.into(),
         read_only: false,
         propagation: None,
+        ownership: hull_engine::request::Ownership::default(),
     }
 }
 
@@ -100,6 +101,7 @@ fn a_refused_creation_leaves_nothing() {
         target: "/x".into(),
         read_only: false,
         propagation: None,
+        ownership: hull_engine::request::Ownership::default(),
     }];
     assert_eq!(engine.create(missing, &NoProgress).unwrap_err().kind(), ErrorKind::Invalid);
     let mut alone = hello("three");

@@ -152,6 +152,7 @@ fn request(name: &str, image: &str, volume: &Option<String>) -> CreateContainer 
         target: target.into(),
         read_only: false,
         propagation: None,
+        ownership: hull_engine::request::Ownership::default(),
     };
     let anonymous = mount(&None, "/scratch");
     let named = volume.iter().map(|_| mount(volume, images::VOLUME_SOURCE));

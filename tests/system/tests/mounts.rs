@@ -1,6 +1,7 @@
 //! The root file system and everything mounted into it: read-only roots, tmpfs, binds, volumes.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use serde_json::json;
@@ -173,4 +174,58 @@ fn a_container_may_mount_on_a_file_and_below_a_mount() {
     let file = hull.write("hosts", "1.2.3.4 five");
     let flags = ["--tmpfs", "/a", "-v", &format!("{file}:/a/b/hosts"), "-v", &format!("{file}:/etc/hosts")];
     assert_eq!(hull.inside(&flags, "cat /a/b/hosts /etc/hosts"), "1.2.3.4 five1.2.3.4 five");
+}
+
+#[test]
+fn files_are_given_to_the_containers_user() {
+    let hull = Hull::with_busybox();
+    let folder = hull.make_folder("mine");
+    hull.write("mine/file", "");
+    let outside = hull.write("outside", "");
+    std::os::unix::fs::symlink(&outside, format!("{folder}/link")).expect("a link");
+    let bind = format!("{folder}:/mine:U");
+    let owners = "stat -c %u:%g /mine /mine/file && touch /mine/made";
+    assert_eq!(hull.inside(&["-u", "1234:2345", "-v", &bind], owners), "1234:2345\n1234:2345");
+    let owner = |path: &str| fs::symlink_metadata(path).map(|found| found.uid()).expect("a file");
+    assert_eq!((owner(&format!("{folder}/link")), owner(&outside)), (1234, 0), "a link, and not where it leads");
+    // In a user namespace the ids on disk are the shifted ones, unless the mount shifts them.
+    let shifted = ["--userns", "private", "-u", "7:8", "-v"];
+    assert_eq!(hull.inside(&[&shifted[..], &[&bind]].concat(), owners), "7:8\n7:8");
+    assert!(owner(&folder) > 65535, "{}", owner(&folder));
+    let idmap = format!("{folder}:/mine:U,idmap");
+    assert_eq!(hull.inside(&[&shifted[..], &[&idmap]].concat(), owners), "7:8\n7:8");
+    assert_eq!((owner(&folder), owner(&format!("{folder}/made"))), (7, 7));
+    let volume = ["-u", "9", "--mount", "type=volume,src=kept,dst=/mine,U=true"];
+    assert_eq!(hull.inside(&volume, "touch /mine/x && stat -c %u /mine"), "9");
+    for system in ["/", "/etc", "/usr/../etc"] {
+        let said = hull.refused(125, &["create", "-v", &format!("{system}:/mine:U"), "busybox", "true"]);
+        assert!(said.contains("changing the owner of /"), "{said}");
+    }
+    assert_eq!(hull.ok(&["ps", "-aq"]), "");
+    hull.ok(&["volume", "rm", "kept"]);
+}
+
+#[test]
+fn one_container_gets_the_volumes_of_another() {
+    let hull = Hull::with_busybox();
+    let folder = hull.make_folder("shared");
+    let bind = format!("{folder}:/shared");
+    hull.ok(&["run", "--name", "lender", "-v", "/data", "-v", &bind, "--tmpfs", "/t", "busybox", "touch", "/data/x"]);
+    assert_eq!(
+        hull.inside(&["--volumes-from", "lender"], "touch /shared/y; ls /data; test -e /t || echo none"),
+        "x\nnone"
+    );
+    assert!(Path::new(&folder).join("y").exists());
+    let run = hull.sh(&["--volumes-from", "lender:ro"], "ls /data; touch /data/z").expect(1);
+    assert!(run.text() == "x" && run.stderr.contains("Read-only file system"), "{run:#?}");
+    assert_eq!(hull.inside(&["--volumes-from", "lender", "-v", "other:/data"], "ls /data; ls /shared"), "y");
+    let id = hull.ok(&["create", "--volumes-from", "lender:ro", "busybox", "ls", "/data"]);
+    assert_eq!(hull.inspect(&id)["HostConfig"]["VolumesFrom"], json!(["lender:ro"]));
+    hull.ok(&["rm", "-v", "lender"]);
+    assert_eq!(hull.ok(&["start", "-a", &id]), "x", "a volume stays while a container has it");
+    hull.ok(&["rm", "-v", &id]);
+    assert_eq!(hull.ok(&["volume", "ls", "-q"]), "other");
+    assert!(hull.refused(125, &["create", "--volumes-from", "nobody", "busybox"]).contains("nobody"));
+    hull.refused(125, &["create", "--volumes-from", "nobody:zz", "busybox"]);
+    hull.ok(&["volume", "rm", "other"]);
 }

@@ -80,7 +80,6 @@ pub const RUN: &[LaterFlag] = &[
     value("log-opt", "logs are bounded at 5 files of 20 MB for now"),
     value("storage-opt", "storage options come with a later release"),
     LaterFlag { harmless: &["local"], ..value("volume-driver", "volume drivers come with a later release") },
-    value("volumes-from", "it comes with a later release"),
     switch("disable-content-trust", "Hull has no content trust to disable"),
     switch("use-api-socket", "there is no API socket yet"),
     LaterFlag { harmless: &["default", ""], ..value("isolation", WINDOWS) },

@@ -11,7 +11,7 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use hull_engine::request::{MountRequest, MountSource};
+use hull_engine::request::{MountRequest, MountSource, Ownership, VolumesFrom};
 
 use super::surroundings::Surroundings;
 use super::values;
@@ -66,7 +66,8 @@ pub fn volume(text: &str, around: &dyn Surroundings) -> Result<MountRequest, Str
         }
         Some(name) => MountSource::Volume { name: Some(volume_name(name)?), copy_up: true },
     };
-    let mut mount = MountRequest { source, target, read_only: false, propagation: None };
+    let mut mount =
+        MountRequest { source, target, read_only: false, propagation: None, ownership: Ownership::default() };
     if !options.is_empty() {
         volume_options(&mut mount, options, around)?;
     }
@@ -74,7 +75,8 @@ pub fn volume(text: &str, around: &dyn Surroundings) -> Result<MountRequest, Str
 }
 
 fn are_options(text: &str) -> bool {
-    let known = |option| PROPAGATIONS.contains(&option) || matches!(option, "ro" | "rw" | "z" | "Z" | "nocopy");
+    let known =
+        |option| PROPAGATIONS.contains(&option) || matches!(option, "ro" | "rw" | "z" | "Z" | "nocopy" | "U" | "idmap");
     text.split(',').all(known)
 }
 
@@ -93,6 +95,8 @@ fn volume_options(mount: &mut MountRequest, options: &str, around: &dyn Surround
             // A label is something only SELinux gives files: without it there is nothing to do.
             ("z" | "Z", _) => relabelled += 1,
             ("nocopy", MountSource::Volume { copy_up, .. }) if *copy_up => *copy_up = false,
+            ("U", _) if !mount.ownership.chown => mount.ownership.chown = true,
+            ("idmap", _) if !mount.ownership.shift => mount.ownership.shift = true,
             // They choose between caches of docker's virtual machines; on Linux all are the same.
             ("consistent" | "cached" | "delegated", MountSource::Bind { .. }) => consistency += 1,
             (propagation, MountSource::Bind { .. })
@@ -104,6 +108,19 @@ fn volume_options(mount: &mut MountRequest, options: &str, around: &dyn Surround
         }
     }
     if access > 1 || relabelled > 1 || consistency > 1 { Err(invalid()) } else { Ok(()) }
+}
+
+/// Reads `--volumes-from`.
+///
+/// # Errors
+/// Names the mode that there is not.
+pub fn volumes_from(text: &str) -> Result<VolumesFrom, String> {
+    let (container, mode) = text.split_once(':').unwrap_or((text, "rw"));
+    match mode {
+        _ if container.is_empty() => Err("an empty container name".to_owned()),
+        "ro" | "rw" => Ok(VolumesFrom { container: container.to_owned(), read_only: mode == "ro" }),
+        _ => Err(format!("invalid mode: {mode}")),
+    }
 }
 
 fn volume_name(name: &str) -> Result<String, String> {
@@ -167,7 +184,13 @@ fn mount_target(target: &str) -> Result<PathBuf, String> {
 pub fn tmpfs(text: &str) -> Result<MountRequest, String> {
     let (target, options) = text.split_once(':').unwrap_or((text, ""));
     let target = mount_target(target)?;
-    let mut mount = MountRequest { source: empty_tmpfs(), target, read_only: false, propagation: None };
+    let mut mount = MountRequest {
+        source: empty_tmpfs(),
+        target,
+        read_only: false,
+        propagation: None,
+        ownership: Ownership::default(),
+    };
     for option in options.split(',').filter(|option| !option.is_empty()) {
         tmpfs_option(&mut mount, option)?;
     }
@@ -212,6 +235,7 @@ struct MountFields {
     recursive: Option<bool>,
     create_source: bool,
     nocopy: bool,
+    ownership: Ownership,
     tmpfs: Vec<String>,
     /// The first field that only one kind has, for the error when the kind is another one.
     special: Option<(&'static str, &'static str)>,
@@ -240,6 +264,8 @@ fn mount_field(fields: &mut MountFields, key: &str, value: Option<&str>, field: 
     };
     match key {
         "readonly" | "ro" => return flag(value).map(|set| fields.read_only = set),
+        "u" | "chown" => return flag(value).map(|set| fields.ownership.chown = set),
+        "idmap" => return flag(value).map(|set| fields.ownership.shift = set),
         "volume-nocopy" => {
             fields.special = Some(("volume", "volume-nocopy"));
             return flag(value).map(|set| fields.nocopy = set);
@@ -310,6 +336,9 @@ fn assembled(fields: MountFields, around: &dyn Surroundings) -> Result<MountRequ
     {
         return Err(format!("cannot mix '{option}' with mount type '{kind}'"));
     }
+    if kind == "tmpfs" && fields.ownership != Ownership::default() {
+        return Err("cannot mix 'U' or 'idmap' with mount type 'tmpfs'".to_owned());
+    }
     let source = match kind {
         "bind" => {
             let source = fields.source.ok_or("source is required for a mount of type bind")?;
@@ -332,7 +361,13 @@ fn assembled(fields: MountFields, around: &dyn Surroundings) -> Result<MountRequ
         "npipe" | "cluster" | "image" => return Err(format!("mount type {kind} is not supported yet")),
         _ => return Err(format!("invalid mount type {kind:?}: must be bind, volume or tmpfs")),
     };
-    let mut mount = MountRequest { source, target, read_only: fields.read_only, propagation: fields.propagation };
+    let mut mount = MountRequest {
+        source,
+        target,
+        read_only: fields.read_only,
+        propagation: fields.propagation,
+        ownership: fields.ownership,
+    };
     for option in &fields.tmpfs {
         tmpfs_option(&mut mount, option)?;
     }
@@ -410,7 +445,10 @@ mod tests {
             }
         };
         let propagation = mount.propagation.as_deref().map(|p| format!(" {p}")).unwrap_or_default();
-        format!("{source} -> {}{}{propagation}", mount.target.display(), if mount.read_only { " ro" } else { "" })
+        let owned = if mount.ownership.chown { " U" } else { "" };
+        let shifted = if mount.ownership.shift { " idmap" } else { "" };
+        let access = if mount.read_only { " ro" } else { "" };
+        format!("{source} -> {}{access}{propagation}{owned}{shifted}", mount.target.display())
     }
 
     #[track_caller]
@@ -447,6 +485,10 @@ mod tests {
                     "/a:/",
                     "error: invalid volume specification: '/a:/': invalid specification: destination can't be '/'",
                 ),
+                ("/a:/b:U,idmap", "bind /a create -> /b U idmap"),
+                ("cache:/b:ro,U", "volume cache -> /b ro U"),
+                ("/a:/b:U,U", "error: invalid mode: U,U"),
+                ("/a:/b:idmap=uids=0-1-1", "error: invalid mode: idmap=uids=0-1-1"),
                 ("/a:/b:zz", "error: invalid mode: zz"),
                 ("/a:/b:ro,rw", "error: invalid mode: ro,rw"),
                 ("/a:/b:nocopy", "error: invalid mode: nocopy"),
@@ -479,6 +521,8 @@ mod tests {
                 ("type=tmpfs,dst=/b", "tmpfs None None  -> /b"),
                 ("type=tmpfs,dst=/b,tmpfs-size=64m,tmpfs-mode=1770", "tmpfs Some(67108864) Some(\"1770\")  -> /b"),
                 ("type=bind,\"src=/a,b\",dst=/c", "bind /a,b -> /c"),
+                ("type=bind,src=/a,dst=/b,U=true,idmap", "bind /a -> /b U idmap"),
+                ("type=tmpfs,dst=/b,chown=true", "error: cannot mix 'U' or 'idmap' with mount type 'tmpfs'"),
                 ("foo", "error: invalid field 'foo' must be a key=value pair"),
                 ("type=bind,src=/a", "error: target is required"),
                 ("type=bind,dst=/a", "error: source is required for a mount of type bind"),

@@ -9,6 +9,7 @@ use std::path::Path;
 use clap::Args;
 use hull_engine::request::{
     CreateContainer, DeviceRequest, MountRequest, NamespaceChoice, PullPolicy, ResourceRequest, SeccompChoice, Ulimit,
+    VolumesFrom,
 };
 
 use super::env::{self, FileError};
@@ -183,6 +184,9 @@ pub struct ContainerArgs {
     /// Add a bind mount or a volume: [SOURCE:]TARGET[:OPTION,...]
     #[arg(short, long, value_name = "VOLUME")]
     pub volume: Vec<String>,
+    /// Mount the bind mounts and volumes of another container: CONTAINER[:ro|rw]
+    #[arg(long, value_name = "CONTAINER", value_parser = mounts::volumes_from)]
+    pub volumes_from: Vec<VolumesFrom>,
     /// Working directory
     #[arg(short, long, value_name = "DIR")]
     pub workdir: Option<String>,
@@ -272,6 +276,7 @@ impl ContainerArgs {
             labels: env::labels(&self.label_file, &self.label, around)?.into_iter().collect(),
             annotations: self.annotation.iter().cloned().collect(),
             mounts: self.mounts(around)?,
+            volumes_from: self.volumes_from.clone(),
             read_only: self.read_only,
             init: self.init,
             stop_signal: self.stop_signal.clone(),

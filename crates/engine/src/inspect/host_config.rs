@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::Empty;
 use crate::record::ContainerRecord;
-use crate::request::{CreateContainer, MountSource, NamespaceChoice, SeccompChoice};
+use crate::request::{CreateContainer, MountRequest, MountSource, NamespaceChoice, SeccompChoice, VolumesFrom};
 use crate::spec::DEFAULT_SHM_BYTES;
 
 /// Docker's `HostConfig`.
@@ -141,6 +141,7 @@ impl HostConfig {
         let (binds, mounts) = mounts(request);
         HostConfig {
             binds: some(binds),
+            volumes_from: some(request.volumes_from.iter().map(volumes_from).collect()),
             log_config: LogConfig {
                 kind: "json-file".to_owned(),
                 config: [("max-file", "5"), ("max-size", "20m")].map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
@@ -215,12 +216,23 @@ fn security_options(request: &CreateContainer) -> Vec<String> {
     seccomp.into_iter().chain(no_new_privileges).collect()
 }
 
+fn volumes_from(lender: &VolumesFrom) -> String {
+    format!("{}{}", lender.container, if lender.read_only { ":ro" } else { "" })
+}
+
+/// The options of a short form, with their colon.
+fn suffix(mount: &MountRequest) -> String {
+    let options = [(mount.read_only, "ro"), (mount.ownership.chown, "U"), (mount.ownership.shift, "idmap")];
+    let set: Vec<&str> = options.into_iter().filter(|(is_set, _)| *is_set).map(|(_, option)| option).collect();
+    if set.is_empty() { String::new() } else { format!(":{}", set.join(",")) }
+}
+
 /// Short forms (`source:target[:ro]`) and long forms.
 fn mounts(request: &CreateContainer) -> (Vec<String>, Vec<HostMount>) {
     let (mut binds, mut mounts) = (Vec::new(), Vec::new());
     for mount in &request.mounts {
         let target = mount.target.display();
-        let suffix = if mount.read_only { ":ro" } else { "" };
+        let suffix = suffix(mount);
         let long = |kind: &str, source: String| HostMount {
             kind: kind.to_owned(),
             source,

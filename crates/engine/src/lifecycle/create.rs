@@ -29,9 +29,10 @@ use crate::engine::Engine;
 use crate::error::EngineError;
 use crate::id::ContainerId;
 use crate::machine::Machine;
+use crate::mount_point::{MountKind, MountPoint};
 use crate::names;
 use crate::record::{Builtin, ContainerRecord, ImageRef};
-use crate::request::{CreateContainer, NamespaceChoice, REQUEST_VERSION};
+use crate::request::{CreateContainer, NamespaceChoice, Ownership, REQUEST_VERSION};
 use crate::row::{self, ContainerRow};
 use crate::spec;
 use crate::volumes::{self, Settled};
@@ -104,7 +105,7 @@ impl Engine {
     ) -> Result<(ContainerImage, Vec<Settled>, ContainerRow), EngineError> {
         let image = self.container_image(request, progress)?;
         spec::check(request, &image.config, machine)?;
-        let settled = volumes::settle(request, &image.config, self.roots())?;
+        let settled = volumes::settle(request, self.lent_mounts(request)?, &image.config, self.roots())?;
         volumes::check_binds(settled.iter().map(|settled| &settled.point))?;
         let row = self.insert_row(request, &image)?;
         Ok((image, settled, row))
@@ -114,6 +115,9 @@ impl Engine {
     fn check_early(&self, request: &CreateContainer, machine: &Machine) -> Result<(), EngineError> {
         let any_command = ImageConfig { cmd: vec!["/".to_owned()], ..ImageConfig::default() };
         spec::check(request, &any_command, machine)?;
+        for lender in &request.volumes_from {
+            self.row(&lender.container)?;
+        }
         for (_, _, choice) in spec::choices(request) {
             if let NamespaceChoice::Container(donor) = choice {
                 self.row(donor)?;
@@ -125,6 +129,23 @@ impl Engine {
             Some(owner) => Err(EngineError::NameTaken { name: name.clone(), owner: owner.id }),
             None => Ok(()),
         }
+    }
+
+    /// The bind mounts and volumes of the containers that lend theirs, in the order given.
+    fn lent_mounts(&self, request: &CreateContainer) -> Result<Vec<MountPoint>, EngineError> {
+        let mut lent = Vec::new();
+        for lender in &request.volumes_from {
+            let row = self.row(&lender.container)?;
+            let mounts = self.record(&row.id)?.mounts.into_iter();
+            let lasting = mounts.filter(|point| !matches!(point.kind, MountKind::Tmpfs { .. }));
+            lent.extend(lasting.map(|point| MountPoint {
+                read_only: point.read_only || lender.read_only,
+                // They are its user's.
+                ownership: Ownership { chown: false, ..point.ownership },
+                ..point
+            }));
+        }
+        Ok(lent)
     }
 
     /// Inserts the leased row under the request's name or a new one, which is put into the request.

@@ -110,6 +110,7 @@ impl Engine {
         if donors.id_map.is_none() {
             make_workdir(root.as_fd(), &effective)?;
         }
+        volumes::give(&record.mounts, &identity, donors.id_map)?;
         let mounts = self.all_mounts(&record, root.as_fd())?;
 
         let folder = self.roots().container(id.as_str());

@@ -160,6 +160,9 @@ fn name_files(request: &CreateContainer, resolved: &Resolved) -> Vec<Mount> {
 
 fn user_mount(point: &MountPoint, resolved: &Resolved) -> Mount {
     let mut mount = match &point.kind {
+        MountKind::Bind { recursive, .. } if point.ownership.shift => {
+            shifted(user_bind(point, *recursive), resolved.id_map)
+        }
         MountKind::Bind { recursive, .. } => user_bind(point, *recursive),
         MountKind::Volume { .. } => shifted(user_bind(point, true), resolved.id_map),
         MountKind::Tmpfs { size_bytes, mode, options } => tmpfs(*size_bytes, *mode, options),
@@ -178,7 +181,8 @@ fn user_bind(point: &MountPoint, recursive: bool) -> Mount {
     bind("", point.source.clone().unwrap_or_default(), &options)
 }
 
-/// A volume keeps the container's own ids on disk, so with a user namespace its mount is shifted.
+/// A volume keeps the container's own ids on disk, so with a user namespace its mount is shifted, and so is that of a
+/// bind mount of which this is asked.
 fn shifted(mut mount: Mount, id_map: Option<LinuxIdMapping>) -> Mount {
     if let Some(map) = id_map {
         mount.uid_mappings = vec![map];
@@ -235,7 +239,13 @@ mod tests {
 
     fn at(target: &str) -> MountRequest {
         let source = MountSource::Tmpfs { size_bytes: None, mode: None, options: Vec::new() };
-        MountRequest { source, target: PathBuf::from(target), read_only: false, propagation: None }
+        MountRequest {
+            source,
+            target: PathBuf::from(target),
+            read_only: false,
+            propagation: None,
+            ownership: crate::request::Ownership::default(),
+        }
     }
 
     fn checked(mounts: Vec<MountRequest>) -> String {

@@ -130,6 +130,7 @@ fn namespaces_and_mounts() {
         target: target.into(),
         read_only: false,
         propagation: None,
+        ownership: crate::request::Ownership::default(),
     };
     let bind = MountKind::Bind { recursive: true, create: false };
     let volume = MountKind::Volume { name: "data".into(), anonymous: false };

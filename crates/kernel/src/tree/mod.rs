@@ -1,11 +1,12 @@
-//! Whole directory trees: removed and copied through descriptors (openat2(2), unlinkat(2), copy_file_range(2)).
+//! Whole directory trees: removed, copied and given away through descriptors (openat2(2), unlinkat(2), fchownat(2)).
 //!
 //! Nothing here follows a symbolic link or enters another mount: each directory is opened below its parent's
-//! descriptor with `RESOLVE_BENEATH`, `RESOLVE_NO_SYMLINKS` and, for removal, `RESOLVE_NO_XDEV`. So a tree that
+//! descriptor with `RESOLVE_BENEATH`, `RESOLVE_NO_SYMLINKS` and, but for copies, `RESOLVE_NO_XDEV`. So a tree that
 //! somebody else is changing meanwhile can make the work fail, but cannot lead it elsewhere. Paths in errors are
 //! relative to the tree.
 
 mod copy;
+mod own;
 mod remove;
 #[cfg(test)]
 mod tests;
@@ -20,6 +21,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, ResolveFlags, openat2,
 use rustix::io::Errno;
 
 pub use copy::{Copied, DELETION, OPAQUE, copy_tree, merge_layer};
+pub use own::own_tree;
 pub use remove::remove_tree;
 
 /// Why a tree could not be removed or copied.

@@ -205,3 +205,23 @@ fn a_layer_is_merged_as_its_marks_say() {
     merge_layer(fd(&high).as_fd(), fd(&merged).as_fd()).unwrap();
     assert!(!merged.join("kept").exists() && merged.join("hard").exists(), "the top itself can hide");
 }
+
+#[test]
+fn a_tree_is_given_away_and_nothing_outside() {
+    let folder = Folder::new("own");
+    let tree = folder.sub("tree/below");
+    let outside = folder.0.join("outside");
+    fs::write(&outside, "").unwrap();
+    fs::write(tree.join("file"), "").unwrap();
+    symlink(&outside, tree.join("link")).unwrap();
+    symlink(&folder.0, tree.join("folder-link")).unwrap();
+    let top = File::open(folder.0.join("tree")).unwrap();
+    own_tree(top.as_fd(), 12345, 23456).unwrap();
+    let owner = |path: PathBuf| fs::symlink_metadata(&path).map(|found| (found.uid(), found.gid())).unwrap();
+    for name in ["tree", "tree/below", "tree/below/file", "tree/below/link", "tree/below/folder-link"] {
+        assert_eq!(owner(folder.0.join(name)), (12345, 23456), "{name}");
+    }
+    assert_eq!((owner(outside.clone()).0, owner(folder.0.clone()).0), (0, 0));
+    own_tree(File::open(&outside).unwrap().as_fd(), 7, 8).unwrap();
+    assert_eq!(owner(outside), (7, 8), "a file alone");
+}
