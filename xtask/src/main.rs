@@ -14,6 +14,7 @@ mod contained;
 mod count;
 mod images;
 mod layers;
+mod layout;
 mod musl;
 mod peers;
 mod program;
@@ -78,6 +79,8 @@ enum Task {
     Musl,
     /// Measures Hull beside its peers.
     Bench(bench::Args),
+    /// Records which functions the frequent commands execute, for the linker to put side by side.
+    Layout,
     /// What this program runs itself as.
     #[command(hide = true, subcommand)]
     Inside(Inside),
@@ -119,6 +122,7 @@ fn run(task: Task) -> Result<ExitCode> {
             ExitCode::SUCCESS
         }),
         Task::Bench(args) => bench::run(&args).map(|()| ExitCode::SUCCESS),
+        Task::Layout => bench::layout().map(|()| ExitCode::SUCCESS),
         Task::Inside(Inside::Join { plan }) => contained::join(&plan).map(|()| ExitCode::SUCCESS),
         Task::Inside(Inside::Run { plan }) => contained::inside(&plan).map(ExitCode::from),
         Task::Inside(Inside::Guest { plan }) => vm::guest::run(&plan).map(|()| ExitCode::SUCCESS),

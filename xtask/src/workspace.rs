@@ -68,8 +68,14 @@ pub struct Executable {
 /// Runs cargo with `arguments` (a build, or a test with `--no-run`) and returns the programs that it made.
 /// Compiler errors go to standard error as they are.
 pub fn build(arguments: &[&str]) -> Result<Vec<Executable>> {
+    build_with(arguments, &[])
+}
+
+/// The same with environment variables.
+pub fn build_with(arguments: &[&str], env: &[(&str, &Path)]) -> Result<Vec<Executable>> {
     let out = cargo()
         .args(arguments)
+        .envs(env.iter().copied())
         .args(["--message-format", "json-render-diagnostics", "--quiet"])
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())

@@ -7,6 +7,7 @@
 //! runtime    the runtimes alone, on one bundle, beside the bare system calls
 //! memory     what an idle container costs
 //! pull       pulls from a registry on loopback, beside decompression and hashes alone
+//! frequent   no measurement: which functions the frequent commands execute
 //! figures    medians, ratios, the table
 //! ```
 //!
@@ -15,6 +16,7 @@
 
 mod bundle;
 mod figures;
+mod frequent;
 mod memory;
 mod pull;
 mod registry;
@@ -33,7 +35,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::contained::{self, Request};
 use crate::peers::Peers;
-use crate::{images, musl, workspace};
+use crate::{images, layout, musl, workspace};
 
 /// The longest a measurement may take.
 const LIMIT: Duration = Duration::from_secs(3600);
@@ -78,6 +80,9 @@ pub enum Subject {
     Memory,
     /// Pulls from a registry on loopback, and starts of images with one layer and with twenty.
     Pull,
+    /// Nothing: the frequent commands run once, and what they execute is recorded.
+    #[value(skip)]
+    Layout,
 }
 
 /// The measurement as the contained process is told of it.
@@ -103,6 +108,22 @@ pub struct Settings {
     images: PathBuf,
 }
 
+/// `cargo xtask layout`: runs the frequent commands once and puts their functions side by side.
+pub fn layout() -> Result<()> {
+    let args = Args {
+        subject: Subject::Layout,
+        rounds: 1,
+        containers: 1,
+        dir: None,
+        only: Vec::new(),
+        idle_ms: 0,
+        glibc: true,
+        json: false,
+    };
+    run(&args)?;
+    layout::install(&frequent::script()?)
+}
+
 /// Prepares everything that needs the network, and measures in a contained place.
 pub fn run(args: &Args) -> Result<()> {
     Peers::ready()?;
@@ -125,7 +146,7 @@ pub fn run(args: &Args) -> Result<()> {
         command: format!("cargo xtask {}", std::env::args().skip(1).collect::<Vec<_>>().join(" ")),
         on_tmpfs: args.dir.is_none(),
         dir: fs::canonicalize(&dir)?,
-        hull: fs::canonicalize(hull(args.glibc)?)?,
+        hull: fs::canonicalize(hull(args)?)?,
         floor: workspace::floor()?,
         inflate: workspace::inflate()?,
         images: images::folder()?,
@@ -138,8 +159,15 @@ pub fn run(args: &Args) -> Result<()> {
 }
 
 /// The program to measure: musl as releases are, where that can be built.
-fn hull(glibc: bool) -> Result<PathBuf> {
-    if !glibc && std::env::var_os("HULL_BIN").is_none() && musl::is_there() { musl::hull() } else { workspace::hull() }
+fn hull(args: &Args) -> Result<PathBuf> {
+    if args.subject == Subject::Layout {
+        return layout::link();
+    }
+    if !args.glibc && std::env::var_os("HULL_BIN").is_none() && musl::is_there() {
+        musl::hull()
+    } else {
+        workspace::hull()
+    }
 }
 
 fn contain(plan: &Path, dir: &Path) -> Result<()> {
@@ -174,6 +202,7 @@ pub fn inside(file: &Path) -> Result<()> {
         Subject::Runtime => runtime::measure(&settings),
         Subject::Memory => memory::measure(&settings),
         Subject::Pull => pull::measure(&settings),
+        Subject::Layout => frequent::record(&settings),
     };
     stage::remove_folders(&settings)?;
     measured

@@ -66,7 +66,8 @@ pub fn measure(settings: &Settings) -> Result<()> {
     peaks(settings, &runtimes, &sleeping)
 }
 
-fn make_bundle(settings: &Settings, name: &str, args: &[&str], seccomp: Option<&Value>) -> Result<String> {
+/// Makes a bundle in the folder of the measurement.
+pub fn make_bundle(settings: &Settings, name: &str, args: &[&str], seccomp: Option<&Value>) -> Result<String> {
     Ok(bundle::make(&settings.dir, name, args, seccomp)?.display().to_string())
 }
 
@@ -88,7 +89,7 @@ fn runtimes(settings: &Settings) -> Result<Vec<Runtime>> {
 }
 
 /// Docker's default profile as a container of `hull run` gets it.
-fn default_filter(settings: &Settings) -> Result<Value> {
+pub fn default_filter(settings: &Settings) -> Result<Value> {
     let hull = Hull::ready(settings)?;
     let run = |words: &[&str]| {
         let start = hull.start(words);
