@@ -129,6 +129,10 @@ impl Reference {
             true => format!("library/{path}"),
             false => path.to_owned(),
         };
+        // The completed name, which has to be read back.
+        if repository.len() > REPOSITORY_LENGTH_MAX {
+            return Err(ReferenceError::TooLong { length: repository.len() });
+        }
         let tag = match (tag, &digest) {
             (None, None) => Some(DEFAULT_TAG.to_owned()),
             (tag, _) => tag.map(str::to_owned),
@@ -244,9 +248,6 @@ fn check_repository(text: &str, repository: &str) -> Result<(), ReferenceError> 
     if repository.bytes().any(|byte| byte.is_ascii_uppercase()) {
         return Err(ReferenceError::Uppercase { repository: repository.to_owned() });
     }
-    if repository.len() > REPOSITORY_LENGTH_MAX {
-        return Err(ReferenceError::TooLong { length: repository.len() });
-    }
     match repository.split('/').find(|component| !is_path_component(component)) {
         Some(component) => Err(ReferenceError::Component { text: text.to_owned(), component: component.to_owned() }),
         None => Ok(()),
@@ -344,6 +345,8 @@ mod tests {
     #[test]
     fn refuses_with_the_reason() {
         let long = "a/".repeat(128) + "b";
+        // As long as a name may be, before `library/` is put in front of it.
+        let completed = "a".repeat(250);
         let long_tag = format!("a:{}", "t".repeat(129));
         let table = [
             ("", "it is empty"),
@@ -381,6 +384,7 @@ mod tests {
             ("[::1/app", "not a registry"),
             ("http://host/app", "not a registry"),
             (&long, "more than 255"),
+            (&completed, "more than 255"),
             ("d\u{e9}bian", "component"),
         ];
         for (text, reason) in table {

@@ -204,8 +204,7 @@ pub fn inside(file: &Path) -> Result<()> {
         Subject::Pull => pull::measure(&settings),
         Subject::Layout => frequent::record(&settings),
     };
-    stage::remove_folders(&settings)?;
-    measured
+    measured.and(stage::remove_images(&settings)).and(stage::remove_folders(&settings))
 }
 
 impl Settings {

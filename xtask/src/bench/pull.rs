@@ -176,11 +176,6 @@ fn starts(settings: &Settings) -> Result<()> {
         }
         let samples = rounds(settings, &candidates, settings.idle_ms)?;
         figures::print(settings, &format!("hull run by layers ({driver})"), "ms", &samples)?;
-        // With the images go the mounts of their layers.
-        for image in ["busybox", TWENTY] {
-            let remove = hull.start(&["rmi", image]);
-            program::quiet(Command::new(&remove.argv[0]).args(&remove.argv[1..])).context("hull rmi")?;
-        }
     }
     Ok(())
 }

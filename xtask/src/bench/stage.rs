@@ -114,6 +114,15 @@ impl Hull {
     }
 }
 
+/// Removes the images of every Hull of the measurement, and with them the mounts of their layers.
+pub fn remove_images(settings: &Settings) -> Result<()> {
+    for name in ["hull", "hull-erofs", "hull-overlay"].iter().filter(|name| settings.dir.join(name).exists()) {
+        let prune = Hull::at(settings, name, &[]).start(&["system", "prune", "--all", "--force"]);
+        program::quiet(Command::new(&prune.argv[0]).args(&prune.argv[1..])).context("hull system prune")?;
+    }
+    Ok(())
+}
+
 /// A docker daemon with its containerd.
 pub struct Docker {
     daemon: Child,
