@@ -131,8 +131,7 @@ pub struct Gc {
     pub high_water: u8,
     /// Collecting ends when no more than this is used, in percent.
     pub low_water: u8,
-    /// An image that a container was made of or removed from within this time stays. It has to be longer than the
-    /// creation of a container takes.
+    /// An image of which a container was made or removed within this time stays.
     pub keep: SignedDuration,
 }
 

@@ -136,3 +136,44 @@ pub(crate) fn unask(transaction: &Transaction<'_>, id: &Digest) -> Result<(), Im
 fn nanoseconds(moment: Timestamp) -> i64 {
     i64::try_from(moment.as_nanosecond()).unwrap_or(i64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use hull_store::{Holder, Roots, Store};
+
+    use super::*;
+
+    #[test]
+    fn what_is_held_or_asked_for_or_was_used_stays() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let roots = Roots::new(folder.path().join("root"), folder.path().join("state"));
+        let store = Store::open(&roots).expect("a store");
+        let images = ImageStore::new(&store, &roots);
+        let (id, blob) = (Digest::sha256_of(b"image"), Digest::sha256_of(b"blob"));
+        let holder = Holder::new().expect("a holder");
+        let written: Result<(), ImageError> = store.write(|tx| {
+            tx.execute("INSERT INTO images VALUES (?1, NULL, 0, 0)", [id.as_str()])?;
+            tx.execute("INSERT INTO blobs VALUES (?1, 0, '')", [blob.as_str()])?;
+            tx.execute("INSERT INTO image_blobs VALUES (?1, ?2)", [id.as_str(), blob.as_str()])?;
+            unask(tx, &id)?;
+            Ok(holder.hold(tx, HoldKind::Blob, blob.as_str())?)
+        });
+        written.expect("rows");
+        let (before, after) = (Timestamp::UNIX_EPOCH, Timestamp::now());
+        assert_eq!(images.unasked(before).expect("reads"), []);
+        assert_eq!(images.unasked(after).expect("reads"), std::slice::from_ref(&id));
+        assert_eq!(images.remove_unasked(&id, after).expect("held"), None);
+        let let_go: Result<(), ImageError> = store.write(|tx| Ok(holder.let_go(tx)?));
+        let_go.expect("lets go");
+        assert_eq!(images.remove_unasked(&id, before).expect("used since"), None);
+        let asked: Result<(), ImageError> = store.write(|tx| ask(tx, &id));
+        asked.expect("asks");
+        assert_eq!(images.remove_unasked(&id, after).expect("asked for"), None);
+        assert!(images.use_again(&id).expect("it is there"));
+        let unasked: Result<(), ImageError> = store.write(|tx| unask(tx, &id));
+        unasked.expect("unasks");
+        let removed = images.remove_unasked(&id, Timestamp::now()).expect("removes").expect("nothing keeps it");
+        assert_eq!(removed.deleted.as_ref(), Some(&id));
+        assert_eq!(images.unasked(Timestamp::now()).expect("reads"), []);
+    }
+}
