@@ -111,7 +111,7 @@ impl Engine {
     /// One volume.
     ///
     /// # Errors
-    /// [`VolumeError::Missing`].
+    /// `VolumeError::Missing`.
     pub fn volume(&self, name: &str) -> Result<VolumeSummary, EngineError> {
         let found = self.store().read(|db| -> Result<Option<VolumeSummary>, StoreError> {
             let mut statement = db.prepare_cached(&format!("{SELECT} WHERE name = ?1 AND lease_pid IS NULL"))?;
@@ -125,7 +125,7 @@ impl Engine {
     /// Removes a volume that no container has.
     ///
     /// # Errors
-    /// [`VolumeError::Missing`], [`VolumeError::InUse`].
+    /// `VolumeError::Missing`, `VolumeError::InUse`.
     pub fn remove_volume(&self, name: &str) -> Result<(), EngineError> {
         let volume = self.volume(name)?;
         let lease = Lease::current()?;

@@ -57,7 +57,7 @@ fn map_file() -> Result<PathBuf> {
     Ok(workspace::folder("xtask")?.join("hull.map"))
 }
 
-/// Traces commands and keeps what they executed in a file, for [`write_script`].
+/// Traces commands and keeps what they executed in a file, for the linker script.
 pub struct Recorder {
     tracer: Tracer,
 }
