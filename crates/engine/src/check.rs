@@ -19,6 +19,7 @@ use std::collections::HashSet;
 use std::fs;
 use std::io::Read;
 use std::path::Path;
+use std::time::Duration;
 
 use hull_image::Image;
 use hull_image::content::Hasher;
@@ -33,6 +34,10 @@ use crate::error::EngineError;
 use crate::record::ContainerRecord;
 use crate::row;
 use crate::volumes;
+
+/// How often, and in which distance, a folder without a row is looked at before it counts as left over.
+const REMOVAL_LOOKS: u32 = 20;
+const REMOVAL_PAUSE: Duration = Duration::from_millis(50);
 
 /// Bytes hashed at a time.
 const PART_BYTES: usize = 256 << 10;
@@ -273,7 +278,11 @@ impl Engine {
         let rows = self.store().read(volumes::whole_names)?;
         for name in &rows {
             report.volumes += 1;
-            if volumes::data_path(self.roots(), name).is_dir() {
+            let is_missing = || -> Result<bool, EngineError> {
+                let known = self.store().write(|tx| volumes::whole_names(tx))?;
+                Ok(known.contains(name) && !volumes::data_path(self.roots(), name).is_dir())
+            };
+            if !is_missing()? {
                 continue;
             }
             if repair {
@@ -282,12 +291,12 @@ impl Engine {
             let healed = repair.then(|| "an empty folder was made; its content is lost".to_owned());
             report.found("volume", name, "its folder is missing", healed);
         }
-        let folders =
-            fs::read_dir(self.roots().volumes()).map_err(EngineError::path("read", &self.roots().volumes()))?;
-        let all = self.store().read(volumes::all_names)?;
-        for entry in folders.flatten() {
+        let folder = self.roots().volumes();
+        let failed = || EngineError::path("read", &folder);
+        let entries = fs::read_dir(&folder).map_err(failed())?.collect::<Result<Vec<_>, _>>().map_err(failed())?;
+        for entry in entries {
             let name = entry.file_name().to_string_lossy().into_owned();
-            if all.contains(&name) {
+            if !self.stays_alone(&name, &entry.path())? {
                 continue;
             }
             let adopted = repair && volumes::is_name(&name);
@@ -298,6 +307,18 @@ impl Engine {
             report.found("volume", &name, "its folder belongs to nothing", healed);
         }
         Ok(())
+    }
+
+    /// Whether a volume's folder has no row and goes on having none. The folder of an anonymous volume goes after its
+    /// row, so whoever removes one now is given a moment.
+    fn stays_alone(&self, name: &str, folder: &Path) -> Result<bool, EngineError> {
+        for _ in 0..REMOVAL_LOOKS {
+            if !folder.exists() || self.store().read(volumes::all_names)?.contains(name) {
+                return Ok(false);
+            }
+            std::thread::sleep(REMOVAL_PAUSE);
+        }
+        Ok(true)
     }
 
     /// The first column of a query.
