@@ -55,6 +55,12 @@ impl Registry {
         registry
     }
 
+    /// With what another one answers as well.
+    pub fn and(mut self, other: Registry) -> Registry {
+        self.answers.extend(other.answers);
+        self
+    }
+
     fn answer(&mut self, path: String, kind: &'static str, body: Vec<u8>) {
         let sent = body.len();
         self.answers.insert(path, Answer { kind, body, sent });

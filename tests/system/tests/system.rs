@@ -11,6 +11,7 @@ mod cgroups;
 mod clients;
 mod commit;
 mod crashes;
+mod crowd;
 mod debian;
 mod ends;
 mod first_process;
