@@ -60,6 +60,20 @@ impl NewImage<'_> {
     pub fn blob_path(&self, layer: &LayerDescriptor) -> PathBuf {
         self.holds.path(&layer.digest)
     }
+
+    /// That a name with a digest is one of this image: what a registry called it, or the digest of its index or
+    /// manifest. Whoever asks for `name@digest` later must get nothing else.
+    pub(crate) fn check_names(&self) -> Result<(), ImageError> {
+        let is_own = |digest: &Digest| {
+            let is_layer = self.layers.iter().any(|layer| layer.digest == *digest);
+            let documents = self.blobs.iter().filter(|blob| !is_layer && blob.digest != self.id);
+            self.pulled_digest.iter().chain(documents.map(|blob| &blob.digest)).any(|own| own == digest)
+        };
+        match self.names.iter().find(|name| name.digest.as_ref().is_some_and(|digest| !is_own(digest))) {
+            Some(name) => Err(ImageError::TagWithDigest { name: name.to_string() }),
+            None => Ok(()),
+        }
+    }
 }
 
 /// What one pull or load holds.

@@ -10,10 +10,10 @@ use hull_store::{Lease, Roots, Store, blob_is_used, release_dead};
 use rusqlite::{Connection, OptionalExtension, Transaction};
 
 use crate::content::{Content, ContentError};
-use crate::image::{created, parse_configuration};
+use crate::image::{chain_ids, created, diff_ids, parse_configuration};
 use crate::travels::write_sources;
 use crate::unasked::{ask, unask, was_asked_before};
-use crate::{DOCUMENT_BYTES_MAX, Image, ImageError, LayerDescriptor, NewImage};
+use crate::{DOCUMENT_BYTES_MAX, Image, ImageError, LayerDescriptor, ManifestError, NewImage};
 
 /// Fewest digits of an id prefix.
 const PREFIX_LENGTH_MIN: usize = 4;
@@ -109,7 +109,8 @@ impl<'a> ImageStore<'a> {
         })
     }
 
-    /// An image all of whose blobs are in the content store with the right size.
+    /// An image all of whose blobs are in the content store with the right size, and whose layers are those that its
+    /// configuration lists.
     ///
     /// # Errors
     /// [`ImageError`] when the database or a file cannot be looked at.
@@ -119,6 +120,11 @@ impl<'a> ImageStore<'a> {
             other => other?,
         };
         let Some(image) = image else { return Ok(None) };
+        let wanted = diff_ids(&image.config).map_err(ManifestError::from)?;
+        let recorded = image.layers.iter().map(|layer| (&layer.diff_id, &layer.chain_id));
+        if !recorded.eq(wanted.iter().zip(&chain_ids(&wanted))) {
+            return Ok(None);
+        }
         for layer in &image.layers {
             if self.content.size_bytes(&layer.digest)? != Some(layer.size_bytes) {
                 return Ok(None);
@@ -170,9 +176,7 @@ impl<'a> ImageStore<'a> {
     /// # Errors
     /// [`ImageError::NotFound`], [`ImageError::TagWithDigest`].
     pub fn tag(&self, source: &str, target: &Reference) -> Result<(), ImageError> {
-        if target.digest.is_some() {
-            return Err(ImageError::TagWithDigest { name: target.to_string() });
-        }
+        refuse_digest(target)?;
         self.store.write_durable(|transaction| {
             let found = find(transaction, source)?.ok_or_else(|| ImageError::NotFound { name: source.to_owned() })?;
             write_name(transaction, target, &found.id, None)?;
@@ -298,6 +302,14 @@ fn id_prefix(text: &str) -> Option<&str> {
     is_prefix.then_some(digits)
 }
 
+/// A digest is what content has, not a name that somebody gives.
+pub(crate) fn refuse_digest(name: &Reference) -> Result<(), ImageError> {
+    match name.digest {
+        Some(_) => Err(ImageError::TagWithDigest { name: name.to_string() }),
+        None => Ok(()),
+    }
+}
+
 fn find_prefix(connection: &Connection, prefix: &str) -> Result<Option<Found>, ImageError> {
     // 'g' follows 'f', so this is the range of all ids that begin with the prefix.
     let (low, high) = (format!("sha256:{prefix}"), format!("sha256:{prefix}g"));
@@ -357,6 +369,7 @@ fn unpacked_bytes(connection: &Connection, id: &Digest) -> Result<Option<i64>, I
 }
 
 fn write_image(transaction: &Transaction<'_>, image: &NewImage<'_>) -> Result<(), ImageError> {
+    image.check_names()?;
     let id = image.id.as_str();
     let size_bytes: u64 = image.layers.iter().map(|layer| layer.size_bytes).sum();
     transaction.execute(

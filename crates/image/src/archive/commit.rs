@@ -17,6 +17,7 @@ use super::ArchiveError;
 use super::changes::apply_changes;
 use crate::content::{BlobWriter, Hasher};
 use crate::image::{chain_ids, parse_configuration};
+use crate::store::refuse_digest;
 use crate::{Holds, Image, ImageError, ImageStore, LayerDescriptor, LayerEvent, NewImage, Progress, StoredBlob};
 
 /// Fields of a configuration that tell of the base's making, not of the image.
@@ -54,6 +55,7 @@ pub fn commit<'a, E: From<ArchiveError>>(
     progress: &dyn Progress,
     write_layer: impl FnOnce(&mut dyn Write) -> Result<u64, E>,
 ) -> Result<NewImage<'a>, E> {
+    options.reference.iter().try_for_each(refuse_digest).map_err(ArchiveError::from)?;
     let config = configured(images, base, options)?;
     let holds = Arc::new(Holds::new(images).map_err(ArchiveError::from)?);
     let inherited = holds.existing_layers(&base.id).map_err(ArchiveError::from)?;

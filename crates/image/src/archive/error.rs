@@ -83,6 +83,16 @@ pub enum ArchiveError {
         /// The limit.
         limit_bytes: u64,
     },
+    /// The archive has more entries than images can need.
+    #[error(
+        "the archive has more than {entries_max} files and links, or more than {names_bytes_max} bytes in their names"
+    )]
+    TooManyEntries {
+        /// Most files and links.
+        entries_max: usize,
+        /// Most bytes of all names.
+        names_bytes_max: usize,
+    },
     /// The archive is larger than allowed.
     #[error("the archive has more than the {limit_bytes} bytes that are allowed (limits.archive-size)")]
     TooLarge {

@@ -15,6 +15,7 @@ use super::changes;
 use crate::compression::{Compression, Detected, decompress};
 use crate::content::{Hasher, SealedBlob};
 use crate::image::parse_configuration;
+use crate::store::refuse_digest;
 use crate::{Holds, ImageStore, LayerDescriptor, LayerEvent, NewImage, Progress, StoredBlob};
 
 /// Bytes handled at a time.
@@ -43,6 +44,7 @@ pub fn import<'a>(
     options: &ImportOptions,
     progress: &dyn Progress,
 ) -> Result<NewImage<'a>, ArchiveError> {
+    options.reference.iter().try_for_each(refuse_digest)?;
     let config = changes::configuration(&options.changes)?;
     let holds = Arc::new(Holds::new(images)?);
     let layer = spool_layer(&holds, input)?;

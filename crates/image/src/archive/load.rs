@@ -88,6 +88,7 @@ fn chosen<'a>(
         }
     }
     for image in &loaded {
+        image.check_names()?;
         report(image, options, progress);
     }
     Ok(loaded)

@@ -176,10 +176,15 @@ fn follow(
     Err(ArchiveError::document(INDEX, ManifestError::Nesting))
 }
 
-/// The name of a descriptor's blob, which must be there and have the size that is said.
+/// The name of a descriptor's blob, which must be there and have the digest and the size that are said. A name alone
+/// says nothing: a link may lead from it to any other file of the archive.
 fn blob(descriptor: &Descriptor, spool: &Spool<'_, '_>) -> Result<String, ArchiveError> {
     let entry = blob_name(&descriptor.digest);
-    let found_bytes = spool.named(&entry, INDEX)?.size_bytes;
+    let found = spool.named(&entry, INDEX)?;
+    if found.digest != descriptor.digest {
+        return Err(ArchiveError::WrongDigest { entry, found: found.digest.clone() });
+    }
+    let found_bytes = found.size_bytes;
     match descriptor.size_bytes {
         expected_bytes if expected_bytes == found_bytes => Ok(entry),
         expected_bytes => Err(ArchiveError::WrongSize { entry, expected_bytes, found_bytes }),

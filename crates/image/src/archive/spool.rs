@@ -23,6 +23,9 @@ pub(super) const REPOSITORIES: &str = "repositories";
 const PART_BYTES: usize = 128 << 10;
 /// Smaller files are there before a display of them could be seen.
 const SHOWN_BYTES_MIN: u64 = 64 << 10;
+/// How many files and links an archive of images may have, and bytes in their names.
+const ENTRIES_MAX: usize = 100_000;
+const NAMES_BYTES_MAX: usize = 16 << 20;
 /// How many links may lead from one to the next.
 const LINKS_MAX: usize = 16;
 
@@ -42,11 +45,24 @@ pub(super) struct Spool<'s, 'a> {
     links: HashMap<String, String>,
     /// Files that docker writes for versions before 1.10 and nobody reads here.
     legacy: HashSet<String>,
+    entries: usize,
+    names_bytes: usize,
 }
 
 impl<'s, 'a> Spool<'s, 'a> {
     fn new(holds: &'s Holds<'a>, progress: &'s dyn Progress) -> Self {
-        Self { holds, progress, files: HashMap::new(), links: HashMap::new(), legacy: HashSet::new() }
+        let (files, links, legacy) = (HashMap::new(), HashMap::new(), HashSet::new());
+        Self { holds, progress, files, links, legacy, entries: 0, names_bytes: 0 }
+    }
+
+    /// Counts an entry, of which the names are kept in memory.
+    fn count(&mut self, name: &str, target: &str) -> Result<(), ArchiveError> {
+        self.entries += 1;
+        self.names_bytes += name.len() + target.len();
+        match self.entries > ENTRIES_MAX || self.names_bytes > NAMES_BYTES_MAX {
+            true => Err(ArchiveError::TooManyEntries { entries_max: ENTRIES_MAX, names_bytes_max: NAMES_BYTES_MAX }),
+            false => Ok(()),
+        }
     }
 
     /// Reads an archive to its end.
@@ -59,6 +75,11 @@ impl<'s, 'a> Spool<'s, 'a> {
         let mut spool = Self::new(holds, progress);
         let mut stream = TarStream::new(input, limit_bytes);
         while let Some(entry) = stream.next()? {
+            match &entry.kind {
+                Kind::Link(target) => spool.count(&entry.name, target)?,
+                Kind::File => spool.count(&entry.name, "")?,
+                Kind::Other => continue,
+            }
             match &entry.kind {
                 Kind::File if is_legacy(&entry.name) => _ = spool.legacy.insert(entry.name),
                 Kind::File => spool.file(&mut stream, &entry)?,
@@ -80,6 +101,7 @@ impl<'s, 'a> Spool<'s, 'a> {
         let mut spool = Self::new(holds, progress);
         let mut left_bytes = limit_bytes;
         for FolderFile { name, path, content } in folder.files()? {
+            spool.count(&name, "")?;
             match content {
                 FolderContent::Link(target) => _ = spool.links.insert(name, target),
                 FolderContent::File(mut file) => {

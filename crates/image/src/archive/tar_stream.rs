@@ -13,7 +13,9 @@ use super::ArchiveError;
 
 const BLOCK_BYTES: usize = 512;
 /// Longest GNU name or set of pax records.
-const NAME_BYTES_MAX: u64 = 1 << 20;
+const RECORDS_BYTES_MAX: u64 = 1 << 20;
+/// Longest name, and target of a link (PATH_MAX, limits.h).
+pub(super) const NAME_BYTES_MAX: usize = 4096;
 /// Bytes handed on at a time.
 const PART_BYTES: usize = 128 << 10;
 
@@ -127,7 +129,7 @@ impl<R: Read> TarStream<R> {
 
     /// The body of a small entry.
     fn small_body(&mut self) -> Result<Vec<u8>, ArchiveError> {
-        if self.left_bytes > NAME_BYTES_MAX {
+        if self.left_bytes > RECORDS_BYTES_MAX {
             return Err(self.not_tar("a name or pax header is too long"));
         }
         let mut bytes = Vec::new();
@@ -221,6 +223,9 @@ fn read_some(input: &mut impl Read, buffer: &mut [u8]) -> Result<usize, ArchiveE
 }
 
 fn text(bytes: &[u8]) -> Result<&str, ArchiveError> {
+    if bytes.len() > NAME_BYTES_MAX {
+        return Err(unsafe_name(&bytes[..64], "it begins so and is longer than 4096 bytes"));
+    }
     std::str::from_utf8(bytes).map_err(|_| unsafe_name(bytes, "it is not UTF-8"))
 }
 

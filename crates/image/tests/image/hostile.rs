@@ -79,6 +79,62 @@ fn links_that_lead_to_each_other_end() {
 }
 
 #[test]
+fn a_link_named_as_a_blob_is_not_that_blob() {
+    let image = image();
+    let blobs = [&image.manifest, &image.config, &image.layers[0], &image.layers[1]];
+    // With a genuine configuration's digest and other layers, whoever pulls that image later would get those.
+    let evil = String::from_utf8(image.config.bytes.clone()).expect("JSON").replace("test", "evil");
+    for blob in blobs {
+        let name = format!("blobs/sha256/{}", blob.digest().hex());
+        let is_config = blob.digest() == image.config.digest();
+        let other = if is_config { evil.clone().into_bytes() } else { blob.bytes.iter().rev().copied().collect() };
+        for (kind, target) in [(b'1', "other"), (b'2', "../../other")] {
+            let mut files = layout(&image.manifest.descriptor(), &blobs);
+            files.retain(|(known, _)| *known != name);
+            files.push(file("other", other.clone()));
+            let mut archive = tar(&files);
+            archive.truncate(archive.len() - 1024);
+            raw_entry(&mut archive, name.as_bytes(), kind, target.as_bytes(), 0, b"");
+            let error = told(&failure(&archive));
+            assert!(error.contains(&name) && error.contains("has the wrong digest"), "{error}");
+        }
+    }
+}
+
+#[test]
+fn nobody_is_called_by_a_digest_that_is_not_its_own() {
+    let image = image();
+    let other = image.config.digest();
+    let lying = format!("debian@{other}");
+    refused("docker-archive", &old_docker(&image, &[&lying]), "with a digest reference");
+    let named =
+        |digest| oci(&image, &json!({"io.containerd.image.name": format!("docker.io/library/debian@{digest}")}));
+    refused("oci-archive", &named(other), "with a digest reference");
+    let hull = Hull::new();
+    let archive = tar(&named(image.manifest.digest()));
+    load(&hull.images(), &archive[..], &LoadOptions::default(), &NoProgress).expect("its own digest is a name");
+}
+
+#[test]
+fn entries_and_their_names_are_bounded() {
+    let mut archive = Vec::new();
+    for _ in 0..100_001 {
+        raw_entry(&mut archive, b"a/json", b'0', b"", 0, b"");
+    }
+    assert!(matches!(failure(&archive), ArchiveError::TooManyEntries { .. }));
+    let mut archive = Vec::new();
+    for number in 0..5000 {
+        raw_entry(&mut archive, b"x", b'L', b"", 4000, &[b'n'; 4000]);
+        raw_entry(&mut archive, b"x", b'2', format!("{number}").as_bytes(), 0, b"");
+    }
+    assert!(matches!(failure(&archive), ArchiveError::TooManyEntries { .. }));
+    let mut archive = Vec::new();
+    raw_entry(&mut archive, b"x", b'L', b"", 5000, &[b'n'; 5000]);
+    raw_entry(&mut archive, b"x", b'0', b"", 0, b"");
+    assert!(matches!(failure(&archive), ArchiveError::Name { .. }));
+}
+
+#[test]
 fn devices_and_the_like_are_passed_over() {
     let mut archive = Vec::new();
     for (name, kind) in [("manifest.json", b'3'), ("index.json", b'4'), ("oci-layout", b'6'), ("x", b'Z')] {
