@@ -34,7 +34,7 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use hull_image::registry::{Registries, TrustPolicy, TrustRule};
+use hull_image::registry::{Registries, TrustPolicy};
 use hull_image::unpack::UnpackOptions;
 use hull_snapshot::Driver;
 use jiff::SignedDuration;
@@ -235,10 +235,8 @@ impl Configuration {
 
     /// Relative paths begin where the file is.
     fn resolve_paths(&mut self, folder: &Path) {
-        for rule in self.trust.rules.values_mut() {
-            if let TrustRule::CosignKeys(keys) = rule {
-                keys.iter_mut().for_each(|key| *key = folder.join(&*key));
-            }
+        for key in self.trust.keys_mut() {
+            *key = folder.join(&*key);
         }
         for settings in self.registries.values_mut() {
             let client = settings.client_certificate.as_mut();
@@ -257,6 +255,8 @@ fn line_at(text: &str, position: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use hull_image::registry::TrustRule;
+
     use super::*;
 
     fn parse(text: &str) -> Result<Configuration, String> {
@@ -284,9 +284,10 @@ mod tests {
         assert_eq!(configuration.storage.driver, Some(StorageDriver::Overlay));
         assert_eq!(parse(""), Ok(Configuration::default()));
         let configuration =
-            parse("[trust]\n\"a/*\" = { cosign-key = [\"k\", \"/l\"] }\nb = \"reject\"\n").expect("valid");
+            parse("[trust]\n\"a.b/*\" = { cosign-key = [\"k\", \"/l\"] }\n\"a.b/c\" = \"reject\"\n").expect("valid");
         let keys = TrustRule::CosignKeys(vec![PathBuf::from("/etc/x/k"), PathBuf::from("/l")]);
-        assert_eq!((&configuration.trust.rules["a/*"], &configuration.trust.rules["b"]), (&keys, &TrustRule::Reject));
+        let rule = |pattern| configuration.trust.rule_of(pattern);
+        assert_eq!((rule("a.b/*"), rule("a.b/c")), (Some(&keys), Some(&TrustRule::Reject)));
     }
 
     #[test]
@@ -304,7 +305,8 @@ mod tests {
             ("[registries.\"a.b\"]\ninsecure = 1\n", "/etc/x/hull.toml:2: registries.a.b.insecure: ", "boolean"),
             ("[registries.\"a b\"]\n", "/etc/x/hull.toml:1: ", "\"a b\" is not a registry"),
             ("[storage\n", "/etc/x/hull.toml:1: ", ""),
-            ("[trust]\n\"a/*\" = \"maybe\"\n", "/etc/x/hull.toml:2: trust.a/*: ", "\"accept\", \"reject\""),
+            ("[trust]\n\"a/*\" = \"maybe\"\n", "/etc/x/hull.toml:", "\"accept\", \"reject\""),
+            ("[trust]\ndebian = \"reject\"\n", "/etc/x/hull.toml:1: trust: ", "\"debian\" fits no repository"),
             ("[trust]\n\"a/*\" = { cosign = \"k\" }\n", "/etc/x/hull.toml:2: ", "unknown field `cosign`"),
             (
                 "[registries.\"a.b\"]\nmirrors = [\"ftp://x\"]\n",

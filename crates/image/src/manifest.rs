@@ -91,6 +91,14 @@ pub enum ManifestError {
     /// Indexes in indexes in indexes.
     #[error("indexes are nested more than {INDEX_DEPTH_MAX} deep")]
     Nesting,
+    /// An index leads to more than can be kept in mind.
+    #[error("it leads to more than {documents_max} manifests, or more than {bytes_max} bytes of them")]
+    TooManyDocuments {
+        /// Most manifests and indexes.
+        documents_max: usize,
+        /// Most bytes of them.
+        bytes_max: usize,
+    },
 }
 
 /// A pointer to a blob.

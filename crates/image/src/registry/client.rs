@@ -141,8 +141,12 @@ impl<'a> Client<'a> {
             attempts: reach.attempts.max(1),
             first_pause: reach.first_pause,
         };
-        let may_be_plain = settings.insecure || endpoint.is_loopback();
-        if *is_plain || settings.plain_http || may_be_plain && client.speaks_plain_http(host).await? {
+        let is_plain = match (*is_plain || settings.plain_http, settings.insecure) {
+            (true, _) => true,
+            (false, true) => !client.speaks_tls(host).await?,
+            (false, false) => endpoint.is_loopback() && client.speaks_plain_http(host).await?,
+        };
+        if is_plain {
             client.base = format!("http://{host}");
         }
         Ok(client)
@@ -171,6 +175,18 @@ impl<'a> Client<'a> {
     /// The address of a manifest or blob of the repository.
     pub fn url(&self, kind: &str, target: &str) -> String {
         format!("{}/v2/{}/{kind}/{target}", self.base, self.repository)
+    }
+
+    /// Whether an insecure registry has TLS after all: nothing goes over in the clear before that is known.
+    async fn speaks_tls(&self, host: &str) -> Result<bool, RegistryError> {
+        let request = build(Request::head(format!("https://{host}/v2/")), Content::Nothing)?;
+        match self.transport.send(request).await {
+            Ok(_) => Ok(true),
+            Err(TransportError::Tls { .. } | TransportError::Connect { .. } | TransportError::Broken { .. }) => {
+                Ok(false)
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// A server that wants TLS answers plain HTTP with 400 or closes the connection.
@@ -362,7 +378,7 @@ impl<'a> Client<'a> {
     }
 }
 
-fn parse_url(url: &str) -> Result<Uri, RegistryError> {
+pub(super) fn parse_url(url: &str) -> Result<Uri, RegistryError> {
     let invalid =
         |error: hyper::http::uri::InvalidUri| TransportError::Url { url: url.to_owned(), reason: error.to_string() };
     Ok(url.parse().map_err(invalid)?)
@@ -430,17 +446,23 @@ fn redirect_target(from: &Uri, response: &Response<Incoming>) -> Result<Uri, Reg
     let failed = |reason: String| RegistryError::Redirect { url: from.to_string(), reason };
     let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
     let location = location.ok_or_else(|| failed(format!("status {} without a Location", response.status())))?;
+    next_address(from, location)
+}
+
+/// Where an answer of `from` sends the client on to; never from TLS to plain HTTP.
+pub(super) fn next_address(from: &Uri, location: &str) -> Result<Uri, RegistryError> {
+    let failed = |reason: String| RegistryError::Redirect { url: from.to_string(), reason };
     let target = resolve_location(from, location)
-        .ok_or_else(|| failed(format!("it redirects to \"{location}\", which is not an address")))?;
+        .ok_or_else(|| failed(format!("it leads to \"{location}\", which is not an address")))?;
     let (old, new) = (Origin::of(from)?, Origin::of(&target)?);
     if old.is_tls && !new.is_tls && !new.is_loopback() {
-        return Err(failed(format!("it redirects from TLS to plain HTTP ({new})")));
+        return Err(failed(format!("it leads from TLS to plain HTTP ({new})")));
     }
     Ok(target)
 }
 
 /// Location may be absolute, or relative to the address that sent it (RFC 9110, 10.2.2).
-pub(super) fn resolve_location(from: &Uri, location: &str) -> Option<Uri> {
+fn resolve_location(from: &Uri, location: &str) -> Option<Uri> {
     let location = location.split('#').next().unwrap_or_default();
     let (scheme, authority) = (from.scheme_str()?, from.authority()?);
     let absolute = if location.starts_with("//") {
@@ -580,6 +602,11 @@ mod tests {
             assert_eq!(resolve_location(&from, location).expect("address").to_string(), expected);
         }
         assert!(resolve_location(&from, "https://a b/").is_none());
+        for (location, is_good) in
+            [("http://h/x", false), ("http://127.0.0.1:9/x", true), ("https://h/x", true), ("/x", true)]
+        {
+            assert_eq!(next_address(&from, location).is_ok(), is_good, "{location}");
+        }
     }
 
     #[test]

@@ -33,6 +33,7 @@ pub fn store_credentials(
     password: &str,
 ) -> Result<StoredIn, CredentialsError> {
     let key = config_key(registry);
+    let _lock = lock(path)?;
     let mut config = read(path)?;
     let helper = helper_for(path, registry)?;
     let entry = match &helper {
@@ -54,6 +55,7 @@ pub fn store_credentials(
 /// [`CredentialsError`] when the file cannot be read or written, or the helper fails.
 pub fn erase_credentials(path: &Path, registry: &str) -> Result<bool, CredentialsError> {
     let key = config_key(registry);
+    let _lock = lock(path)?;
     let mut config = read(path)?;
     let auths = auths(&mut config);
     let before = auths.len();
@@ -67,6 +69,26 @@ pub fn erase_credentials(path: &Path, registry: &str) -> Result<bool, Credential
     }
     write(path, &config)?;
     Ok(true)
+}
+
+/// Keeps other Hulls from changing the file between being read and being written: its folder, locked (flock(2)).
+fn lock(path: &Path) -> Result<File, CredentialsError> {
+    let folder = folder_of(&real_path(path));
+    let failed = |source| CredentialsError::Write { path: folder.clone(), source };
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(failed)?;
+    let file = File::open(&folder).map_err(failed)?;
+    file.lock().map_err(failed)?;
+    Ok(file)
+}
+
+/// Where a link to the file leads.
+fn real_path(path: &Path) -> PathBuf {
+    fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf())
+}
+
+fn folder_of(path: &Path) -> PathBuf {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    folder.unwrap_or(Path::new(".")).to_path_buf()
 }
 
 /// The file's object; an empty one when there is no file.
@@ -90,24 +112,19 @@ fn auths(config: &mut Map<String, Value>) -> &mut Map<String, Value> {
 }
 
 fn write(path: &Path, config: &Map<String, Value>) -> Result<(), CredentialsError> {
-    let failed = |path: &Path| {
-        let path = path.to_path_buf();
-        move |source| CredentialsError::Write { path, source }
-    };
-    let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
-    let folder = path.parent().unwrap_or(Path::new("/"));
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed(folder))?;
+    let path = real_path(path);
     let mut text = Vec::new();
     let indent = serde_json::ser::PrettyFormatter::with_indent(b"\t");
     let mut serializer = serde_json::Serializer::with_formatter(&mut text, indent);
     config.serialize(&mut serializer).expect("an object of texts has a JSON form");
-    let new = folder.join(format!(".config.json.{}", std::process::id()));
-    let written =
-        File::options().write(true).create(true).truncate(true).mode(0o600).open(&new).and_then(|mut file| {
-            file.write_all(&text)?;
-            file.sync_all()
-        });
-    written.and_then(|()| fs::rename(&new, path)).map_err(|source| {
+    let new = folder_of(&path).join(format!(".config.json.{}", std::process::id()));
+    // A killed one of the same number may have left it.
+    let _ = fs::remove_file(&new);
+    let written = File::options().write(true).create_new(true).mode(0o600).open(&new).and_then(|mut file| {
+        file.write_all(&text)?;
+        file.sync_all()
+    });
+    written.and_then(|()| fs::rename(&new, &path)).map_err(|source| {
         // What made it fail is what the user must hear.
         let _ = fs::remove_file(&new);
         CredentialsError::Write { path: path.clone(), source }

@@ -67,6 +67,12 @@ pub enum RegistryError {
         /// What the registry said.
         message: String,
     },
+    /// A repository's list of tags is longer than what is kept of one.
+    #[error("the list of tags of {name} is too long", name = reference.familiar_name())]
+    TooManyTags {
+        /// Whose tags were asked for.
+        reference: Box<Reference>,
+    },
     /// The registry has the manifest but not a blob of it.
     #[error("{url}: blob {digest} not found: {message}")]
     BlobNotFound {

@@ -4,13 +4,15 @@ use hull_oci::{Digest, Reference};
 use hyper::header::LINK;
 use serde::Deserialize;
 
-use super::client::{Action, Client, Reach, Wanted, read_limited, resolve_location};
+use super::client::{Action, Client, Reach, Wanted, next_address, parse_url, read_limited};
 use super::endpoint::Endpoint;
 use super::{PullOptions, RegistryError, named_document};
 use crate::{DOCUMENT_BYTES_MAX, ManifestError};
 
 /// Pages of a list of tags that are followed.
 const PAGES_MAX: usize = 1000;
+/// Memory that a list of tags may take.
+const TAGS_BYTES_MAX: usize = 64 << 20;
 
 /// A manifest or index as the registry has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,19 +53,26 @@ pub fn tags(reference: &Reference, options: &PullOptions) -> Result<Vec<String>,
     runtime.block_on(async {
         let endpoint = Endpoint::registry_of(reference);
         let client = Client::connect(reference, &endpoint, &Reach::from(options), Action::Pull).await?;
-        let mut all = Vec::new();
+        let (mut all, mut left_bytes) = (Vec::new(), TAGS_BYTES_MAX);
         let mut next = Some(client.url("tags", "list"));
         for _ in 0..PAGES_MAX {
             let Some(url) = next.take() else { break };
             let response = client.get(&url, &Wanted::default()).await?;
             let link = response.headers().get(LINK).and_then(|value| value.to_str().ok()).and_then(next_page);
-            next = link.and_then(|link| Some(resolve_location(&url.parse().ok()?, link)?.to_string()));
+            next = link
+                .map(|link| Ok::<_, RegistryError>(next_address(&parse_url(&url)?, link)?.to_string()))
+                .transpose()?;
             let bytes = read_limited(&url, response, DOCUMENT_BYTES_MAX).await?;
             let page: Page = serde_json::from_slice(&bytes).map_err(|error| RegistryError::Manifest {
                 reference: Box::new(reference.clone()),
                 source: Box::new(ManifestError::from(crate::manifest::invalid("list of tags", error))),
             })?;
-            all.extend(page.tags.unwrap_or_default());
+            let page = page.tags.unwrap_or_default();
+            left_bytes = page
+                .iter()
+                .try_fold(left_bytes, |left, tag| left.checked_sub(tag.len() + size_of::<String>()))
+                .ok_or_else(|| RegistryError::TooManyTags { reference: Box::new(reference.clone()) })?;
+            all.extend(page);
         }
         Ok(all)
     })

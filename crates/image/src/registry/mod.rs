@@ -48,7 +48,7 @@ pub use proxy::Proxies;
 pub use push::{PushOptions, PushedImage, push};
 pub use referrers::{Referrer, referrers};
 pub use settings::{ClientCertificate, Registries, RegistryName, RegistryNameError, RegistrySettings};
-pub use signatures::{TrustPolicy, TrustRule};
+pub use signatures::{PatternError, TrustPolicy, TrustRule};
 pub use transport::TransportError;
 
 use self::client::{Action, Client, Reach, Wanted, read_limited};

@@ -16,6 +16,8 @@ use crate::{LayerDescriptor, ManifestError, StoredBlob};
 
 /// Most documents that one index may lead to.
 const DOCUMENTS_MAX: usize = 1000;
+/// And how many bytes they have together: they are in memory, and what they list.
+const DOCUMENTS_BYTES_MAX: usize = 32 << 20;
 
 /// What a manifest or index leads to.
 #[derive(Debug, Default, Deserialize)]
@@ -50,17 +52,18 @@ impl Puller<'_, '_> {
         resolved: &Resolved,
     ) -> Result<(Vec<StoredBlob>, Vec<LayerDescriptor>), RegistryError> {
         let mut seen: HashSet<Digest> = resolved.documents.iter().map(|known| known.blob.digest.clone()).collect();
-        let (mut documents, mut blobs) = (Vec::new(), Vec::new());
+        let (mut documents, mut blobs, mut left_bytes) = (Vec::new(), Vec::new(), DOCUMENTS_BYTES_MAX);
         let mut level: Vec<Vec<u8>> = resolved.documents.iter().map(|document| document.bytes.clone()).collect();
         for _ in 0..=INDEX_DEPTH_MAX {
             let mut below = Vec::new();
             for bytes in &level {
                 let links = Links::of(bytes).map_err(|source| self.invalid(source))?;
                 for entry in links.manifests.iter().filter(|entry| seen.insert(entry.digest.clone())) {
-                    if documents.len() == DOCUMENTS_MAX {
-                        return Err(self.invalid(ManifestError::Nesting));
-                    }
                     let document = self.document("manifests", entry, &ACCEPTED_MANIFESTS).await?;
+                    left_bytes = match left_bytes.checked_sub(document.bytes.len()) {
+                        Some(left_bytes) if documents.len() < DOCUMENTS_MAX => left_bytes,
+                        _ => return Err(self.invalid(too_many())),
+                    };
                     let StoredBlob { digest, media_type, .. } = &document.blob;
                     documents.push(self.holds.keep_bytes(digest, &document.bytes, media_type)?);
                     below.push(document.bytes);
@@ -73,6 +76,10 @@ impl Puller<'_, '_> {
         self.holds.hold(&things)?;
         Ok((documents, blobs))
     }
+}
+
+fn too_many() -> ManifestError {
+    ManifestError::TooManyDocuments { documents_max: DOCUMENTS_MAX, bytes_max: DOCUMENTS_BYTES_MAX }
 }
 
 /// A blob that is stored and not unpacked.

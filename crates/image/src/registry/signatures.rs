@@ -50,10 +50,66 @@ const PAYLOAD_BYTES_MAX: u64 = 64 << 10;
 
 /// What `[trust]` says: a pattern of repositories, and what holds for them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(transparent)]
+#[serde(try_from = "BTreeMap<String, TrustRule>")]
 pub struct TrustPolicy {
     /// Pattern (`REGISTRY/REPOSITORY`, or its beginning and `*`) and rule.
-    pub rules: BTreeMap<String, TrustRule>,
+    rules: BTreeMap<String, TrustRule>,
+}
+
+/// A pattern that would never decide anything, though whoever wrote it thinks that it does.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PatternError {
+    /// It fits no complete name.
+    #[error(
+        "\"{0}\" fits no repository: names are compared in full, as in \"docker.io/library/debian\", \
+         \"registry.example:5000/team/*\" or \"*\""
+    )]
+    FitsNothing(String),
+    /// Another one means the same.
+    #[error("\"{0}\" means the same as another pattern")]
+    Twice(String),
+}
+
+impl TryFrom<BTreeMap<String, TrustRule>> for TrustPolicy {
+    type Error = PatternError;
+
+    fn try_from(written: BTreeMap<String, TrustRule>) -> Result<Self, PatternError> {
+        let mut rules = BTreeMap::new();
+        for (pattern, rule) in written {
+            let compared = compared_pattern(&pattern).ok_or_else(|| PatternError::FitsNothing(pattern.clone()))?;
+            if rules.insert(compared, rule).is_some() {
+                return Err(PatternError::Twice(pattern));
+            }
+        }
+        Ok(Self { rules })
+    }
+}
+
+/// A name as policies compare it: whatever leads to the same registry is the same.
+fn compared_name(registry: &str, repository: &str) -> String {
+    let registry = registry.to_ascii_lowercase();
+    let registry = match registry.rsplit_once(':').map(|(host, port)| (host, port.parse::<u16>())) {
+        Some((host, Ok(443))) => host.to_owned(),
+        Some((host, Ok(port))) => format!("{host}:{port}"),
+        _ => registry,
+    };
+    format!("{registry}/{repository}")
+}
+
+/// A pattern in the form of the names that it is compared with; absent when no name can fit.
+fn compared_pattern(pattern: &str) -> Option<String> {
+    if pattern == "*" {
+        return Some(pattern.to_owned());
+    }
+    let beginning = pattern.strip_suffix('*');
+    let (registry, rest) = pattern.split_once('/')?;
+    // Something that begins so must be read back as it is, and not as a short name of something else.
+    let examples = match beginning {
+        None => [pattern.to_owned(), pattern.to_owned()],
+        Some(beginning) => [format!("{beginning}x"), format!("{beginning}x/x")],
+    };
+    let is_whole = |name: &String| Reference::parse(name).is_ok_and(|read| read.name() == *name);
+    examples.iter().any(is_whole).then(|| compared_name(registry, rest))
 }
 
 /// What holds for repositories.
@@ -114,9 +170,22 @@ impl<'de> Visitor<'de> for RuleVisitor {
 }
 
 impl TrustPolicy {
+    /// The files of all keys, to complete their paths.
+    pub fn keys_mut(&mut self) -> impl Iterator<Item = &mut PathBuf> {
+        self.rules.values_mut().flat_map(|rule| match rule {
+            TrustRule::CosignKeys(keys) => keys.as_mut_slice(),
+            TrustRule::Accept | TrustRule::Reject => &mut [],
+        })
+    }
+
+    /// The rule of exactly this pattern.
+    pub fn rule_of(&self, pattern: &str) -> Option<&TrustRule> {
+        self.rules.get(pattern)
+    }
+
     /// The pattern that decides for a repository, and its rule; absent when anything is taken.
     pub fn rule(&self, reference: &Reference) -> Option<(&str, &TrustRule)> {
-        let name = reference.name();
+        let name = compared_name(&reference.registry, &reference.repository);
         let fits = |pattern: &str| match pattern.strip_suffix('*') {
             Some(beginning) => name.starts_with(beginning),
             None => name == pattern,
@@ -185,11 +254,13 @@ pub(super) async fn check(
 /// The layers that are signatures of a digest, by tag and by referrer.
 async fn find(client: &Client<'_>, digest: &Digest) -> Result<Vec<Descriptor>, RegistryError> {
     let tag = format!("{}-{}.sig", digest.algorithm(), digest.hex());
-    let mut found = Vec::new();
+    let mut found: Vec<Descriptor> = Vec::new();
     if let Some(bytes) = optional(client, &tag).await? {
         found.extend(signatures_in(&bytes));
     }
-    for Referrer { digest, .. } in referrers_of(client, digest, Some(ARTIFACT_TYPE)).await? {
+    for Referrer { digest, .. } in
+        referrers_of(client, digest, Some(ARTIFACT_TYPE)).await?.into_iter().take(SIGNATURES_MAX)
+    {
         if let Some(bytes) = optional(client, digest.as_str()).await?
             && Hasher::digest_like(&digest, &bytes) == digest
         {
@@ -218,7 +289,7 @@ fn signatures_in(manifest: &[u8]) -> Vec<Descriptor> {
     }
     // What is no manifest holds no signature.
     let layers = serde_json::from_slice::<Layers>(manifest).map(|manifest| manifest.layers).unwrap_or_default();
-    layers.into_iter().filter(|layer| layer.media_type == PAYLOAD_TYPE).collect()
+    layers.into_iter().filter(|layer| layer.media_type == PAYLOAD_TYPE).take(SIGNATURES_MAX).collect()
 }
 
 #[derive(Deserialize)]
@@ -328,7 +399,50 @@ mod tests {
     use super::*;
 
     fn policy(rules: &[(&str, TrustRule)]) -> TrustPolicy {
-        TrustPolicy { rules: rules.iter().map(|(pattern, rule)| ((*pattern).to_owned(), rule.clone())).collect() }
+        let rules: BTreeMap<_, _> = rules.iter().map(|(name, rule)| ((*name).to_owned(), rule.clone())).collect();
+        TrustPolicy::try_from(rules).expect("patterns")
+    }
+
+    #[test]
+    fn a_pattern_that_fits_nothing_is_refused() {
+        let wrong = [
+            "debian",
+            "debian*",
+            "library/debian",
+            "user/*",
+            "docker.io/debian",
+            "docker.io",
+            "docker.io*",
+            "",
+            "r.example*",
+            "r.example/x:1",
+            "r.example/X*",
+            "index.docker.io/library/debian",
+            "https://r.example/*",
+            "r.example/x/",
+            "a.b/**",
+        ];
+        for pattern in wrong {
+            let rules = BTreeMap::from([(pattern.to_owned(), TrustRule::Reject)]);
+            assert_eq!(TrustPolicy::try_from(rules), Err(PatternError::FitsNothing(pattern.to_owned())));
+        }
+        let twice = ["r.example/x", "R.example:443/x"].map(|pattern| (pattern.to_owned(), TrustRule::Reject));
+        assert!(matches!(TrustPolicy::try_from(BTreeMap::from(twice)), Err(PatternError::Twice(_))));
+    }
+
+    #[test]
+    fn another_spelling_of_the_registry_does_not_help() {
+        let policy = policy(&[("Registry.example/*", TrustRule::Reject), ("localhost:05000/a/b", TrustRule::Reject)]);
+        for name in ["registry.example/x", "REGISTRY.example/x", "registry.example:443/x/y", "registry.example:0443/x"]
+        {
+            assert!(policy.rule(&Reference::parse(name).expect(name)).is_some(), "{name}");
+        }
+        assert!(policy.rule(&Reference::parse("LOCALHOST:5000/a/b").expect("name")).is_some());
+        for name in ["registry.example.org/x", "registry.example:5000/x", "localhost:5000/a/bc", "x"] {
+            assert!(policy.rule(&Reference::parse(name).expect(name)).is_none(), "{name}");
+        }
+        let all = self::policy(&[("*", TrustRule::Reject)]);
+        assert!(all.rule(&Reference::parse("x").expect("name")).is_some());
     }
 
     #[test]

@@ -24,7 +24,7 @@ use hyper::{Method, Response, StatusCode};
 
 use super::RegistryError;
 use super::challenge::percent_encode;
-use super::client::{Client, Wanted, resolve_location};
+use super::client::{Client, Wanted, next_address, parse_url};
 use super::payload::Content;
 use crate::{LayerEvent, Progress};
 
@@ -151,11 +151,13 @@ impl Upload<'_> {
         if size_bytes <= session.chunk_bytes {
             return self.end(&session, self.part(0, size_bytes)).await;
         }
-        let mut poor_attempts = 0;
+        // Only what nobody has sent before counts as getting on: a registry may forget again and again.
+        let (mut poor_attempts, mut furthest) = (0, 0);
         while session.position < size_bytes {
             let end = (session.position + session.chunk_bytes).min(size_bytes);
             match self.chunk(&mut session, end).await {
-                Ok(()) => poor_attempts = 0,
+                Ok(()) if session.position > furthest => (poor_attempts, furthest) = (0, session.position),
+                Ok(()) => {}
                 Err(error) if error.is_transient() && poor_attempts + 1 < self.client.attempts() => {
                     poor_attempts += 1;
                     self.tell(LayerEvent::Retrying { attempt: poor_attempts + 1, cause: error.to_string() });
@@ -182,7 +184,11 @@ impl Upload<'_> {
             Wanted { method: Method::PATCH, content_type: OCTET_STREAM, content_range, content, ..Wanted::default() };
         let response =
             self.reporting(session.position, &wanted.content, self.client.once(&session.url, &wanted)).await?;
-        let position = last_byte(&response).map_or(end, |last| last + 1);
+        let position = last_byte(&response).map_or(end, |last| last.saturating_add(1));
+        if position <= session.position || position > end {
+            let reason = format!("after the bytes {}-{} it says that it has {position}", session.position, end - 1);
+            return Err(RegistryError::Upload { url: session.url.clone(), reason });
+        }
         *session = Session { url: next_url(&session.url, &response)?, position, ..*session };
         Ok(())
     }
@@ -190,7 +196,11 @@ impl Upload<'_> {
     /// Asks how far a session came.
     async fn ask(&self, session: &mut Session) -> Result<(), RegistryError> {
         let response = self.client.once(&session.url, &Wanted::default()).await?;
-        let position = last_byte(&response).map_or(0, |last| last + 1);
+        let position = last_byte(&response).map_or(0, |last| last.saturating_add(1));
+        if position > self.blob.size_bytes {
+            let reason = format!("it says that it has {position} of {} bytes", self.blob.size_bytes);
+            return Err(RegistryError::Upload { url: session.url.clone(), reason });
+        }
         *session = Session { url: next_url(&session.url, &response)?, position, ..*session };
         Ok(())
     }
@@ -224,9 +234,7 @@ fn next_url(url: &str, response: &Response<Incoming>) -> Result<String, Registry
     let failed = |reason: &str| RegistryError::Upload { url: url.to_owned(), reason: reason.to_owned() };
     let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
     let location = location.ok_or_else(|| failed("its answer has no Location"))?;
-    let from = url.parse().map_err(|_| failed("it is no address"))?;
-    let next = resolve_location(&from, location);
-    Ok(next.ok_or_else(|| failed("its Location is no address"))?.to_string())
+    Ok(next_address(&parse_url(url)?, location)?.to_string())
 }
 
 /// The last byte that a session has: `Range: 0-9`.

@@ -1,5 +1,6 @@
 //! Where an image is from: mirrors, proxies, every platform of an index, and whether it must be signed.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -261,8 +262,8 @@ impl Signer {
 
 fn requiring(server: &Server, key: &Path) -> PullOptions {
     let rule = TrustRule::CosignKeys(vec![key.to_path_buf()]);
-    let rules = [(format!("{}/*", server.host), rule)].into();
-    PullOptions { trust: TrustPolicy { rules }, ..options() }
+    let rules: BTreeMap<_, _> = [(format!("{}/*", server.host), rule)].into();
+    PullOptions { trust: TrustPolicy::try_from(rules).expect("patterns"), ..options() }
 }
 
 /// Expects a refusal before any layer was asked for, and returns its text.
@@ -324,7 +325,8 @@ fn unusable_keys_and_rejected_repositories_are_named() {
     server.put_image("a", "latest", &image);
     let error = pulled(&server.reference("a"), &requiring(&server, Path::new("/nowhere/k.pub"))).expect_err("no key");
     assert!(matches!(&error, RegistryError::Key { .. }) && error.to_string().contains("/nowhere/k.pub"), "{error:?}");
-    let rules = [(format!("{}/a", server.host), TrustRule::Reject)].into();
-    let text = refused(&server, &image, &PullOptions { trust: TrustPolicy { rules }, ..options() });
+    let rules: BTreeMap<_, _> = [(format!("{}/a", server.host), TrustRule::Reject)].into();
+    let text =
+        refused(&server, &image, &PullOptions { trust: TrustPolicy::try_from(rules).expect("patterns"), ..options() });
     assert!(text.contains("rejects it"), "{text}");
 }

@@ -161,6 +161,37 @@ fn an_upload_that_cannot_go_on_begins_again() {
 }
 
 #[test]
+fn a_registry_that_never_gets_on_is_given_up() {
+    let image = TestImage::new("amd64", &[noise_tar(300_000)]);
+    let from = Server::new();
+    from.put_image("a", "latest", &image);
+    let hull = Hull::new();
+    let stored = fetched(&hull, &from.reference("a"));
+    let session = |range: &str| Reply::new(202, "").header("Location", "/v2/a/blobs/uploads/0").header("Range", range);
+    let options = PushOptions { chunk_bytes: 100_000, attempts: 3, ..pushing() };
+    for range in ["0-0", "0-5", "0-100000", "0-18446744073709551615"] {
+        let server = Server::with(move |request, _| match request.method.as_str() {
+            "PATCH" | "GET" if request.path.contains("/uploads/") => Some(session(range)),
+            _ => None,
+        });
+        let error = push(&hull.images(), &stored, &server.reference("a"), &options, &NoProgress).expect_err(range);
+        // A lone 0-0 is taken for no answer at all, so that the registry's digest says what is missing.
+        assert!(matches!(error, RegistryError::Upload { .. } | RegistryError::Status { .. }), "{range}: {error:?}");
+        assert!(server.requests().len() < 200, "{range}: {} requests", server.requests().len());
+    }
+    // It takes the first chunk, refuses the second, and has forgotten the first.
+    let server = Server::with(move |request, _| match (request.method.as_str(), request.header("content-range")) {
+        ("PATCH", Some(range)) if range.starts_with("0-") => Some(session("0-99999")),
+        ("PATCH", _) => Some(Reply::error(503, "UNAVAILABLE", "a moment")),
+        ("GET", _) if request.path.contains("/uploads/") => Some(session("0-0")),
+        _ => None,
+    });
+    let error = push(&hull.images(), &stored, &server.reference("a"), &options, &NoProgress).expect_err("forgets");
+    assert!(told(&error).contains("a moment"), "{error:?}");
+    assert!(server.requests().len() < 200, "{} requests", server.requests().len());
+}
+
+#[test]
 fn a_damaged_blob_is_refused_by_the_registry() {
     let (from, to, hull, image) = (Server::new(), Server::new(), Hull::new(), two_layers());
     from.put_image("a", "latest", &image);

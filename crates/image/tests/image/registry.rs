@@ -1,6 +1,7 @@
 //! Pulls from a registry that behaves, and from ones that do not.
 
 use std::io::Read;
+use std::net::TcpListener;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -675,6 +676,27 @@ fn a_loopback_registry_may_speak_tls() {
     let plain = with_settings(&server, RegistrySettings { plain_http: true, ..RegistrySettings::default() });
     let error = failure(&server.reference("a"), &plain);
     assert!(matches!(&error, RegistryError::Transport(TransportError::Broken { .. })), "{error:?}");
+}
+
+#[test]
+fn an_insecure_registry_is_asked_for_tls_before_anything_goes_in_the_clear() {
+    let (server, image) = (Server::new(), two_layers());
+    server.put_image("a", "latest", &image);
+    let hull = Hull::new();
+    let insecure = with_settings(&server, RegistrySettings { insecure: true, ..RegistrySettings::default() });
+    let images = hull.images();
+    drop(pull(&images, &server.reference("a"), &insecure, &CheckingSink::default(), &NoProgress).expect("has no TLS"));
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let host = listener.local_addr().expect("bound").to_string();
+    let first = std::thread::spawn(move || {
+        let mut first = [0];
+        listener.accept().expect("somebody comes").0.read_exact(&mut first).expect("who says something");
+        first[0]
+    });
+    let settings = RegistrySettings { insecure: true, ..RegistrySettings::default() };
+    let registries = [(RegistryName::parse(&host).expect("a name"), settings)].into();
+    failure(&Reference::parse(&format!("{host}/a")).expect("a name"), &PullOptions { registries, ..options() });
+    assert_eq!(first.join().expect("no panic"), 0x16, "not a TLS handshake (RFC 8446, 5.1)");
 }
 
 #[test]
