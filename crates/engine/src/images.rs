@@ -14,7 +14,7 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::AsFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -161,7 +161,8 @@ fn fill(
     let tar = decompress_ahead(packed).map_err(open)?;
     let opened = match &prepared.space {
         Space::Folder(folder) | Space::Plain(folder) => File::open(folder),
-        Space::Image(image) => File::options().read(true).write(true).create_new(true).open(image),
+        // Programs in it have other users' rights: nobody else may mount it.
+        Space::Image(image) => File::options().read(true).write(true).create_new(true).mode(0o600).open(image),
     };
     let opened = opened.map_err(open)?;
     let destination = match &prepared.space {

@@ -520,6 +520,23 @@ fn limits_are_kept() {
     assert!(error.to_string().contains("19"), "{error}");
     let error = limited(&many, &options(|o| o.kept_bytes_max = 2000)).unwrap_err();
     assert!(error.to_string().contains("names and attributes above the limit of 2000"), "{error}");
+    // Twelve folders that no entry describes, below one that is described.
+    let deep = Archive::new()
+        .add(Entry::directory("a"))
+        .add(Entry::file("a/b/c/d/e/f/g", b"x"))
+        .add(Entry::file("a/b/c/d/e/f/h", b"x"))
+        .add(Entry::file("1/2/3/4/5/6/7/8", b"x"))
+        .end();
+    assert!(limited(&deep, &options(|o| o.entries_max = 16)).is_ok());
+    let error = limited(&deep, &options(|o| o.entries_max = 15)).unwrap_err();
+    assert!(matches!(error, UnpackError::TooManyEntries { limit: 15 }), "{error}");
+    let paths: Vec<String> = (0..3).map(|at| format!("{at}/{}f", "d/".repeat(300))).collect();
+    let mut implied = Archive::new();
+    for path in &paths {
+        implied = implied.add(Entry::pax(&[("path", path.as_bytes())])).add(Entry::file("cut", b"x"));
+    }
+    let error = limited(&implied.end(), &options(|o| o.kept_bytes_max = 100_000)).unwrap_err();
+    assert!(error.to_string().contains("names and attributes above the limit"), "{error}");
     let long = format!("{}f", "d/".repeat(100));
     let archive = Archive::new().add(Entry::pax(&[("path", long.as_bytes())])).add(Entry::file("cut", b"x")).end();
     assert!(limited(&archive, &options(|o| o.path_bytes_max = 201)).is_ok());

@@ -76,7 +76,8 @@ impl<'a> Folders<'a> {
         let id = SnapshotId::new().map_err(SnapshotError::Random)?;
         let lease = Lease::current()?;
         self.store.write(|tx| insert(tx, &id, self.driver, kind, &lease))?;
-        let made = make_folder(&self.root, 0o711)
+        // Layers hold programs that get other users' rights: nobody but root comes near them outside of a container.
+        let made = make_folder(&self.root, 0o700)
             .and_then(|()| make_folder(&self.folder(&id), 0o711))
             .and_then(|()| fill(&id));
         if made.is_err() {

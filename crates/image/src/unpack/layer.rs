@@ -30,6 +30,8 @@ pub(super) struct Layer<'a, T: Target> {
     /// The parents of the last entries: most entries of an archive follow their siblings.
     parents: Vec<(Vec<u8>, T::Folder)>,
     bytes: u64,
+    /// Entries so far, with the folders that only their paths tell of.
+    entries: u64,
     /// What the target may have to remember of the entries until the end, in bytes.
     kept_bytes: u64,
 }
@@ -69,12 +71,13 @@ impl Place<'_> {
 
 impl<'a, T: Target> Layer<'a, T> {
     pub(super) fn new(target: T, options: &'a UnpackOptions) -> Self {
-        Self { target, options, parents: Vec::with_capacity(OPEN_PARENTS), bytes: 0, kept_bytes: 0 }
+        Self { target, options, parents: Vec::with_capacity(OPEN_PARENTS), bytes: 0, entries: 0, kept_bytes: 0 }
     }
 
     /// Puts one entry where it belongs, reading its content from the archive.
     pub(super) fn place<R: Read>(&mut self, entry: &Entry, content: &mut Headers<'_, R>) -> Result<(), UnpackError> {
         let mut place = Place { entry, path: self.normal(&entry.path, entry)? };
+        self.count_entry()?;
         check_attributes(entry)?;
         if place.path.is_empty() {
             return match entry.kind {
@@ -86,7 +89,9 @@ impl<'a, T: Target> Layer<'a, T> {
             return Ok(());
         }
         let parent = self.open_parent(&mut place)?;
-        self.check_kept(&place)?;
+        let xattrs = entry.xattrs.iter().map(|(name, value)| name.len() + value.len());
+        let attributes = if entry.kind == b'5' { xattrs.sum() } else { 0 };
+        self.check_kept(&place, place.path.len(), attributes)?;
         self.place_in(&parent, &place, content)?;
         if self.parents.len() == OPEN_PARENTS {
             self.parents.remove(0);
@@ -96,13 +101,19 @@ impl<'a, T: Target> Layer<'a, T> {
     }
 
     /// Names, and attributes of folders, are in memory until the layer is whole.
-    fn check_kept(&mut self, place: &Place<'_>) -> Result<(), UnpackError> {
-        let xattrs = place.entry.xattrs.iter().map(|(name, value)| name.len() + value.len());
-        let attributes = if place.entry.kind == b'5' { xattrs.sum() } else { 0 };
-        self.kept_bytes += (ENTRY_BYTES + place.path.len() + attributes) as u64;
+    fn check_kept(&mut self, place: &Place<'_>, path_bytes: usize, attributes: usize) -> Result<(), UnpackError> {
+        self.kept_bytes += (ENTRY_BYTES + path_bytes + attributes) as u64;
         let limit = self.options.kept_bytes_max;
         match self.kept_bytes > limit {
             true => Err(UnpackError::Limit { path: shown(&place.entry.path), what: "names and attributes", limit }),
+            false => Ok(()),
+        }
+    }
+
+    fn count_entry(&mut self) -> Result<(), UnpackError> {
+        self.entries += 1;
+        match self.entries > self.options.entries_max {
+            true => Err(UnpackError::TooManyEntries { limit: self.options.entries_max }),
             false => Ok(()),
         }
     }
@@ -240,26 +251,32 @@ impl<'a, T: Target> Layer<'a, T> {
             let path = &wanted[..end];
             let start = path.iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
             let above = self.target.open(&path[..start.saturating_sub(1)]);
-            self.make_parent(&above.map_err(place.failed_to("open the parent of"))?, &path[start..], place)?;
+            let is_new =
+                self.make_parent(&above.map_err(place.failed_to("open the parent of"))?, &path[start..], place)?;
+            if is_new {
+                self.count_entry()?;
+                self.check_kept(place, path.len(), 0)?;
+            }
         }
         self.target.open(wanted).map_err(place.failed_to("open the parent of"))
     }
 
-    /// Makes one folder unless it is there; the mark of a deletion gives way to a folder that hides what is below.
-    fn make_parent(&mut self, above: &T::Folder, name: &[u8], place: &Place<'_>) -> Result<(), UnpackError> {
+    /// Makes one folder unless it is there, and says whether it did; the mark of a deletion gives way to a folder that hides what is below.
+    fn make_parent(&mut self, above: &T::Folder, name: &[u8], place: &Place<'_>) -> Result<bool, UnpackError> {
         let failed = |refusal| place.failed(refusal);
         match self.target.make_parent(above, name) {
             Err(refusal) if refusal.is_taken() => {}
-            result => return result.map_err(failed),
+            result => return result.map(|()| true).map_err(failed),
         }
         match self.target.look(above, name).map_err(failed)? {
-            Found::Folder => Ok(()),
+            Found::Folder => Ok(false),
             Found::Link => Err(place.refused("one of its parents is a symbolic link")),
             Found::Deletion => {
                 self.target.remove(above, name).map_err(failed)?;
                 self.target.make_parent(above, name).map_err(failed)?;
                 let made = self.target.enter(above, name).map_err(failed)?;
-                self.target.make_opaque(&made).map_err(failed)
+                self.target.make_opaque(&made).map_err(failed)?;
+                Ok(true)
             }
             Found::Other | Found::Nothing => Err(place.refused("one of its parents is no folder")),
         }
