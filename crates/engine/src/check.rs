@@ -32,7 +32,7 @@ use serde::Serialize;
 use crate::engine::Engine;
 use crate::error::EngineError;
 use crate::record::ContainerRecord;
-use crate::row;
+use crate::row::{self, ContainerRow};
 use crate::volumes;
 
 /// How often, and in which distance, a folder without a row is looked at before it counts as left over.
@@ -244,34 +244,38 @@ impl Engine {
     fn check_containers(&self, report: &mut CheckReport) -> Result<(), EngineError> {
         for row in self.store().read(row::all)?.into_iter().filter(|row| row.lease.is_none()) {
             report.containers += 1;
-            let mut wrong = |problem: String| report.found("container", &row.name, problem, None);
-            let record = match ContainerRecord::read(&self.roots().container(row.id.as_str())) {
-                Ok(record) => record,
-                Err(error) => {
-                    wrong(format!("{error}: remove it with `hull rm`"));
-                    continue;
-                }
-            };
-            let Some(snapshot) = SnapshotId::parse(&record.snapshot) else {
-                wrong(format!("{:?} is no snapshot", record.snapshot));
-                continue;
-            };
-            if let Err(error) = self.snapshots().usage(&snapshot) {
-                wrong(format!("its own files: {error}"));
+            let problems = self.problems_of(&row);
+            // One that another Hull has begun to remove meanwhile may lack anything.
+            if problems.is_empty() || self.row(row.id.as_str()).ok().as_ref() != Some(&row) {
                 continue;
             }
-            for layer in self.snapshots().parents(&snapshot).unwrap_or_default() {
-                if let Err(error) = self.snapshots().usage(&layer) {
-                    wrong(format!("the layer {layer} below it: {error}"));
-                }
-            }
-            for volume in record.mounts.iter().filter_map(|mount| mount.volume()) {
-                if !volumes::data_path(self.roots(), volume).is_dir() {
-                    wrong(format!("its volume {volume} has no folder"));
-                }
+            for problem in problems {
+                report.found("container", &row.name, problem, None);
             }
         }
         Ok(())
+    }
+
+    /// What a container lacks.
+    fn problems_of(&self, row: &ContainerRow) -> Vec<String> {
+        let record = match ContainerRecord::read(&self.roots().container(row.id.as_str())) {
+            Ok(record) => record,
+            Err(error) => return vec![format!("{error}: remove it with `hull rm`")],
+        };
+        let Some(snapshot) = SnapshotId::parse(&record.snapshot) else {
+            return vec![format!("{:?} is no snapshot", record.snapshot)];
+        };
+        if let Err(error) = self.snapshots().usage(&snapshot) {
+            return vec![format!("its own files: {error}")];
+        }
+        let layers = self.snapshots().parents(&snapshot).unwrap_or_default();
+        let layers = layers.iter().filter_map(|layer| {
+            let error = self.snapshots().usage(layer).err()?;
+            Some(format!("the layer {layer} below it: {error}"))
+        });
+        let volumes = record.mounts.iter().filter_map(|mount| mount.volume());
+        let lost = volumes.filter(|volume| !volumes::data_path(self.roots(), volume).is_dir());
+        layers.chain(lost.map(|volume| format!("its volume {volume} has no folder"))).collect()
     }
 
     fn check_volumes(&self, report: &mut CheckReport, repair: bool) -> Result<(), EngineError> {

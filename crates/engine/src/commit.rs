@@ -18,8 +18,10 @@ use std::path::{Path, PathBuf};
 use hull_image::archive::{CommitOptions, commit};
 use hull_image::pack::{PackError, Packer};
 use hull_image::{Image, Progress};
+use hull_kernel::cgroups::CgroupError;
 use hull_oci::Reference;
 use jiff::Timestamp;
+use rustix::io::Errno;
 
 use crate::changes::{ChangesError, Found, State, Visitor};
 use crate::engine::Engine;
@@ -188,14 +190,24 @@ impl<'e> Frozen<'e> {
             return Ok(None);
         }
         let frozen = Frozen { engine, id: record.id.clone(), is_frozen: true };
-        engine.cgroup(&record.id)?.freeze()?;
-        Ok(Some(frozen))
+        match engine.cgroup(&record.id)?.freeze() {
+            Err(error) if has_ended(&error) => Ok(None),
+            result => Ok(result.map(|()| Some(frozen))?),
+        }
     }
 
     fn thaw(mut self) -> Result<(), EngineError> {
         self.is_frozen = false;
-        Ok(self.engine.cgroup(&self.id)?.thaw()?)
+        match self.engine.cgroup(&self.id)?.thaw() {
+            Err(error) if has_ended(&error) => Ok(()),
+            result => Ok(result?),
+        }
     }
+}
+
+/// Whether a cgroup cannot be frozen or thawed because its container's last process has ended, and it has gone.
+fn has_ended(error: &CgroupError) -> bool {
+    [Errno::NOENT, Errno::NODEV].iter().any(|errno| error.errno() == Some(errno.raw_os_error()))
 }
 
 impl Drop for Frozen<'_> {

@@ -1,7 +1,7 @@
 //! Where a container is in its life, found out from what is there: row, record, state file, process, lock, freezer.
 //!
 //! ```text
-//! row leased by a living command                      Creating, or Removing once request.json exists
+//! row leased by a living command                      Creating, or Removing once its snapshot is recorded
 //! state.json and its process lives                    Running, or Paused when its cgroup is frozen
 //!   ... and the lock is free                          its supervisor died: a new one adopts it
 //! exit.json                                           Exited; Created when the process never started
@@ -25,7 +25,6 @@ use crate::engine::Engine;
 use crate::error::EngineError;
 use crate::id::ContainerId;
 use crate::lifecycle::state::{ContainerState, ExitStatus};
-use crate::record;
 use crate::row::ContainerRow;
 
 /// How long a supervisor may take from the end of the process to the exit record.
@@ -44,8 +43,8 @@ impl Engine {
     pub(crate) fn state_of(&self, row: &ContainerRow) -> Result<ContainerState, EngineError> {
         let folder = self.roots().container(row.id.as_str());
         if row.lease.as_ref().is_some_and(hull_store::Lease::is_alive) {
-            let whole = folder.join(record::FILE_NAME).exists();
-            return Ok(if whole { ContainerState::Removing } else { ContainerState::Creating });
+            let is_whole = row.snapshot_id.is_some();
+            return Ok(if is_whole { ContainerState::Removing } else { ContainerState::Creating });
         }
         let deadline = Instant::now() + RECORD_TIMEOUT;
         loop {

@@ -15,6 +15,9 @@ use crate::travels::write_sources;
 use crate::unasked::{ask, unask, was_asked_before};
 use crate::{DOCUMENT_BYTES_MAX, Image, ImageError, LayerDescriptor, ManifestError, NewImage};
 
+/// How often an image is looked at that others remove and add again meanwhile.
+const ATTEMPTS: u32 = 5;
+
 /// Fewest digits of an id prefix.
 const PREFIX_LENGTH_MIN: usize = 4;
 
@@ -58,11 +61,22 @@ impl<'a> ImageStore<'a> {
     /// # Errors
     /// [`ImageError::Content`] when its configuration is missing or damaged.
     pub fn get(&self, id: &Digest) -> Result<Option<Image>, ImageError> {
-        let Some(record) = self.store.read(|connection| self.record(connection, id))? else {
-            return Ok(None);
-        };
-        let config = parse_configuration(&self.configuration_bytes(id)?)?;
-        Ok(Some(Image { created: created(&config), config, ..record }))
+        let mut attempts = 1..ATTEMPTS;
+        loop {
+            let Some(record) = self.store.read(|connection| self.record(connection, id))? else {
+                return Ok(None);
+            };
+            match self.configuration_bytes(id) {
+                // Whoever removes the image right now has taken its row away first: what is true shows once that is over.
+                Err(ImageError::Content(ContentError::Missing { .. })) if attempts.next().is_some() => {
+                    self.store.write(|_| Ok::<_, ImageError>(()))?;
+                }
+                bytes => {
+                    let config = parse_configuration(&bytes?)?;
+                    return Ok(Some(Image { created: created(&config), config, ..record }));
+                }
+            }
+        }
     }
 
     /// The configuration of an image exactly as it was stored, with fields that [`Image::config`] has no place for.

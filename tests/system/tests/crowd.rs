@@ -91,7 +91,13 @@ fn reasons(words: &[String]) -> &'static [&'static str] {
         "rmi" => &["No such image", "conflict: unable to"],
         "create" => &["is already in use by container"],
         "rm" => &["No such container", "is already in progress", "is running", "is still being created"],
-        "start" => &["No such container", "is already running", "is already in progress"],
+        "start" => &[
+            "No such container",
+            "is already running",
+            "is already in progress",
+            "is still being created",
+            "is marked for removal",
+        ],
         "commit" => &["No such container", "is already in progress"],
         _ => &[],
     }

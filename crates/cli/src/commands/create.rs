@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use hull_engine::request::CreateContainer;
-use hull_engine::{ContainerId, Created, Engine};
+use hull_engine::{ContainerId, Created, Engine, EngineError, Progress};
 
 use super::{Context, write_stdout};
 use crate::args::run::ContainerArgs;
@@ -21,7 +21,7 @@ pub fn run(arguments: ContainerArgs, context: &Context) -> Result<u8, Failure> {
     let request = arguments.request(&Process)?;
     let mut cid_file = arguments.cidfile.as_deref().map(CidFile::reserve).transpose()?;
     let engine = context.engine()?;
-    let created = create(&engine, request, arguments.quiet)?;
+    let created = create_by(Engine::create, &engine, request, arguments.quiet)?;
     if let Some(file) = &mut cid_file {
         file.write(&created.id)?;
         file.keep();
@@ -30,14 +30,17 @@ pub fn run(arguments: ContainerArgs, context: &Context) -> Result<u8, Failure> {
     Ok(0)
 }
 
+/// [`Engine::create`], or [`Engine::create_to_start`].
+pub type Make = fn(&Engine, CreateContainer, &dyn Progress) -> Result<Created, EngineError>;
+
 /// Creates a container, showing on stderr how its image arrives and what there is to be warned of.
 ///
 /// # Errors
 /// The engine's.
-pub fn create(engine: &Engine, request: CreateContainer, quiet: bool) -> Result<Created, Failure> {
+pub fn create_by(make: Make, engine: &Engine, request: CreateContainer, quiet: bool) -> Result<Created, Failure> {
     let image = request.image.clone();
     let progress = progress::for_create(&image, quiet);
-    let created = engine.create(request, progress.as_ref()).map_err(Failure::of_image(&image))?;
+    let created = make(engine, request, progress.as_ref()).map_err(Failure::of_image(&image))?;
     drop(progress);
     for warning in &created.warnings {
         eprintln!("WARNING: {warning}");

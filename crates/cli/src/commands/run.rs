@@ -4,7 +4,7 @@ use hull_engine::{ContainerId, Engine, EngineError, RemoveOptions};
 use hull_supervisor::client::Client;
 
 use super::Context;
-use super::create::{CidFile, create};
+use super::create::{CidFile, create_by};
 use super::foreground::{self, Streams, detach_keys};
 use crate::args::run::RunArgs;
 use crate::args::surroundings::Process;
@@ -23,7 +23,7 @@ pub fn run(arguments: RunArgs, context: &Context) -> Result<u8, Failure> {
     }
     let mut cid_file = arguments.container.cidfile.as_deref().map(CidFile::reserve).transpose()?;
     let engine = context.engine()?;
-    let created = create(&engine, request, arguments.container.quiet)?;
+    let created = create_by(Engine::create_to_start, &engine, request, arguments.container.quiet)?;
     let id = created.id;
     let foreground = (!arguments.detach).then_some(streams);
     let client = match begin(&engine, &id, foreground, cid_file.as_mut()) {

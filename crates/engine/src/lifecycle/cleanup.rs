@@ -10,6 +10,7 @@ use std::io;
 use std::path::Path;
 
 use hull_kernel::cgroups::Layout;
+use hull_supervisor::start::LOCK_FILE;
 
 use crate::engine::Engine;
 use crate::error::EngineError;
@@ -18,6 +19,35 @@ use crate::lifecycle::external;
 use crate::lifecycle::remove::RemoveOptions;
 use crate::record::ContainerRecord;
 use crate::request::CreateContainer;
+
+/// Removes a state folder, the lock last: from then on somebody else may start the container, and what they make there
+/// is theirs.
+fn remove_state(state: &Path) -> io::Result<()> {
+    let entries = match fs::read_dir(state) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_name() == LOCK_FILE {
+            continue;
+        }
+        let removed = match entry.file_type()?.is_dir() {
+            true => fs::remove_dir_all(entry.path()),
+            false => fs::remove_file(entry.path()),
+        };
+        unless_missing(removed)?;
+    }
+    unless_missing(fs::remove_file(state.join(LOCK_FILE)))?;
+    match fs::remove_dir(state) {
+        Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
+        result => unless_missing(result),
+    }
+}
+
+fn unless_missing(result: io::Result<()>) -> io::Result<()> {
+    result.or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
+}
 
 impl Engine {
     /// Removes what a run has left, and the container when it was started with `--rm`.
@@ -46,12 +76,7 @@ impl Engine {
         // Another runtime has removed the container's own cgroup already, and knows nothing of the instance's.
         cgroup.remove_with_parent()?;
         let state = self.roots().runtime_state(id.as_str());
-        match fs::remove_dir_all(&state) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(EngineError::Path { action: "remove", path: state, source: error })
-            }
-            _ => Ok(()),
-        }
+        remove_state(&state).map_err(EngineError::path("remove", &state))
     }
 
     /// Tells another runtime to forget the container, when it was the one to make it.

@@ -5,8 +5,8 @@
 //! find the image             pulled when missing, as --pull says
 //! insert the row             leased: the name is taken, the image cannot be removed any more
 //! container folder, snapshot, volumes (made and filled)
-//! request.json               from here on the container is whole
-//! take the lease off
+//! request.json
+//! take the lease off         by the first start, when that follows; from here on the container is whole
 //! ```
 //!
 //! A failure removes what was made, by the same steps as a removal; a kill leaves a row with a dead lease, which the
@@ -14,10 +14,12 @@
 
 use std::cell::OnceCell;
 use std::fs::DirBuilder;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 
-use hull_image::Progress;
+use hull_image::content::ContentError;
+use hull_image::{ImageError, Progress};
 use hull_oci::Platform;
 use hull_oci::image::ImageConfig;
 use hull_snapshot::{SnapshotId, Snapshotter};
@@ -28,6 +30,7 @@ use crate::builtin;
 use crate::engine::Engine;
 use crate::error::EngineError;
 use crate::id::ContainerId;
+use crate::images::LayerError;
 use crate::machine::Machine;
 use crate::mount_point::{MountKind, MountPoint};
 use crate::names;
@@ -63,12 +66,36 @@ pub(crate) struct ContainerImage {
     pub warnings: Vec<String>,
 }
 
+/// Whether a blob of an image is not there: damage, unless another Hull is just removing the image.
+fn lacks_a_blob(error: &EngineError) -> bool {
+    match error {
+        EngineError::Image(ImageError::Content(ContentError::Missing { .. })) => true,
+        EngineError::Layer(LayerError::Open { source, .. }) => source.kind() == io::ErrorKind::NotFound,
+        _ => false,
+    }
+}
+
 impl Engine {
     /// Creates a container.
     ///
     /// # Errors
     /// Everything that is wrong with the request, the image, the name or the disk; nothing is left behind then.
-    pub fn create(&self, mut request: CreateContainer, progress: &dyn Progress) -> Result<Created, EngineError> {
+    pub fn create(&self, request: CreateContainer, progress: &dyn Progress) -> Result<Created, EngineError> {
+        let created = self.create_to_start(request, progress)?;
+        self.hand_out(&self.record(&created.id)?)?;
+        Ok(created)
+    }
+
+    /// Creates a container that this process goes on to start: until then it is nobody else's, and gone when this
+    /// process ends before.
+    ///
+    /// # Errors
+    /// As [`Engine::create`].
+    pub fn create_to_start(
+        &self,
+        mut request: CreateContainer,
+        progress: &dyn Progress,
+    ) -> Result<Created, EngineError> {
         let machine = Machine::read()?;
         if let Some(name) = &request.name {
             request.name = Some(names::check(name)?.to_owned());
@@ -79,6 +106,7 @@ impl Engine {
             match self.claim(&mut request, &machine, progress) {
                 // Another Hull has removed it since it was found: it is looked for, and pulled, again.
                 Err(EngineError::NoSuchImage { .. }) if attempts.next().is_some() => {}
+                Err(error) if lacks_a_blob(&error) && attempts.next().is_some() => {}
                 other => break other?,
             }
         };
@@ -231,8 +259,12 @@ impl Engine {
                 Ok(mounted.get_or_init(|| root).as_fd())
             }
         })?;
-        record.write(&self.roots().container(row.id.as_str()))?;
-        Ok(self.store().write(|tx| row::finish(tx, &row.id, snapshot.as_str()))?)
+        Ok(record.write(&self.roots().container(row.id.as_str()))?)
+    }
+
+    /// Gives a container that this process has created to whoever wants it.
+    pub(crate) fn hand_out(&self, record: &ContainerRecord) -> Result<(), EngineError> {
+        Ok(self.store().write(|tx| row::finish(tx, &record.id, &record.snapshot))?)
     }
 
     /// The image as a container needs it: built in, here, or pulled.
@@ -255,12 +287,7 @@ impl Engine {
         }
         let platform = request.platform.as_deref();
         let (image, was_pulled) = self.find_or_pull(&request.image, platform, request.pull, progress)?;
-        let layers = self.ensure_unpacked(&image).map_err(|error| match self.image_store().get(&image.id) {
-            Ok(now) if now.as_ref().is_none_or(|now| now.stored_at != image.stored_at) => {
-                EngineError::NoSuchImage { name: request.image.clone() }
-            }
-            _ => error,
-        })?;
+        let layers = self.ensure_unpacked(&image)?;
         let (wanted, host) = (image.platform(), Platform::host());
         let foreign = !host.matches(&wanted) && platform.is_none();
         let warning = format!(

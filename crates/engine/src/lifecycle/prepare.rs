@@ -12,6 +12,7 @@ use hull_kernel::mounts::inside;
 use hull_network::NetworkMode;
 use hull_oci::runtime::{LinuxIdMapping, LinuxNamespaceType, Spec};
 use hull_snapshot::Rootfs;
+use hull_store::Lease;
 use rustix::fs::Mode;
 
 use crate::builtin;
@@ -25,7 +26,7 @@ use crate::lifecycle::stop::DEFAULT_STOP_TIMEOUT_SECONDS;
 use crate::logs::LOG_FILE;
 use crate::machine::Machine;
 use crate::mount_point::MountPoint;
-use crate::record::{self, Builtin, ContainerRecord};
+use crate::record::{Builtin, ContainerRecord};
 use crate::request::{CreateContainer, NamespaceChoice};
 use crate::row::ContainerRow;
 use crate::signal::Signal;
@@ -95,6 +96,9 @@ impl Engine {
         let row = self.row(id.as_str())?;
         self.refuse_leased(&row)?;
         let record = self.record(id)?;
+        if row.lease.is_some() {
+            self.hand_out(&record)?;
+        }
         let request = &record.request;
         let effective = Effective::merge(request, &record.image_config);
         let rootfs = self.container_rootfs(&record)?.volatile(request.auto_remove);
@@ -152,8 +156,10 @@ impl Engine {
             self.recover()?;
             return Err(EngineError::NoSuchContainer { name: row.name.clone() });
         }
-        let whole = self.roots().container(row.id.as_str()).join(record::FILE_NAME).exists();
-        let phase = if whole { Phase::Removing } else { Phase::Creating };
+        if *lease == Lease::current()? && row.snapshot_id.is_none() {
+            return Ok(());
+        }
+        let phase = if row.snapshot_id.is_some() { Phase::Removing } else { Phase::Creating };
         Err(EngineError::Refused { name: row.name.clone(), refusal: Refusal { action: Action::Start, phase } })
     }
 

@@ -200,10 +200,15 @@ pub fn save(
     progress: &dyn Progress,
 ) -> Result<(), SaveError> {
     let holds = Holds::new(images)?;
-    for Chosen { image, .. } in chosen {
+    for Chosen { image, names } in chosen {
         holds.hold_layers(&image.layers)?;
         let documents = image.manifest_digest.iter().chain([&image.id]);
         holds.hold(&documents.map(|digest| (HoldKind::Blob, digest)).collect::<Vec<_>>())?;
+        // It could have been removed before it was held.
+        if images.get(&image.id)?.is_none() {
+            let name = names.first().map_or_else(|| image.id.to_string(), Reference::familiar);
+            return Err(ImageError::NotFound { name }.into());
+        }
     }
     let files = match (format, chosen) {
         (ArchiveFormat::DockerArchive, _) => layout(images, chosen, true)?,

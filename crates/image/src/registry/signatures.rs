@@ -101,15 +101,21 @@ fn compared_pattern(pattern: &str) -> Option<String> {
     if pattern == "*" {
         return Some(pattern.to_owned());
     }
-    let beginning = pattern.strip_suffix('*');
-    let (registry, rest) = pattern.split_once('/')?;
     // Something that begins so must be read back as it is, and not as a short name of something else.
-    let examples = match beginning {
-        None => [pattern.to_owned(), pattern.to_owned()],
-        Some(beginning) => [format!("{beginning}x"), format!("{beginning}x/x")],
-    };
     let is_whole = |name: &String| Reference::parse(name).is_ok_and(|read| read.name() == *name);
-    examples.iter().any(is_whole).then(|| compared_name(registry, rest))
+    match (pattern.split_once('/'), pattern.strip_suffix('*')) {
+        (Some((registry, rest)), None) => is_whole(&pattern.to_owned()).then(|| compared_name(registry, rest)),
+        (Some((registry, rest)), Some(beginning)) => {
+            let examples = [format!("{beginning}x"), format!("{beginning}x/x")];
+            examples.iter().any(is_whole).then(|| compared_name(registry, rest))
+        }
+        // The beginning of a registry; a word alone means a repository to whoever writes it.
+        (None, Some(host)) if host.contains(['.', ':']) || host == "localhost" => {
+            let examples = [format!("{host}/x/x"), format!("{host}1/x/x")];
+            examples.iter().any(is_whole).then(|| pattern.to_ascii_lowercase())
+        }
+        (None, _) => None,
+    }
 }
 
 /// What holds for repositories.
@@ -412,9 +418,7 @@ mod tests {
             "user/*",
             "docker.io/debian",
             "docker.io",
-            "docker.io*",
             "",
-            "r.example*",
             "r.example/x:1",
             "r.example/X*",
             "index.docker.io/library/debian",
