@@ -73,6 +73,8 @@ enum Task {
     },
     /// Boots a kernel with cgroup v2 only and runs the privileged tests in it.
     Vm(vm::Args),
+    /// Switches a virtual machine off while it works on a store, again and again.
+    Cuts(vm::cuts::Args),
     /// Runs the OCI runtime validation suite against Hull, or against another runtime.
     Conformance(conformance::Args),
     /// Builds hull with musl, as releases are, and says where it is.
@@ -116,6 +118,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Peer { words } => peers::run(&words).map(ExitCode::from),
         Task::Contained { words } => ci::by_hand(&words).map(fine),
         Task::Vm(args) => vm::run(&args).map(fine),
+        Task::Cuts(args) => vm::cuts::run(&args).map(fine),
         Task::Conformance(args) => conformance::run(&args).map(fine),
         Task::Musl => musl::hull().map(|path| {
             println!("{}", path.display());

@@ -4,6 +4,7 @@
 //! disk      what survives a power cut, in memory          mounted   the disk over FUSE, with the cut
 //! syncfs    syncfs(2) for it                              operate   the process under test, this program again
 //! images    what is pulled, loaded and removed            registry  where it is pulled from
+//! endure    the same on a machine that is switched off
 //! verify    what must be true, asked independently        round     a cut and what is found afterwards
 //! ```
 //!
@@ -13,6 +14,7 @@
 #![forbid(unsafe_code)]
 
 mod disk;
+mod endure;
 mod images;
 mod mounted;
 mod operate;
@@ -31,7 +33,6 @@ use std::time::SystemTime;
 use anyhow::{Context, Result};
 
 use disk::Disk;
-use images::Image;
 use operate::Operation;
 use round::Bed;
 
@@ -47,6 +48,7 @@ static LOADED_NAME: OnceLock<String> = OnceLock::new();
 fn main() -> ExitCode {
     let ended = match std::env::args().nth(1).as_deref() {
         Some("operate") => operate::main().map(|()| true),
+        Some("endure") => endure::main(&std::env::args().skip(2).collect::<Vec<_>>()).map(|()| true),
         _ => rounds(),
     };
     match ended {
@@ -82,16 +84,8 @@ fn rounds() -> Result<bool> {
 
 /// Images, registry and the stores to begin with.
 fn bed(folder: &Path) -> Result<Bed> {
-    let images = Image::all();
-    let registry = registry::serve(&images)?.to_string();
-    LOADED_NAME.get_or_init(|| registry.clone());
-    let archives = folder.join("archives");
-    fs::create_dir_all(&archives)?;
-    let is_traced = number("HULL_CRASH_TRACE")?.is_some_and(|value| value != 0);
-    let mut bed = Bed { registry, archives, starts: Vec::new(), lengths: vec![0; 8], is_traced };
-    for (number, image) in images.iter().enumerate() {
-        fs::write(bed.archive(number), image.archive(&bed.name(number)))?;
-    }
+    let mut bed = Bed::in_folder(&folder.join("archives"), "127.0.0.1:0")?;
+    bed.is_traced = number("HULL_CRASH_TRACE")?.is_some_and(|value| value != 0);
     let name = |number| bed.name(number);
     let volume = || Some("volume-0".to_owned());
     let histories = [

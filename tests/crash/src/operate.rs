@@ -101,7 +101,7 @@ pub fn main() -> Result<()> {
 }
 
 /// Each step opens the store anew, as a command does.
-fn step(orders: &Orders, operation: &Operation) -> Result<View> {
+pub fn step(orders: &Orders, operation: &Operation) -> Result<View> {
     let engine = Engine::open(roots(orders)).context("opening the store")?;
     let engine = engine.configured_by(orders.configuration.clone());
     perform(&engine, operation)?;

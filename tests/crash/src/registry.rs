@@ -23,9 +23,9 @@ struct Document {
 }
 
 /// Serves the images for as long as this process lives.
-pub fn serve(images: &[Image]) -> Result<SocketAddr> {
+pub fn serve(images: &[Image], address: &str) -> Result<SocketAddr> {
     let documents = Arc::new(documents(images));
-    let listener = TcpListener::bind("127.0.0.1:0").context("a port on loopback")?;
+    let listener = TcpListener::bind(address).context("a port on loopback")?;
     let address = listener.local_addr()?;
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {

@@ -25,9 +25,10 @@ use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::disk::{Disk, Mood};
-use crate::images::COUNT;
+use crate::images::{COUNT, Image};
 use crate::mounted::{Cut, Mounted, Shared};
 use crate::operate::{Operation, Orders, Report, View};
+use crate::{LOADED_NAME, registry};
 
 /// The longest a process may take; it waits for nobody.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -59,7 +60,28 @@ pub struct Bed {
     pub is_traced: bool,
 }
 
+impl Start {
+    /// A store of which only the view is known.
+    pub fn seen(view: View, configuration: PathBuf) -> Start {
+        Start { disk: Disk::new(1), view, configuration }
+    }
+}
+
 impl Bed {
+    /// Images and their registry, and no store to begin with; the archives go to a folder.
+    pub fn in_folder(archives: &Path, address: &str) -> Result<Bed> {
+        let images = Image::all();
+        let registry = registry::serve(&images, address)?.to_string();
+        LOADED_NAME.get_or_init(|| registry.clone());
+        fs::create_dir_all(archives)?;
+        let (archives, lengths) = (archives.to_owned(), vec![0; KINDS]);
+        let bed = Bed { registry, archives, starts: Vec::new(), lengths, is_traced: false };
+        for (number, image) in images.iter().enumerate() {
+            fs::write(bed.archive(number), image.archive(&bed.name(number)))?;
+        }
+        Ok(bed)
+    }
+
     /// Name of an image, for pulling and after loading.
     pub fn name(&self, image: usize) -> String {
         format!("{}/crash/{image}:latest", self.registry)
@@ -71,7 +93,7 @@ impl Bed {
     }
 
     /// An operation by chance.
-    fn operation(&self, random: &mut fastrand::Rng) -> Operation {
+    pub fn operation(&self, random: &mut fastrand::Rng) -> Operation {
         let image = self.name(random.usize(0..COUNT));
         let tag = format!("other:{}", random.u8(0..3));
         match random.u8(0..20) {
@@ -97,6 +119,9 @@ impl Bed {
         self.lengths.get(kind(operation)).copied().unwrap_or(100)
     }
 }
+
+/// How many kinds [`kind`] tells apart.
+const KINDS: usize = 8;
 
 /// Position of an operation's kind in [`Bed::lengths`].
 pub fn kind(operation: &Operation) -> usize {
@@ -174,7 +199,7 @@ fn told(start: &View, reports: &[Report], is_over: bool) -> Result<View> {
     Ok(last)
 }
 
-fn is_refusal(error: &str) -> bool {
+pub fn is_refusal(error: &str) -> bool {
     REFUSALS.iter().any(|words| error.contains(words))
 }
 
@@ -213,7 +238,7 @@ fn after(
 }
 
 /// Compares what is found with what was told.
-fn compare(
+pub fn compare(
     last: &View,
     found: &View,
     interrupted: Option<&Operation>,
@@ -257,7 +282,7 @@ fn compare(
 /// What a user may see when the operation has been done.
 fn outcomes(before: &View, operation: &Operation) -> Vec<View> {
     let mut after = before.clone();
-    let known = crate::images::Image::all();
+    let known = Image::all();
     let id = |name: &str| {
         let number = known.iter().position(|image| name.contains(&image.repository));
         number.map(|number| known[number].id())
@@ -272,7 +297,7 @@ fn outcomes(before: &View, operation: &Operation) -> Vec<View> {
         }
         Operation::Load(archive) => {
             let number = archive.file_stem().and_then(|stem| stem.to_str()?.parse::<usize>().ok()).unwrap_or_default();
-            let name = crate::LOADED_NAME.get().map(|prefix| format!("{prefix}/crash/{number}:latest"));
+            let name = LOADED_NAME.get().map(|prefix| format!("{prefix}/crash/{number}:latest"));
             after.tags.insert(name.unwrap_or_default(), known[number].id());
         }
         Operation::Tag(source, target) => {

@@ -3,9 +3,9 @@
 //! It runs in software (tcg): hardware help is not there on most machines that run tests, and a lane should be the same
 //! everywhere. The emulator is ended by its own pid when it takes too long; the guest powers itself off otherwise.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -32,12 +32,34 @@ pub struct Machine<'a> {
     pub disks: &'a [PathBuf],
     /// A disk after them; what is written to it is forgotten at the end.
     pub scratch: Option<&'a Path>,
+    /// A disk after them that keeps what is written to it.
+    pub kept: Option<&'a Path>,
     /// More words for the kernel and the first program.
     pub words: &'a str,
 }
 
 /// Boots a machine and waits until it is off. The console goes to the file `console`.
 pub fn run(machine: &Machine<'_>, console: &Path, limit: Duration) -> Result<()> {
+    let mut command = command(machine, console)?;
+    let words = console.with_extension("qemu");
+    fs::write(&words, "")?;
+    let status = program::logged(&mut command, &words, limit)
+        .with_context(|| format!("the console says: {}", last_lines(console)))?;
+    if !status.success() {
+        bail!("qemu: {status}\n{}", program::text(&words)?);
+    }
+    Ok(())
+}
+
+/// Boots a machine, for somebody who ends it.
+pub fn start(machine: &Machine<'_>, console: &Path) -> Result<Child> {
+    let mut command = command(machine, console)?;
+    let words = File::create(console.with_extension("qemu"))?;
+    command.stdin(Stdio::null()).stdout(words.try_clone()?).stderr(words).spawn().context("cannot start qemu")
+}
+
+/// The emulator with everything that a machine is made of, and an empty console.
+fn command(machine: &Machine<'_>, console: &Path) -> Result<Command> {
     let mut command = qemu()?;
     command.args(["-machine", "pc,usb=off", "-cpu", PROCESSOR, "-accel", "tcg,thread=multi", "-smp", "2"]);
     command.args(["-m", &MEMORY_MB.to_string(), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
@@ -48,17 +70,13 @@ pub fn run(machine: &Machine<'_>, console: &Path, limit: Duration) -> Result<()>
     if let Some(disk) = machine.scratch {
         command.arg("-drive").arg(format!("file={},if=virtio,format=raw,snapshot=on", disk.display()));
     }
+    if let Some(disk) = machine.kept {
+        command.arg("-drive").arg(format!("file={},if=virtio,format=raw,cache=writeback", disk.display()));
+    }
     command.arg("-append").arg(format!("{COMMAND_LINE} {}", machine.words));
     command.arg("-kernel").arg(machine.kernel).arg("-initrd").arg(machine.initramfs);
     fs::write(console, "")?;
-    let words = console.with_extension("qemu");
-    fs::write(&words, "")?;
-    let status = program::logged(&mut command, &words, limit)
-        .with_context(|| format!("the console says: {}", last_lines(console)))?;
-    if !status.success() {
-        bail!("qemu: {status}\n{}", program::text(&words)?);
-    }
-    Ok(())
+    Ok(command)
 }
 
 fn last_lines(console: &Path) -> String {

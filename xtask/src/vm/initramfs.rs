@@ -28,10 +28,26 @@ pub struct Payload {
     /// Programs of this build, and where each goes.
     pub files: Vec<(PathBuf, String)>,
     /// What the guest is to do.
-    pub work: Work,
+    pub task: Task,
     /// What its first program is.
     pub system: System,
 }
+
+/// What a guest does when its root is there.
+pub enum Task {
+    /// Tests.
+    Tests(Work),
+    /// A shell script, which has a text beside it, at [`STORY`].
+    Script {
+        /// The script.
+        text: String,
+        /// The text.
+        story: String,
+    },
+}
+
+/// Where a script's text is.
+pub const STORY: &str = "/etc/story";
 
 const INIT: &str = "#!/bin/busybox sh
 export PATH=/bin
@@ -69,11 +85,12 @@ echo $$ > /sys/fs/cgroup/runner/cgroup.procs
 for controller in $(cat /sys/fs/cgroup/cgroup.controllers); do
     echo +$controller > /sys/fs/cgroup/cgroup.subtree_control
 done
-mount -t ext4 -o ro /dev/vda /images
-[ ! -b /dev/vdb ] || mount -t ext4 -o ro /dev/vdb /suite
-ln -s hull /usr/bin/hull-runc
 ip link set lo up
 hostname hull-vm
+";
+const TESTS: &str = "mount -t ext4 -o ro /dev/vda /images
+[ ! -b /dev/vdb ] || mount -t ext4 -o ro /dev/vdb /suite
+ln -s hull /usr/bin/hull-runc
 /bin/xtask inside guest /etc/work.json
 poweroff -f
 ";
@@ -90,10 +107,19 @@ pub fn write(kernel: &Kernel, payload: &Payload, nonce: &str) -> Result<PathBuf>
     for (source, place) in payload.files.iter().chain([&xtask]) {
         archive.file(place, 0o755, &stripped(source, &folder)?)?;
     }
-    archive.file("/etc/work.json", 0o644, serde_json::to_string(&(nonce, &payload.work))?.as_bytes())?;
+    let last = match &payload.task {
+        Task::Tests(work) => {
+            archive.file("/etc/work.json", 0o644, serde_json::to_string(&(nonce, work))?.as_bytes())?;
+            TESTS
+        }
+        Task::Script { text, story } => {
+            archive.file(STORY, 0o644, story.as_bytes())?;
+            text
+        }
+    };
     match payload.system {
         System::Busybox => {
-            archive.file("/etc/rc", 0o644, RC.as_bytes())?;
+            archive.file("/etc/rc", 0o644, format!("{RC}{last}").as_bytes())?;
             archive.file("/init", 0o755, INIT.as_bytes())?;
         }
         System::Systemd => {

@@ -9,6 +9,7 @@
 //! emulator    qemu without hardware help, its console, its time limit
 //! guest       what runs inside: the tests, and what they left
 //! systemd     the root file system of a machine with systemd
+//! cuts        a machine that is switched off while it works, by hand: `cargo xtask cuts`
 //! ```
 //!
 //! A 6.12 kernel runs every privileged test; a 6.1 kernel, the oldest that Hull supports, runs those that a fallback
@@ -16,6 +17,7 @@
 //! those that need it (`with_systemd`).
 
 mod cpio;
+pub mod cuts;
 mod disk;
 mod emulator;
 pub mod guest;
@@ -34,7 +36,7 @@ use anyhow::{Context, Result, bail};
 use crate::{ci, conformance, images, workspace};
 use emulator::Machine;
 use guest::{Program, Work};
-use initramfs::Payload;
+use initramfs::{Payload, Task};
 use kernel::Release;
 
 /// Where things are inside the machine.
@@ -136,7 +138,7 @@ fn boots(machines: &[(Release, System)], filter: &[String], log: &Path) -> Resul
             work.conformance = Some(conformance_work(&[]));
             disks.push(suite.clone());
         }
-        let ended = boot(release, Payload { files, work, system }, &disks, log);
+        let ended = boot(release, Payload { files, task: Task::Tests(work), system }, &disks, log);
         let name = if system == System::Systemd { " with systemd" } else { "" };
         note(log, &format!("kernel {release}{name}: {:.1} s", began.elapsed().as_secs_f64()))?;
         failed.extend(ended.err().map(|error| format!("kernel {release}{name}: {error:#}")));
@@ -153,7 +155,7 @@ pub fn conformance(log: &Path, filter: &[String]) -> Result<()> {
     let disks = [disk::of(&image_files()?, "images")?, suite_disk()?];
     let mut work = work(System::Busybox, Vec::new());
     work.conformance = Some(conformance_work(filter));
-    boot(Release::Current, Payload { files, work, system: System::Busybox }, &disks, log)
+    boot(Release::Current, Payload { files, task: Task::Tests(work), system: System::Busybox }, &disks, log)
 }
 
 fn suite_disk() -> Result<PathBuf> {
@@ -199,7 +201,7 @@ fn boot(release: Release, payload: Payload, disks: &[PathBuf], log: &Path) -> Re
         System::Busybox => (None, ""),
         System::Systemd => (Some(systemd::ready()?), systemd::COMMAND_LINE),
     };
-    let machine = Machine { kernel: &kernel.image, initramfs: &initramfs, disks, scratch: root.as_deref(), words };
+    let machine = Machine { kernel: &kernel.image, initramfs: &initramfs, disks, scratch: root.as_deref(), kept: None, words };
     emulator::run(&machine, &console, BOOT_LIMIT)?;
     let mut printed = crate::program::text(&console)?.replace('\r', "");
     if printed.contains(EMULATOR_FAULT) {
