@@ -11,6 +11,10 @@
 //! `HULL_CRASH_ROUNDS` says how many rounds (1000), `HULL_CRASH_SEED` where they begin (a time, printed), and
 //! `HULL_CRASH_TRACE=1` that every disk operation is printed. A failure prints its seed; one round with that seed plays
 //! it again, up to the order in which threads and processes run.
+//!
+//! That it finds something was tried by taking syncs away, 250 to 300 rounds each: the database's before an image is
+//! reported (146 failures), the one of a single blob (24), the one before layers are committed (8), the one of a blob's
+//! folder (5). The shared one of several blobs (none) is followed by that of the layers, on the same disk.
 #![forbid(unsafe_code)]
 
 mod disk;

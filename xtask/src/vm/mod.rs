@@ -201,7 +201,8 @@ fn boot(release: Release, payload: Payload, disks: &[PathBuf], log: &Path) -> Re
         System::Busybox => (None, ""),
         System::Systemd => (Some(systemd::ready()?), systemd::COMMAND_LINE),
     };
-    let machine = Machine { kernel: &kernel.image, initramfs: &initramfs, disks, scratch: root.as_deref(), kept: None, words };
+    let machine =
+        Machine { kernel: &kernel.image, initramfs: &initramfs, disks, scratch: root.as_deref(), kept: None, words };
     emulator::run(&machine, &console, BOOT_LIMIT)?;
     let mut printed = crate::program::text(&console)?.replace('\r', "");
     if printed.contains(EMULATOR_FAULT) {
