@@ -3,7 +3,8 @@
 //! - `busybox`: one layer, Debian's static busybox with a name for each applet;
 //! - `five-layers`: the same in five layers, as images usually come; `twenty-layers` in twenty;
 //! - `debian.tar`: a root file system from debootstrap (minbase), to import, and
-//! - `debian`: the same as an image.
+//! - `debian`: the same as an image;
+//! - `quota.ext4`: an empty file system that enforces project quotas when it is mounted with prjquota.
 //!
 //! Each image is written as `<name>.docker.tar` (what `docker load` takes) and as `<name>.oci.tar` (an OCI image layout
 //! in a tar, for `podman load`, `ctr image import` and skopeo). Contents, and so all digests, are the same every time.
@@ -19,6 +20,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::apt::Apt;
+use crate::vm::disk;
 use crate::{program, workspace};
 
 /// The time that every image and file in it carries: 2024-01-01.
@@ -26,6 +28,8 @@ const CREATED: &str = "2024-01-01T00:00:00Z";
 const CREATED_SECONDS: u64 = 1_704_067_200;
 /// Bytes of filler in each layer but the lowest of `five-layers` and `twenty-layers`.
 const FILLER_BYTES: usize = 64 * 1024;
+/// Size of the file system with quotas.
+const QUOTA_DISK_BYTES: u64 = 16 << 20;
 
 /// Debian's static busybox, unpacked once.
 pub fn busybox() -> Result<PathBuf> {
@@ -51,6 +55,20 @@ pub fn folder() -> Result<PathBuf> {
         write_image(&folder, "twenty-layers", &layers)?;
     }
     Ok(folder)
+}
+
+/// `quota.ext4` in the images folder.
+pub fn quotas() -> Result<PathBuf> {
+    let path = folder()?.join("quota.ext4");
+    if !path.exists() {
+        let partial = path.with_extension("partial");
+        File::create(&partial)?.set_len(QUOTA_DISK_BYTES)?;
+        let mut command = Command::new(disk::mke2fs()?);
+        command.args(["-q", "-F", "-t", "ext4", "-O", "quota,project", "-E", "quotatype=prjquota"]).arg(&partial);
+        program::quiet(&mut command).context("making a file system with project quotas")?;
+        fs::rename(&partial, &path)?;
+    }
+    Ok(path)
 }
 
 /// `debian.tar` and the `debian` image in the images folder: a minimal Debian, made by debootstrap as root.

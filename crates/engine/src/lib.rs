@@ -46,6 +46,7 @@ mod signal;
 pub mod spec;
 mod status;
 mod usage;
+mod volume_size;
 mod volumes;
 pub mod worker;
 
@@ -76,7 +77,7 @@ pub use lifecycle::stop::StopOptions;
 pub use list::{ContainerSummary, ListQuery};
 pub use logs::{LogLine, LogStream, LogStreamKind, LogsQuery};
 pub use mount_point::{MountKind, MountPoint};
-pub use named_volumes::{VolumeInspect, VolumeSummary};
+pub use named_volumes::{NewVolume, VolumeInspect, VolumeSummary};
 pub use pressure::Relief;
 pub use prune::{PruneFilter, Pruned};
 pub use record::{Builtin, ContainerRecord, ImageRef, RecordError};

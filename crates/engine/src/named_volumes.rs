@@ -14,7 +14,19 @@ use serde::Serialize;
 use crate::engine::Engine;
 use crate::error::EngineError;
 use crate::id::random_hex;
+use crate::volume_size;
 use crate::volumes::{self, VolumeError};
+
+/// What a volume is to be.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NewVolume {
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Driver options, as they were written.
+    pub options: BTreeMap<String, String>,
+    /// The most that it may hold, in bytes.
+    pub size_bytes: Option<u64>,
+}
 
 /// A volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +39,8 @@ pub struct VolumeSummary {
     pub created: Timestamp,
     /// Labels.
     pub labels: BTreeMap<String, String>,
+    /// Driver options.
+    pub options: BTreeMap<String, String>,
     /// The folder that containers see.
     pub mountpoint: PathBuf,
     /// Containers that have it, by id.
@@ -47,7 +61,7 @@ pub struct VolumeInspect {
     pub mountpoint: String,
     /// Name.
     pub name: String,
-    /// Driver options; null, because there are none.
+    /// Driver options; null when there are none.
     pub options: Option<BTreeMap<String, String>>,
     /// Always `local`.
     pub scope: &'static str,
@@ -62,7 +76,7 @@ impl VolumeSummary {
             labels: (!self.labels.is_empty()).then(|| self.labels.clone()),
             mountpoint: self.mountpoint.display().to_string(),
             name: self.name.clone(),
-            options: None,
+            options: (!self.options.is_empty()).then(|| self.options.clone()),
             scope: "local",
         }
     }
@@ -72,19 +86,35 @@ impl Engine {
     /// Makes a volume; one that is there already stays as it is. Returns its name.
     ///
     /// # Errors
-    /// A name that is not allowed; the disk.
-    pub fn create_volume(&self, name: Option<&str>, labels: &BTreeMap<String, String>) -> Result<String, EngineError> {
+    /// A name that is not allowed; a size where the file system has no project quotas; the disk.
+    pub fn create_volume(&self, name: Option<&str>, wanted: &NewVolume) -> Result<String, EngineError> {
+        if wanted.size_bytes.is_some() {
+            volume_size::check(self.roots())?;
+        }
         let name = match name {
             Some(name) => volumes::check_name(name)?.to_owned(),
             None => random_hex(32).map_err(EngineError::path("name a volume in", &self.roots().volumes()))?,
         };
         let anonymous = volumes::is_anonymous_name(&name);
-        let labels = serde_json::to_string(labels).unwrap_or_else(|_| "{}".to_owned());
+        let text = |map: &BTreeMap<String, String>| serde_json::to_string(map).unwrap_or_else(|_| "{}".to_owned());
+        let (labels, options) = (text(&wanted.labels), text(&wanted.options));
         let lease = Lease::current()?;
         self.recover()?;
-        let is_new = self.store().write_durable(|tx| volumes::insert_leased(tx, &name, anonymous, &labels, &lease))?;
+        let (is_new, project) = self.store().write_durable(|tx| -> Result<_, EngineError> {
+            let is_new = volumes::insert_leased(tx, &name, anonymous, &labels, &options, &lease)?;
+            let project = match wanted.size_bytes {
+                Some(_) if is_new => volume_size::claim(tx, self.roots(), &name)?
+                    .map(Some)
+                    .ok_or_else(|| VolumeError::NoProject { name: name.clone() })?,
+                _ => None,
+            };
+            Ok((is_new, project))
+        })?;
         if is_new {
             volumes::make_folder(self.roots(), &name)?;
+            if let (Some(project), Some(bytes)) = (project, wanted.size_bytes) {
+                volume_size::limit(self.roots(), &name, project, bytes)?;
+            }
             volumes::sync(self.roots())?;
             self.store().write_durable(|tx| volumes::release(tx, &name))?;
         }
@@ -142,16 +172,17 @@ impl Engine {
     }
 }
 
-const SELECT: &str = "SELECT name, anonymous, created_at, labels FROM volumes";
+const SELECT: &str = "SELECT name, anonymous, created_at, labels, options FROM volumes";
 
 fn summary(row: &Row<'_>) -> rusqlite::Result<VolumeSummary> {
     let created: i64 = row.get(2)?;
-    let labels: String = row.get(3)?;
+    let (labels, options): (String, String) = (row.get(3)?, row.get(4)?);
     Ok(VolumeSummary {
         name: row.get(0)?,
         anonymous: row.get(1)?,
         created: Timestamp::from_nanosecond(i128::from(created)).unwrap_or(Timestamp::UNIX_EPOCH),
         labels: serde_json::from_str(&labels).unwrap_or_default(),
+        options: serde_json::from_str(&options).unwrap_or_default(),
         mountpoint: PathBuf::new(),
         containers: Vec::new(),
     })

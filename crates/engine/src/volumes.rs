@@ -33,6 +33,7 @@ use crate::mount_point::{MountKind, MountPoint};
 use crate::mountinfo::MountTable;
 use crate::request::{CreateContainer, MountSource, Ownership};
 use crate::spec::{SpecError, clean_target};
+use crate::volume_size;
 
 /// How often a command looks whether another one has finished filling a volume.
 const FILL_POLL: Duration = Duration::from_millis(20);
@@ -59,6 +60,22 @@ pub enum VolumeError {
     #[error("get {name}: no such volume")]
     Missing {
         /// As typed.
+        name: String,
+    },
+    /// A size that nobody would hold it to.
+    #[error(
+        "a volume can have a size only where the file system enforces project quotas, and that of {} does not (mount \
+         it with prjquota)",
+        path.display()
+    )]
+    NoQuota {
+        /// The folder of volumes.
+        path: PathBuf,
+    },
+    /// Every number for a volume with a size is taken.
+    #[error("no project number is free for the volume {name}")]
+    NoProject {
+        /// The volume.
         name: String,
     },
     /// Containers have it.
@@ -145,7 +162,9 @@ impl VolumeError {
             | VolumeError::BindRelative { .. }
             | VolumeError::Propagation { .. }
             | VolumeError::NotOwnable { .. }
+            | VolumeError::NoQuota { .. }
             | VolumeError::Target(_) => ErrorKind::Invalid,
+            VolumeError::NoProject { .. } => ErrorKind::Exhausted,
             VolumeError::Missing { .. } => ErrorKind::NotFound,
             VolumeError::InUse { .. } => ErrorKind::Conflict,
             VolumeError::Folder { source, .. } => kind_of(source),
@@ -503,14 +522,15 @@ pub(crate) fn insert_leased(
     name: &str,
     anonymous: bool,
     labels: &str,
+    options: &str,
     lease: &Lease,
 ) -> Result<bool, StoreError> {
     let (pid, start, boot) = lease.columns();
     let now = jiff::Timestamp::now().as_nanosecond() as i64;
     let inserted = tx.execute(
         "INSERT OR IGNORE INTO volumes (name, anonymous, created_at, labels, options, lease_pid, lease_start, lease_boot)
-         VALUES (?1, ?2, ?3, ?4, '{}', ?5, ?6, ?7)",
-        params![name, anonymous, now, labels, pid, start, boot],
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        params![name, anonymous, now, labels, options, pid, start, boot],
     )?;
     Ok(inserted == 1)
 }
@@ -612,12 +632,15 @@ pub(crate) fn forget_unused(tx: &Transaction<'_>, names: Vec<String>) -> Result<
 /// Removes a volume's folder; one that is gone already is fine.
 pub(crate) fn remove_folder(roots: &Roots, name: &str) -> Result<(), VolumeError> {
     let path = folder(roots, name);
+    let project = volume_size::project_of(&data_path(roots, name));
     match fs::remove_dir_all(&path) {
         Err(source) if source.kind() != io::ErrorKind::NotFound => {
-            Err(VolumeError::Folder { action: "remove", path, source })
+            return Err(VolumeError::Folder { action: "remove", path, source });
         }
-        _ => Ok(()),
+        _ => {}
     }
+    let released = project.map_or(Ok(()), |project| volume_size::release(roots, project));
+    released.map_err(|source| VolumeError::Folder { action: "take the limit off", path, source })
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ pub const APPLICATION_ID: i32 = 0x4855_4c4c;
 pub const VERSION: i32 = MIGRATIONS.len() as i32;
 
 /// Each entry takes a database from its own index to the next version.
-pub const MIGRATIONS: [&str; 4] = [VERSION_1, VERSION_2, VERSION_3, VERSION_4];
+pub const MIGRATIONS: [&str; 5] = [VERSION_1, VERSION_2, VERSION_3, VERSION_4, VERSION_5];
 
 /// The first version that has the table of facts.
 pub(crate) const FACTS_SINCE: usize = 3;
@@ -154,5 +154,13 @@ const VERSION_4: &str = "
 CREATE TABLE unasked_images (
     image_id TEXT PRIMARY KEY REFERENCES images(id) ON DELETE CASCADE DEFERRABLE INITIALLY DEFERRED,
     used_at  INTEGER NOT NULL           -- when a container was last made of it or removed
+) STRICT, WITHOUT ROWID;
+";
+
+const VERSION_5: &str = "
+-- Volumes with a size: the project quota that holds each to it (hull_engine's volume_size.rs).
+CREATE TABLE volume_projects (
+    volume  TEXT PRIMARY KEY REFERENCES volumes(name) ON DELETE CASCADE DEFERRABLE INITIALLY DEFERRED,
+    project INTEGER NOT NULL UNIQUE
 ) STRICT, WITHOUT ROWID;
 ";

@@ -12,6 +12,7 @@ pub mod mount;
 pub mod namespace;
 pub mod pidfd_info;
 pub mod process;
+pub mod quota;
 pub mod scheduling;
 pub mod seccomp;
 pub mod signals;

@@ -2,11 +2,12 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 
 use serde_json::Value;
-use system_tests::Hull;
 use system_tests::archive::{Image, Layer, busybox_layer};
 use system_tests::registry::Registry;
+use system_tests::{Hull, is_vm};
 
 /// The one file of more than 100 kB among the blobs: the layer.
 fn layer_blob(hull: &Hull) -> PathBuf {
@@ -62,6 +63,78 @@ fn a_lost_layer_is_unpacked_again_for_its_containers() {
     fs::remove_dir_all(hull.files().join("aside")).expect("the old layer");
 }
 
+/// ext4 with project quotas over the volumes, taken off with the test.
+struct Quotas(PathBuf);
+
+impl Quotas {
+    fn over(hull: &Hull) -> Quotas {
+        let (disk, place) = (hull.file("quota.ext4"), hull.roots().volumes());
+        fs::copy(system_tests::image("quota.ext4"), &disk).expect("the disk is copied");
+        let place = Quotas(place);
+        let mount = ["-t", "ext4", "-o", "loop,prjquota", &disk, &place.0.display().to_string()];
+        assert!(Command::new("mount").args(mount).status().expect("mount starts").success());
+        fs::remove_dir(place.0.join("lost+found")).expect("nothing was lost");
+        place
+    }
+}
+
+impl Drop for Quotas {
+    fn drop(&mut self) {
+        let ended = Command::new("umount").arg(&self.0).status();
+        assert!(std::thread::panicking() || ended.is_ok_and(|status| status.success()), "umount");
+    }
+}
+
+#[test]
+fn a_volume_with_a_size_holds_no_more() {
+    let hull = Hull::with_busybox();
+    let refused = |words: &[&str], reason: &str| {
+        let run = hull.run(&[&["volume", "create"], words].concat()).expect(1);
+        assert!(run.stderr.contains(reason), "{}", run.stderr);
+    };
+    refused(&["-o", "size=1m", "small"], "does not (mount it with prjquota)");
+    assert_eq!(hull.ok(&["volume", "ls", "-q"]), "", "nothing is left of what was refused");
+    if !is_vm() {
+        // This machine's kernel may have no quotas.
+        return;
+    }
+    let quotas = Quotas::over(&hull);
+    hull.ok(&["volume", "create", "-o", "size=1m", "small"]);
+    hull.ok(&["volume", "create", "large"]);
+    assert_eq!(hull.ok(&["volume", "inspect", "--format", "{{json .Options}}", "small"]), r#"{"size":"1m"}"#);
+    let write = |volume: &str, code: i32| {
+        let mount = format!("{volume}:/v");
+        let fill = "mkdir -p /v/deep && dd if=/dev/zero of=/v/deep/file bs=64k count=40";
+        hull.run(&["run", "--rm", "-v", &mount, "busybox", "sh", "-c", fill]).expect(code);
+        let file = quotas.0.join(volume).join("_data/deep/file");
+        fs::metadata(file).expect("what was written").len()
+    };
+    assert_eq!(write("large", 0), 40 << 16);
+    let held = write("small", 1);
+    assert!(held > 512 << 10 && held <= 1 << 20, "{held} bytes");
+    // With the volume its limit goes, so that a later one of another size is held to that.
+    hull.ok(&["volume", "rm", "small"]);
+    hull.ok(&["volume", "create", "--opt", "size=3m", "small"]);
+    assert_eq!(write("small", 0), 40 << 16);
+    hull.ok(&["volume", "rm", "small", "large"]);
+    drop(quotas);
+}
+
+#[test]
+fn what_a_volume_cannot_have_is_refused_by_name() {
+    let hull = Hull::new();
+    for (option, reason) in [
+        ("size=lots", "invalid size: 'lots'"),
+        ("size", "invalid size: ''"),
+        ("type=nfs", "the volume option \"type\" is not supported"),
+        ("device=/x", "the volume option \"device\" is not supported"),
+    ] {
+        let run = hull.run(&["volume", "create", "-o", option, "x"]).expect(1);
+        assert!(run.stderr.contains(reason), "{}", run.stderr);
+    }
+    assert_eq!(hull.ok(&["volume", "ls", "-q"]), "");
+}
+
 #[test]
 fn volumes_live_by_themselves() {
     let hull = Hull::with_busybox();
@@ -82,7 +155,7 @@ fn volumes_live_by_themselves() {
     assert_eq!(hull.ok(&["volume", "rm", "data"]), "data");
     hull.refused(1, &["volume", "rm", "data"]);
     hull.ok(&["volume", "rm", "-f", "data"]);
-    hull.refused(125, &["volume", "create", "-o", "type=nfs", "x"]);
+    hull.refused(1, &["volume", "create", "-o", "type=nfs", "x"]);
     hull.refused(1, &["volume", "create", "../x"]);
     assert_eq!(hull.ok(&["volume", "ls", "-q"]), "");
 }

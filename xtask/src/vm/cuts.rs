@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail, ensure};
 use super::emulator::{self, Machine};
 use super::initramfs::{self, Payload, Task};
 use super::kernel::{self, Release};
-use super::{System, disk};
+use super::{EMULATOR_FAULT, System, disk};
 use crate::{program, workspace};
 
 /// Where things are inside the machine.
@@ -54,8 +54,13 @@ pub fn run(args: &Args) -> Result<bool> {
     for boot in 0..=args.count {
         let driver = DRIVERS[random.usize(0..DRIVERS.len())];
         let script = script(driver, random.u64(..));
-        let mut machine = start(&crash, &disk, &console, Task::Script { text: script, story: story.clone() })?;
-        let looked = look(&mut machine, &console);
+        let boot_once = || start(&crash, &disk, &console, Task::Script { text: script.clone(), story: story.clone() });
+        let mut machine = boot_once()?;
+        let mut looked = look(&mut machine, &console);
+        if looked.is_err() && program::text(&console)?.contains(EMULATOR_FAULT) {
+            machine = boot_once()?;
+            looked = look(&mut machine, &console);
+        }
         if looked.is_ok() && boot < args.count {
             std::thread::sleep(Duration::from_millis(random.u64(WORK_MS)));
         }

@@ -18,7 +18,7 @@
 
 mod cpio;
 pub mod cuts;
-mod disk;
+pub mod disk;
 mod emulator;
 pub mod guest;
 mod initramfs;
@@ -241,5 +241,6 @@ fn note(log: &Path, text: &str) -> Result<()> {
 /// The images that tests load, as a folder to put on the disk.
 fn image_files() -> Result<PathBuf> {
     images::debian()?;
+    images::quotas()?;
     images::folder()
 }

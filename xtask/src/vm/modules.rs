@@ -32,7 +32,7 @@ const NEEDED: [&str; 17] = [
     "nft_masq",
 ];
 /// Loaded when the kernel has them: parts that were joined with others in some version, and things to try.
-const WELCOME: [&str; 21] = [
+const WELCOME: [&str; 22] = [
     "nft_chain_nat",
     "nft_ct",
     "nft_counter",
@@ -54,6 +54,7 @@ const WELCOME: [&str; 21] = [
     "dummy",
     "macvlan",
     "fuse",
+    "quota_v2",
 ];
 
 /// A module ready to be loaded.

@@ -98,7 +98,6 @@ pub const START: &[LaterFlag] = &[
 /// Flags of `volume create`.
 pub const CREATE_VOLUME: &[LaterFlag] = &[
     LaterFlag { short: Some('d'), harmless: &["local"], ..value("driver", "volume drivers come with a later release") },
-    LaterFlag { short: Some('o'), ..value("opt", "volume options come with a later release") },
     value("availability", "cluster volumes belong to swarm"),
     value("group", "cluster volumes belong to swarm"),
     value("scope", "cluster volumes belong to swarm"),

@@ -78,6 +78,9 @@ pub struct CreateVolumeArgs {
     /// Label: KEY[=VALUE]
     #[arg(long, value_name = "LABEL")]
     pub label: Vec<String>,
+    /// Option: size=BYTES is the most that it may hold, where the file system has project quotas
+    #[arg(short, long, value_name = "KEY=VALUE")]
+    pub opt: Vec<String>,
     /// Name
     #[arg(value_name = "VOLUME", hide = true)]
     pub name: Option<String>,

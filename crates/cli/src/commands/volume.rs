@@ -1,12 +1,11 @@
 //! `hull volume`: volumes made, listed, inspected and removed by themselves.
 
-use std::collections::BTreeMap;
-
-use hull_engine::{ErrorKind, VolumeSummary};
+use hull_engine::{ErrorKind, NewVolume, VolumeSummary};
 
 use super::inspect::{Form, printed};
 use super::{Context, each, write_stdout};
 use crate::args::upkeep::{CreateVolumeArgs, InspectVolumesArgs, ListVolumesArgs, RemoveVolumesArgs};
+use crate::args::values::size;
 use crate::error::{Failure, report};
 use crate::output::table::{Format, Layout, render};
 use crate::output::template::{Methods, NoMethods, Value};
@@ -33,8 +32,17 @@ pub fn create(arguments: CreateVolumeArgs, context: &Context) -> Result<u8, Fail
         Some((name, value)) => (name.to_owned(), value.to_owned()),
         None => (text.clone(), String::new()),
     };
-    let labels: BTreeMap<String, String> = arguments.label.iter().map(label).collect();
-    let name = context.engine()?.create_volume(arguments.name.as_deref(), &labels)?;
+    let mut wanted = NewVolume { labels: arguments.label.iter().map(label).collect(), ..NewVolume::default() };
+    for option in &arguments.opt {
+        let (key, value) = label(option);
+        if key != "size" {
+            let hint = "only size is; binds and tmpfs are options of --mount";
+            return Err(Failure::Arguments(format!("the volume option {key:?} is not supported: {hint}")));
+        }
+        wanted.size_bytes = Some(size(&value).map_err(Failure::Arguments)?);
+        wanted.options.insert(key, value);
+    }
+    let name = context.engine()?.create_volume(arguments.name.as_deref(), &wanted)?;
     write_stdout(format!("{name}\n").as_bytes())?;
     Ok(0)
 }
@@ -160,6 +168,8 @@ impl VolumeFilter {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     fn volume(name: &str, containers: &[&str]) -> VolumeSummary {
@@ -168,6 +178,7 @@ mod tests {
             anonymous: false,
             created: jiff::Timestamp::UNIX_EPOCH,
             labels: BTreeMap::from([("a".to_owned(), "b".to_owned())]),
+            options: BTreeMap::new(),
             mountpoint: "/v".into(),
             containers: containers.iter().map(|id| (*id).to_owned()).collect(),
         }
