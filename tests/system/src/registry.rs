@@ -1,11 +1,13 @@
 //! A registry on loopback that answers what a test tells it to, right or wrong.
 //!
-//! It speaks just enough HTTP/1.1 for one client after another: a GET or HEAD is answered from a table of paths, and
-//! the connection is closed. A body may be cut short, so that the length that was promised never comes.
+//! It speaks just enough HTTP/1.1 for one client after another: a GET or HEAD is answered from a table of paths, from
+//! an offset when one is asked for, and the connection is closed. A body may be cut short, so that the length that was
+//! promised never comes, or stop without an end.
 
 use std::collections::HashMap;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 use serde_json::json;
@@ -21,12 +23,15 @@ pub struct Answer {
     pub body: Vec<u8>,
     /// How much of it is sent.
     pub sent: usize,
+    /// Whether the connection then stays open in silence, until somebody asks for what is missing.
+    pub stalls: bool,
 }
 
 /// What a registry answers for each path.
 #[derive(Clone, Default)]
 pub struct Registry {
     answers: HashMap<String, Answer>,
+    ranges: Arc<Mutex<Vec<String>>>,
 }
 
 impl Registry {
@@ -63,7 +68,7 @@ impl Registry {
 
     fn answer(&mut self, path: String, kind: &'static str, body: Vec<u8>) {
         let sent = body.len();
-        self.answers.insert(path, Answer { kind, body, sent });
+        self.answers.insert(path, Answer { kind, body, sent, stalls: false });
     }
 
     /// Changes the answer for the blob with these bytes.
@@ -71,6 +76,11 @@ impl Registry {
         let digest = digest(blob);
         let answers = self.answers.iter_mut().filter(|(path, _)| path.ends_with(&digest));
         answers.for_each(|(_, answer)| change(answer));
+    }
+
+    /// What clients have asked for with `Range: bytes=`, so far.
+    pub fn ranges(&self) -> Arc<Mutex<Vec<String>>> {
+        Arc::clone(&self.ranges)
     }
 
     /// Serves until the test process ends, and returns the address.
@@ -89,23 +99,46 @@ impl Registry {
     fn speak(&self, mut stream: TcpStream) -> Option<()> {
         let mut lines = BufReader::new(stream.try_clone().ok()?).lines();
         let request = lines.next()?.ok()?;
-        while !lines.next()?.ok()?.is_empty() {}
+        let mut from = 0;
+        loop {
+            let line = lines.next()?.ok()?.to_ascii_lowercase();
+            if line.is_empty() {
+                break;
+            }
+            if let Some(range) = line.strip_prefix("range: bytes=") {
+                self.ranges.lock().expect("no panic").push(range.to_owned());
+                from = range.strip_suffix('-').and_then(|first| first.parse().ok()).unwrap_or(0);
+            }
+        }
         let mut words = request.split(' ');
         let (verb, path) = (words.next()?, words.next()?);
         let answer = match self.answers.get(path) {
             Some(answer) => answer.clone(),
-            None => Answer { kind: "application/json", body: b"{}".to_vec(), sent: 2 },
+            None => Answer { kind: "application/json", body: b"{}".to_vec(), sent: 2, stalls: false },
         };
+        let goes_on = answer.stalls && !self.ranges.lock().expect("no panic").is_empty();
+        let (from, sent) = (from.min(answer.body.len()), if goes_on { answer.body.len() } else { answer.sent });
         let found = path == "/v2/" || self.answers.contains_key(path);
-        let status = if found { "200 OK" } else { "404 Not Found" };
+        let status = match (found, from) {
+            (false, _) => "404 Not Found".to_owned(),
+            (true, 0) => "200 OK".to_owned(),
+            (true, _) => {
+                let length = answer.body.len();
+                format!("206 Partial Content\r\nContent-Range: bytes {from}-{}/{length}", length - 1)
+            }
+        };
         let head = format!(
             "HTTP/1.1 {status}\r\nContent-Type: {}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
             answer.kind,
-            answer.body.len()
+            answer.body.len() - from
         );
         stream.write_all(head.as_bytes()).ok()?;
         if verb == "GET" {
-            stream.write_all(&answer.body[..answer.sent]).ok()?;
+            stream.write_all(&answer.body[from..sent.max(from)]).ok()?;
+            if answer.stalls && sent < answer.body.len() {
+                // The client's end ends it.
+                let _ = stream.read(&mut [0]);
+            }
         }
         Some(())
     }

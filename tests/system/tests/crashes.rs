@@ -2,11 +2,15 @@
 
 use std::fs;
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::ExitStatusExt;
 use std::thread;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+use system_tests::archive::{Image, Layer};
+use system_tests::registry::Registry;
 use system_tests::{Hull, is_vm, wait_for};
 
 fn kill(pid: i64) {
@@ -171,4 +175,38 @@ fn a_killed_stop_stops_all_the_same_later() {
     assert_eq!((nothing.as_str(), hull.status(&id).as_str()), ("", "running"));
     hull.ok(&["stop", "-t", "0", &id]);
     assert_eq!(hull.status(&id), "exited");
+}
+
+#[test]
+fn a_pull_that_is_interrupted_goes_on_where_it_was() {
+    let hull = Hull::new();
+    let mut state = 1_u64;
+    let noise = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (state >> 56) as u8
+    });
+    let content: Vec<u8> = noise.take(3 << 20).collect();
+    let image = Image::new("slow", serde_json::json!({"Cmd": ["true"]})).layer(Layer::new().file("data", &content));
+    let mut registry = Registry::with("slow", &image);
+    registry.spoil(&image.layers[1], |answer| (answer.sent, answer.stalls) = (2 << 20, true));
+    let ranges = registry.ranges();
+    let name = format!("{}/slow:latest", registry.serve());
+    let mut pull = hull.spawn(&["pull", &name]);
+    let unfinished = hull.roots().content().join("tmp");
+    wait_for("the layer is half here", || {
+        let files = fs::read_dir(&unfinished).ok()?.flatten();
+        files.filter_map(|file| file.metadata().ok()).any(|file| file.blocks() * 512 >= 3 << 19).then_some(())
+    });
+    let pid = Pid::from_raw(pull.id().try_into().expect("a pid")).expect("a pid");
+    kill_process(pid, Signal::INT).expect("interrupting it");
+    let status = pull.wait().expect("it ends");
+    assert!(status.signal() == Some(2) || status.code() == Some(130), "{status}");
+    assert_eq!(hull.ok(&["images", "-q"]), "");
+    hull.ok(&["pull", "-q", &name]);
+    let ranges = ranges.lock().expect("no panic").clone();
+    let first: u64 = ranges[0].strip_suffix('-').and_then(|first| first.parse().ok()).expect("an open range");
+    assert!(first >= 1 << 20, "what had come was not asked for again: {ranges:?}");
+    assert_eq!(hull.ok(&["run", "--rm", &name, "wc", "-c", "/data"]), format!("{} /data", 3 << 20));
+    assert_eq!(fs::read_dir(&unfinished).expect("listed").count(), 0);
+    hull.ok(&["system", "prune", "-a", "-f"]);
 }
