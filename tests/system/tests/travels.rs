@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -150,6 +151,39 @@ fn a_closed_registry_wants_a_login() {
     assert_eq!(run("", &["logout", &address]).expect(0).text(), format!("Not logged in to {address}"));
     run("", &["pull", &name]).expect(1);
     hull.keep_stored();
+}
+
+#[test]
+fn a_credential_helper_keeps_the_password() {
+    let Some(scripts) = scripts() else { return };
+    let hull = Hull::new();
+    let registry = Registry::start(&hull, &scripts, "closed", true);
+    let address = registry.address.to_string();
+    let home = hull.make_folder("home");
+    let config = format!("{{\"credHelpers\": {{\"{address}\": \"test\"}}}}");
+    hull.write("home/config.json", &config);
+    let kept = hull.file("kept");
+    let script =
+        format!("#!/bin/sh\ncase $1 in store) cat > {kept};; erase) cat; rm {kept};; get) cat {kept};; esac\n");
+    let folder = hull.make_folder("helpers");
+    let helper = hull.write("helpers/docker-credential-test", &script);
+    fs::set_permissions(&helper, fs::Permissions::from_mode(0o755)).expect("executable");
+    let run = |password: &str, words: &[&str]| {
+        let input = hull.write("password", password);
+        let mut command = hull.command(words);
+        command.env("DOCKER_CONFIG", &home).env("PATH", format!("{folder}:/usr/bin:/bin"));
+        Run::new(words, command.stdin(fs::File::open(input).expect("it")).output().expect("starting hull"))
+    };
+    run("U*U\n", &["login", "-u", "tester", "--password-stdin", &address]).expect(0);
+    let secret: Value = serde_json::from_str(&fs::read_to_string(&kept).expect("kept")).expect("JSON");
+    assert_eq!((&secret["Username"], &secret["Secret"]), (&"tester".into(), &"U*U".into()));
+    assert!(!fs::read_to_string(Path::new(&home).join("config.json")).expect("it").contains("dGVzdGVyOlUqVQ"));
+    // Nothing is there to pull, which only somebody who was let in is told.
+    let name = registry.name("nothing");
+    assert!(run("", &["pull", &name]).expect(1).stderr.contains("manifest unknown"));
+    run("", &["logout", &address]).expect(0);
+    assert!(!Path::new(&kept).exists());
+    assert!(!run("", &["pull", &name]).expect(1).stderr.contains("manifest unknown"));
 }
 
 #[test]

@@ -1,7 +1,10 @@
 //! Where an image is from: mirrors, proxies, every platform of an index, and whether it must be signed.
 
 use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hull_image::registry::{
@@ -110,6 +113,44 @@ fn a_proxy_is_asked_with_the_whole_address_and_its_password() {
     let before = proxy.requests().len();
     assert!(matches!(pulled(&reference, &excepted), Err(RegistryError::Transport(TransportError::UnknownHost { .. }))));
     assert_eq!(proxy.requests().len(), before);
+}
+
+#[test]
+fn tls_goes_through_a_proxy_s_tunnel() {
+    let ((server, _), image) = (Server::with_tls(), one_layer("x"));
+    server.put_image("a", "latest", &image);
+    let target = server.host.replace("localhost", "127.0.0.1");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let proxy = listener.local_addr().expect("bound").to_string();
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let told = Arc::clone(&asked);
+    std::thread::spawn(move || {
+        for client in listener.incoming().map_while(Result::ok) {
+            let mut head = String::new();
+            let mut byte = [0];
+            while !head.ends_with("\r\n\r\n") && (&client).read(&mut byte).is_ok_and(|count| count == 1) {
+                head.push(char::from(byte[0]));
+            }
+            told.lock().expect("no panic").push(head.lines().next().unwrap_or_default().to_owned());
+            (&client).write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").expect("answers");
+            let server = TcpStream::connect(&target).expect("the registry");
+            for (from, to) in [(&client, &server), (&server, &client)] {
+                let (mut from, mut to) = (from.try_clone().expect("a copy"), to.try_clone().expect("a copy"));
+                std::thread::spawn(move || {
+                    // Either end may close first.
+                    let _ = std::io::copy(&mut from, &mut to);
+                    let _ = to.shutdown(std::net::Shutdown::Write);
+                });
+            }
+        }
+    });
+    let unverified = settings("registry.test", RegistrySettings { insecure: true, ..RegistrySettings::default() });
+    let options = PullOptions { proxies: Proxies { https: Some(proxy), ..Proxies::default() }, ..unverified };
+    let reference = Reference::parse("registry.test/a").expect("reference");
+    assert_eq!(pulled(&reference, &options).expect("pulls").0, image.id());
+    let asked = asked.lock().expect("no panic");
+    assert!(!asked.is_empty() && asked.iter().all(|line| line == "CONNECT registry.test:443 HTTP/1.1"), "{asked:?}");
+    assert!(server.count("/blobs/") >= 2);
 }
 
 #[test]
