@@ -1,8 +1,9 @@
 //! Rows of the `containers` table: which containers there are, and who is working on one.
 //!
 //! A row is inserted with the lease of the command that creates the container and loses it when the container is
-//! whole; a removal leases it again and ends by deleting it. So a row with a dead lease is what a killed command left,
-//! and is finished off by [`crate::Engine::recover`]. Everything else about a container is in files.
+//! whole, or by the start that the same command goes on to; a removal leases it again and ends by deleting it. So a row
+//! with a dead lease is what a killed command left, and is finished off by [`crate::Engine::recover`]. Everything else
+//! about a container is in files.
 
 use hull_snapshot::SnapshotId;
 use hull_store::{Lease, StoreError};
