@@ -11,6 +11,7 @@ pub mod labels;
 pub mod links;
 pub mod loopback;
 pub mod mounts;
+pub mod netlink;
 pub mod resctrl;
 pub mod rlimits;
 pub mod seccomp;

@@ -5,7 +5,9 @@
 //! the engine writes and mounts them.
 #![forbid(unsafe_code)]
 
+pub mod firewall;
 pub mod mode;
 pub mod name_files;
+pub mod ports;
 
 pub use mode::NetworkMode;

@@ -1,0 +1,84 @@
+//! Forgets tracked connections (ctnetlink; linux/netfilter/nfnetlink_conntrack.h).
+//!
+//! A translation is decided by a connection's first packet and kept while packets come. For UDP that may be for ever: a
+//! client that has sent to a port before it was published, or still sends after it was withdrawn, has to be forgotten
+//! for the new rules to be asked.
+
+use std::collections::HashSet;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::netfilter::{self, ACK, Answer, Attributes, Head, Netfilter, REQUEST};
+
+const SUBSYSTEM: u16 = 1;
+const GET: u16 = 1;
+const DELETE: u16 = 2;
+const UDP: u8 = 17;
+
+/// One end that tracked connections had in their first packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Destination {
+    /// Address; `None` for every one of this host and others.
+    pub address: Option<IpAddr>,
+    /// Port.
+    pub port: u16,
+}
+
+/// Forgets the UDP connections whose first packet went to one of these, or that were translated to one of `inside`;
+/// tells how many.
+///
+/// # Errors
+/// The kernel's, other than that a connection has ended meanwhile.
+pub fn forget_udp(destinations: &HashSet<Destination>, inside: &HashSet<Destination>) -> io::Result<usize> {
+    let socket = Netfilter::open()?;
+    let mut requests = Vec::new();
+    let mut count = 0;
+    for (family, attributes) in socket.list(SUBSYSTEM << 8 | GET, 0)? {
+        let Some((original, first)) = end(&attributes, 1, 2) else { continue };
+        let translated = end(&attributes, 2, 1);
+        let wanted =
+            [Destination { address: Some(first.0), port: first.1 }, Destination { address: None, port: first.1 }]
+                .iter()
+                .any(|destination| destinations.contains(destination))
+                || translated
+                    .is_some_and(|(_, (address, port))| inside.contains(&Destination { address: Some(address), port }));
+        if wanted {
+            count += 1;
+            let mut request = Attributes::default();
+            request.bytes(1 | 0x8000, original);
+            // The id tells it from a connection with the same ends that begins meanwhile.
+            if let Some(id) = netfilter::attribute(&attributes, 12) {
+                request.bytes(12, id);
+            }
+            let head =
+                Head { kind: SUBSYSTEM << 8 | DELETE, flags: REQUEST | ACK, sequence: count, family, resource: 0 };
+            netfilter::append(&mut requests, &head, &request);
+        }
+    }
+    if requests.is_empty() {
+        return Ok(0);
+    }
+    for answer in socket.tell(&requests)? {
+        match answer {
+            Answer::Verdict { result: Err(error), .. } if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(count as usize)
+}
+
+/// A direction's attributes and one of its ends, when it is UDP; `side` is 1 for the source, 2 for the destination.
+fn end(attributes: &[u8], direction: u16, side: u16) -> Option<(&[u8], (IpAddr, u16))> {
+    let tuple = netfilter::attribute(attributes, direction)?;
+    let addresses = netfilter::attribute(tuple, 1)?;
+    let protocol = netfilter::attribute(tuple, 2)?;
+    if netfilter::attribute(protocol, 1)? != [UDP] {
+        return None;
+    }
+    let port = u16::from_be_bytes(netfilter::attribute(protocol, 1 + side)?.try_into().ok()?);
+    let four = netfilter::attribute(addresses, side).and_then(|bytes| <[u8; 4]>::try_from(bytes).ok());
+    let six = netfilter::attribute(addresses, side + 2).and_then(|bytes| <[u8; 16]>::try_from(bytes).ok());
+    let address = four.map(|bytes| IpAddr::from(Ipv4Addr::from(bytes)));
+    let address = address.or_else(|| six.map(|bytes| IpAddr::from(Ipv6Addr::from(bytes))))?;
+    Some((tuple, (address, port)))
+}

@@ -1,0 +1,8 @@
+//! The kernel's netfilter over netlink: rules (nf_tables) and tracked connections (ctnetlink).
+//!
+//! Everything here is one request and its answers on a socket of its own, in the calling thread's network namespace;
+//! no program is executed. What the rules mean is decided above.
+
+pub mod conntrack;
+mod netfilter;
+pub mod nftables;
