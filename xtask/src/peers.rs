@@ -22,7 +22,7 @@ use crate::apt::Apt;
 use crate::{images, workspace};
 
 /// What is unpacked, besides the libraries that these need.
-const PACKAGES: [&str; 15] = [
+const PACKAGES: [&str; 16] = [
     "runc",
     "crun",
     "docker.io",
@@ -37,6 +37,7 @@ const PACKAGES: [&str; 15] = [
     "containernetworking-plugins",
     "golang-github-containers-common",
     "iptables",
+    "nftables",
     "strace",
 ];
 /// criu of the release after bookworm, whose own fails on today's kernels, with the libraries that it is linked with:
@@ -70,7 +71,7 @@ const CRIU_PACKAGES: [&str; 24] = [
 /// The release that criu is of.
 const CRIU_SUITE: &str = "trixie";
 /// What gets a script: the rest of the tree are helpers and things that every machine has.
-const PROGRAMS: [&str; 21] = [
+const PROGRAMS: [&str; 22] = [
     "runc",
     "crun",
     "docker",
@@ -91,6 +92,7 @@ const PROGRAMS: [&str; 21] = [
     "ip6tables",
     "iptables-save",
     "iptables-restore",
+    "nft",
     "strace",
 ];
 /// Where programs lie in the tree.

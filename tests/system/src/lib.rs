@@ -16,6 +16,7 @@
 //! terminal    a program on a terminal of its own
 //! tree        a file tree as facts, from a folder or a tar
 //! place       namespaces for other container tools and their daemons
+//! net         network namespaces of a test, wired with each other
 //! patience    waiting for a fact, with a deadline and never for a time
 //! ```
 
@@ -25,6 +26,7 @@ pub mod archive;
 pub mod bundle;
 pub mod hull;
 pub mod leftovers;
+pub mod net;
 pub mod patience;
 pub mod place;
 pub mod registry;

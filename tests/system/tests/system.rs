@@ -14,6 +14,7 @@ mod crashes;
 mod crowd;
 mod debian;
 mod ends;
+mod firewall;
 mod first_process;
 mod identity;
 mod images;

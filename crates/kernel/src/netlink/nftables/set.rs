@@ -8,6 +8,8 @@ use super::super::netfilter::Attributes;
 const INTERVAL: u32 = 4;
 const MAP: u32 = 8;
 const CONCATENATION: u32 = 0x80;
+/// What nft keeps with a set to list its keys: type 0 (order of bytes), length 4, 1 (the host's).
+const KEY_IN_HOST_ORDER: [u8; 6] = [0, 4, 1, 0, 0, 0];
 
 /// A part of a key or value; its number is nft's, by which a listing names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,6 +69,9 @@ impl Set {
             attributes.number(6, data_type(self.value)).number(7, length_bytes(self.value));
         }
         attributes.number(10, id);
+        if self.key == [Field::Interface] {
+            attributes.bytes(13, &KEY_IN_HOST_ORDER);
+        }
         if flags & CONCATENATION != 0 {
             attributes.nested(9, |description| {
                 description.nested(2, |fields| {
