@@ -8,6 +8,10 @@
 pub mod firewall;
 pub mod mode;
 pub mod name_files;
+pub mod network;
 pub mod ports;
+pub mod subnet;
 
 pub use mode::NetworkMode;
+pub use network::{Driver, Endpoint, Mac, Network};
+pub use subnet::{Cidr, Subnet};
