@@ -17,3 +17,4 @@ pub mod scheduling;
 pub mod seccomp;
 pub mod signals;
 pub mod spawn;
+pub mod writeback;

@@ -1,16 +1,21 @@
 //! The image file, written from its beginning to its end in large pieces.
 //!
 //! Bytes gather in a window that begins at a block; whoever has content reads it straight into the window. What lies
-//! before the window can still be written by position. A window of nothing but zeroes is left as a hole.
+//! before the window can still be written by position. A window of nothing but zeroes is left as a hole. The kernel is
+//! told to begin with the writing to the disk while the image still grows, so that who syncs it waits less.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
+use hull_sys::writeback;
+
 use super::format::BLOCK_BYTES;
 
 /// Bytes of the window.
 const WINDOW_BYTES: usize = 1 << 20;
+/// Bytes after which the disk may begin.
+const WRITEBACK_BYTES: u64 = 8 << 20;
 
 #[derive(Debug)]
 pub(super) struct Output {
@@ -19,12 +24,14 @@ pub(super) struct Output {
     /// Where the window begins in the file.
     start: u64,
     filled: usize,
+    /// Up to where the disk has begun.
+    on_its_way: u64,
 }
 
 impl Output {
     /// Writes to an empty file.
     pub fn new(file: File) -> Output {
-        Output { file, window: vec![0; WINDOW_BYTES], start: 0, filled: 0 }
+        Output { file, window: vec![0; WINDOW_BYTES], start: 0, filled: 0, on_its_way: 0 }
     }
 
     /// Where the next byte goes.
@@ -115,6 +122,12 @@ impl Output {
         }
         self.start += self.filled as u64;
         self.filled = 0;
+        let waiting = self.start - self.on_its_way;
+        if waiting >= WRITEBACK_BYTES {
+            // A file system that cannot loses nothing but time.
+            let _ = writeback::begin(&self.file, self.on_its_way, waiting);
+            self.on_its_way = self.start;
+        }
         Ok(())
     }
 
