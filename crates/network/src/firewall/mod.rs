@@ -1,6 +1,6 @@
 //! Hull's one firewall table: masquerade, isolation, and published ports.
 //!
-//! The chains never change ([`rules`]); networks and ports are elements of sets and maps, so that a thousand published
+//! The chains never change (rules.rs); networks and ports are elements of sets and maps, so that a thousand published
 //! ports cost the packets of others one lookup. A change is one transaction. What the table holds can be rebuilt from the
 //! store at any time ([`Firewall::ensure`]), which is also how it comes back after somebody has flushed all rules.
 //!
