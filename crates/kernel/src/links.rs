@@ -18,12 +18,11 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use hull_sys::process::{CLONE_NEWNET, setns};
-use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope};
-use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use netlink_packet_route::link::{LinkAttribute, LinkMessage};
+
+use crate::netlink::route::Netlink;
 
 /// An interface that was not moved.
 #[derive(Debug, thiserror::Error)]
@@ -58,25 +57,27 @@ pub fn move_into(namespace: BorrowedFd<'_>, name: &str, new_name: &str) -> Resul
     let failed = |action| move |source| LinkError::Refused { action, name: name.to_owned(), source };
     let here = Netlink::here().map_err(failed("asking for"))?;
     let there = Netlink::of(namespace).map_err(failed("entering the namespace for"))?;
-    let own = here.links().map_err(failed("asking for"))?;
+    let own = links(&here).map_err(failed("asking for"))?;
     let index = own.iter().find(|(_, own)| own == name).map(|(index, _)| *index);
     let index = index.ok_or_else(|| LinkError::Missing(name.to_owned()))?;
-    let before = there.links().map_err(failed("looking for a place for"))?;
+    let before = links(&there).map_err(failed("looking for a place for"))?;
     if before.iter().any(|(_, taken)| taken == new_name) {
         return Err(LinkError::Taken(new_name.to_owned()));
     }
-    let addresses = here.lasting_addresses(index).map_err(failed("reading the addresses of"))?;
+    let addresses = lasting_addresses(&here, index).map_err(failed("reading the addresses of"))?;
     here.set_up(index, false).map_err(failed("setting down"))?;
     let mut link = LinkMessage::default();
     link.header.index = index;
     link.attributes.push(LinkAttribute::NetNsFd(namespace.as_raw_fd()));
     link.attributes.push(LinkAttribute::IfName(new_name.to_owned()));
-    here.tell(RouteNetlinkMessage::SetLink(link)).map_err(failed("moving"))?;
-    let after = there.links().map_err(failed("looking for"))?;
+    here.tell(RouteNetlinkMessage::SetLink(link), 0).map_err(failed("moving"))?;
+    let after = links(&there).map_err(failed("looking for"))?;
     let arrived = after.iter().find(|link| !before.contains(link)).map(|(index, _)| *index);
     let arrived = arrived.ok_or_else(|| LinkError::Missing(new_name.to_owned()))?;
     for address in addresses {
-        there.tell(RouteNetlinkMessage::NewAddress(kept(&address, arrived))).map_err(failed("giving addresses to"))?;
+        there
+            .tell(RouteNetlinkMessage::NewAddress(kept(&address, arrived)), 0)
+            .map_err(failed("giving addresses to"))?;
     }
     there.set_up(arrived, true).map_err(failed("setting up"))
 }
@@ -106,100 +107,26 @@ fn lasts(address: &AddressMessage) -> bool {
     address.header.scope == AddressScope::Universe && address.header.flags.contains(AddressHeaderFlags::Permanent)
 }
 
-/// A conversation with rtnetlink in one network namespace.
-struct Netlink(Socket);
-
-impl Netlink {
-    fn here() -> io::Result<Netlink> {
-        let socket = Socket::new(NETLINK_ROUTE)?;
-        socket.connect(&SocketAddr::new(0, 0))?;
-        Ok(Netlink(socket))
-    }
-
-    /// A socket belongs to the namespace in which it was made.
-    fn of(namespace: BorrowedFd<'_>) -> io::Result<Netlink> {
-        let own = std::fs::File::open("/proc/self/ns/net")?;
-        setns(namespace, CLONE_NEWNET)?;
-        let made = Netlink::here();
-        setns(std::os::fd::AsFd::as_fd(&own), CLONE_NEWNET)?;
-        made
-    }
-
-    /// Index and name of every interface.
-    fn links(&self) -> io::Result<Vec<(u32, String)>> {
-        let answers = self.ask(RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
-        let named = |answer| match answer {
-            RouteNetlinkMessage::NewLink(link) => link.attributes.iter().find_map(|attribute| match attribute {
-                LinkAttribute::IfName(name) => Some((link.header.index, name.clone())),
-                _ => None,
-            }),
+/// Index and name of every interface.
+fn links(netlink: &Netlink) -> io::Result<Vec<(u32, String)>> {
+    let answers = netlink.ask(RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
+    let named = |answer| match answer {
+        RouteNetlinkMessage::NewLink(link) => link.attributes.iter().find_map(|attribute| match attribute {
+            LinkAttribute::IfName(name) => Some((link.header.index, name.clone())),
             _ => None,
-        };
-        Ok(answers.into_iter().filter_map(named).collect())
-    }
+        }),
+        _ => None,
+    };
+    Ok(answers.into_iter().filter_map(named).collect())
+}
 
-    fn lasting_addresses(&self, index: u32) -> io::Result<Vec<AddressMessage>> {
-        let answers = self.ask(RouteNetlinkMessage::GetAddress(AddressMessage::default()))?;
-        let own = |answer| match answer {
-            RouteNetlinkMessage::NewAddress(address) if address.header.index == index && lasts(&address) => {
-                Some(address)
-            }
-            _ => None,
-        };
-        Ok(answers.into_iter().filter_map(own).collect())
-    }
-
-    fn set_up(&self, index: u32, up: bool) -> io::Result<()> {
-        let mut link = LinkMessage::default();
-        link.header.index = index;
-        link.header.change_mask = LinkFlags::Up;
-        link.header.flags = if up { LinkFlags::Up } else { LinkFlags::empty() };
-        self.tell(RouteNetlinkMessage::SetLink(link))
-    }
-
-    /// Sends a request and hears whether it was carried out.
-    fn tell(&self, message: RouteNetlinkMessage) -> io::Result<()> {
-        self.send(message, NLM_F_REQUEST | NLM_F_ACK)?;
-        self.hear().map(drop)
-    }
-
-    /// Sends a request for everything and hears all of it.
-    fn ask(&self, message: RouteNetlinkMessage) -> io::Result<Vec<RouteNetlinkMessage>> {
-        self.send(message, NLM_F_REQUEST | NLM_F_DUMP)?;
-        self.hear()
-    }
-
-    fn send(&self, message: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
-        let mut message = NetlinkMessage::from(message);
-        message.header.flags = flags;
-        message.header.sequence_number = 1;
-        message.finalize();
-        let mut request = vec![0; message.buffer_len()];
-        message.serialize(&mut request);
-        self.0.send(&request, 0).map(drop)
-    }
-
-    /// Answers up to the one that ends them.
-    fn hear(&self) -> io::Result<Vec<RouteNetlinkMessage>> {
-        const ALIGNMENT: usize = 4;
-        let mut heard = Vec::new();
-        loop {
-            let (datagram, _) = self.0.recv_from_full()?;
-            let mut rest = &datagram[..];
-            while !rest.is_empty() {
-                let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest)
-                    .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
-                match message.payload {
-                    NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io()),
-                    NetlinkPayload::Error(_) | NetlinkPayload::Done(_) => return Ok(heard),
-                    NetlinkPayload::InnerMessage(inner) => heard.push(inner),
-                    _ => {}
-                }
-                let length = (message.header.length as usize).next_multiple_of(ALIGNMENT).max(ALIGNMENT);
-                rest = rest.get(length..).unwrap_or_default();
-            }
-        }
-    }
+fn lasting_addresses(netlink: &Netlink, index: u32) -> io::Result<Vec<AddressMessage>> {
+    let answers = netlink.ask(RouteNetlinkMessage::GetAddress(AddressMessage::default()))?;
+    let own = |answer| match answer {
+        RouteNetlinkMessage::NewAddress(address) if address.header.index == index && lasts(&address) => Some(address),
+        _ => None,
+    };
+    Ok(answers.into_iter().filter_map(own).collect())
 }
 
 #[cfg(test)]
