@@ -1,17 +1,20 @@
 //! What a container knows about its network: the mode it asked for and the name files under /etc.
 //!
-//! Bridges, addresses, ports and name resolution come with later work; today a container has a loopback of its
-//! own, the host's network, or another container's. Nothing here touches the kernel: [`name_files`] gives texts,
-//! the engine writes and mounts them.
+//! A [`Network`] is a bridge with subnets, an [`Endpoint`] a container's place in one; both are the engine's to store.
+//! [`NetworkPlan::wire`] makes of them what the kernel has; [`name_files`] gives texts, the engine writes and mounts
+//! them.
 #![forbid(unsafe_code)]
 
+pub mod bridge;
 pub mod firewall;
 pub mod mode;
 pub mod name_files;
 pub mod network;
+pub mod plan;
 pub mod ports;
 pub mod subnet;
 
 pub use mode::NetworkMode;
 pub use network::{Driver, Endpoint, Mac, Network};
+pub use plan::{NetworkPlan, PlanError};
 pub use subnet::{Cidr, Subnet};
