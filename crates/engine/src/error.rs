@@ -32,6 +32,7 @@ use crate::lifecycle::external::ExternalError;
 use crate::lifecycle::state::Refusal;
 use crate::machine::MachineError;
 use crate::names::NameError;
+use crate::networks::NetworkError;
 use crate::record::RecordError;
 use crate::signal::SignalError;
 use crate::spec::SpecError;
@@ -152,6 +153,9 @@ pub enum EngineError {
     /// A volume or bind mount.
     #[error(transparent)]
     Volume(#[from] VolumeError),
+    /// Networks.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
     /// hosts, hostname, resolv.conf.
     #[error(transparent)]
     Files(#[from] FilesError),
@@ -362,6 +366,7 @@ impl EngineError {
             EngineError::Layer(error) => disk_full_or(error, ErrorKind::Invalid),
             EngineError::Locked { .. } => ErrorKind::Unavailable,
             EngineError::Volume(error) => error.kind(),
+            EngineError::Network(error) => error.kind(),
             EngineError::Copy(error) => error.kind(),
             EngineError::Files(FilesError::File { source, .. }) => kind_of(source),
             EngineError::Record(error) => error.kind(),

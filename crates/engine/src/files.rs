@@ -6,6 +6,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use hull_network::NetworkMode;
@@ -20,6 +21,8 @@ pub struct NameFiles<'a> {
     pub hostname: &'a str,
     /// NIS domain name.
     pub domainname: Option<&'a str>,
+    /// Its addresses.
+    pub addresses: &'a [IpAddr],
     /// Folder whose files another container of the same network uses.
     pub shared_with: Option<&'a Path>,
     /// Host id of the container's root.
@@ -60,7 +63,7 @@ impl NameFiles<'_> {
             (NetworkMode::Container(_), Some(folder)) => read_bounded(&folder.join("hosts")),
             (NetworkMode::Host, _) => Ok(name_files::hosts_of_host(&read_bounded(Path::new(HOSTS))?)),
             _ => {
-                let own = OwnName { hostname: self.hostname, domainname: self.domainname, addresses: &[] };
+                let own = OwnName { hostname: self.hostname, domainname: self.domainname, addresses: self.addresses };
                 Ok(name_files::hosts(&own).into_bytes())
             }
         }
@@ -111,6 +114,7 @@ mod tests {
             network: &NetworkMode::Private,
             hostname: "web",
             domainname: None,
+            addresses: &[],
             shared_with: None,
             owner: rustix::process::getuid().as_raw(),
         };
@@ -130,6 +134,7 @@ mod tests {
             network: &NetworkMode::Container("x".into()),
             hostname: "donor",
             domainname: None,
+            addresses: &[],
             shared_with: Some(donor.path()),
             owner: rustix::process::getuid().as_raw(),
         };

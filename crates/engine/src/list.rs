@@ -232,6 +232,7 @@ pub(crate) fn network_name(choice: &NamespaceChoice) -> String {
         NamespaceChoice::Host => "host".to_owned(),
         NamespaceChoice::None => "none".to_owned(),
         NamespaceChoice::Container(name) => format!("container:{name}"),
+        NamespaceChoice::Network(name) => name.clone(),
     }
 }
 

@@ -6,8 +6,10 @@
 //! serialisable and every unit is in its name. Absent means "the image's or Hull's default", never "zero".
 
 use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
+use hull_network::Mac;
 use serde::{Deserialize, Serialize};
 
 /// Version written into `request.json`; a reader refuses a newer one by name.
@@ -90,6 +92,9 @@ pub struct CreateContainer {
     pub cgroupns: NamespaceChoice,
     /// Network.
     pub network: NamespaceChoice,
+    /// Its place in the network.
+    #[serde(skip_serializing_if = "EndpointRequest::is_default")]
+    pub endpoint: EndpointRequest,
     /// `name=value` kernel parameters (namespaced ones only).
     pub sysctls: BTreeMap<String, String>,
     /// Resource limits of the process.
@@ -102,6 +107,27 @@ pub struct CreateContainer {
     pub runtime: Option<String>,
     /// DNS and hosts entries are network matters of a later release; extra `host:ip` lines are not accepted yet.
     pub exposed_ports: Vec<String>,
+}
+
+/// What a container asks of its place in a network.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EndpointRequest {
+    /// Its IPv4 address (`--ip`).
+    pub ipv4: Option<Ipv4Addr>,
+    /// Its IPv6 address (`--ip6`).
+    pub ipv6: Option<Ipv6Addr>,
+    /// Its hardware address (`--mac-address`).
+    pub mac: Option<Mac>,
+    /// Further names (`--network-alias`).
+    pub aliases: Vec<String>,
+}
+
+impl EndpointRequest {
+    /// Whether nothing is asked.
+    pub fn is_default(&self) -> bool {
+        *self == EndpointRequest::default()
+    }
 }
 
 /// When the registry is asked (`--pull`).
@@ -132,6 +158,8 @@ pub enum NamespaceChoice {
     None,
     /// That of another container, by name or id.
     Container(String),
+    /// Its own with an interface in a network, by name or id (network only).
+    Network(String),
 }
 
 /// Seccomp choice (`--security-opt seccomp=...`).

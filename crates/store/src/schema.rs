@@ -13,7 +13,7 @@ pub const APPLICATION_ID: i32 = 0x4855_4c4c;
 pub const VERSION: i32 = MIGRATIONS.len() as i32;
 
 /// Each entry takes a database from its own index to the next version.
-pub const MIGRATIONS: [&str; 5] = [VERSION_1, VERSION_2, VERSION_3, VERSION_4, VERSION_5];
+pub const MIGRATIONS: [&str; 6] = [VERSION_1, VERSION_2, VERSION_3, VERSION_4, VERSION_5, VERSION_6];
 
 /// The first version that has the table of facts.
 pub(crate) const FACTS_SINCE: usize = 3;
@@ -163,4 +163,29 @@ CREATE TABLE volume_projects (
     volume  TEXT PRIMARY KEY REFERENCES volumes(name) ON DELETE CASCADE DEFERRABLE INITIALLY DEFERRED,
     project INTEGER NOT NULL UNIQUE
 ) STRICT, WITHOUT ROWID;
+";
+
+const VERSION_6: &str = "
+-- Networks, and the places that running containers have in them (hull_engine's networks.rs).
+CREATE TABLE networks (
+    id         TEXT PRIMARY KEY,
+    name       TEXT NOT NULL UNIQUE,
+    bridge     TEXT NOT NULL UNIQUE,
+    created_at INTEGER NOT NULL,
+    definition TEXT NOT NULL            -- JSON: hull_network's Network
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE endpoints (
+    id           TEXT PRIMARY KEY,
+    network_id   TEXT NOT NULL REFERENCES networks(id) DEFERRABLE INITIALLY DEFERRED,
+    container_id TEXT NOT NULL REFERENCES containers(id) ON DELETE CASCADE DEFERRABLE INITIALLY DEFERRED,
+    ipv4         TEXT,
+    ipv6         TEXT,
+    boot_id      TEXT NOT NULL,         -- of another boot: the container does not run any more
+    definition   TEXT NOT NULL,         -- JSON: hull_network's Endpoint
+    UNIQUE (network_id, container_id),
+    UNIQUE (network_id, ipv4),
+    UNIQUE (network_id, ipv6)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX endpoints_by_container ON endpoints(container_id);
 ";

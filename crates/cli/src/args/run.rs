@@ -8,8 +8,8 @@ use std::path::Path;
 
 use clap::Args;
 use hull_engine::request::{
-    CreateContainer, DeviceRequest, MountRequest, NamespaceChoice, PullPolicy, ResourceRequest, SeccompChoice, Ulimit,
-    VolumesFrom,
+    CreateContainer, DeviceRequest, EndpointRequest, MountRequest, NamespaceChoice, PullPolicy, ResourceRequest,
+    SeccompChoice, Ulimit, VolumesFrom,
 };
 
 use super::env::{self, FileError};
@@ -115,7 +115,7 @@ pub struct ContainerArgs {
     /// Name of the container
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
-    /// Network: private (loopback only for now), none, host or container:NAME
+    /// Network: private (loopback only, the default for now), bridge, none, host or container:NAME
     #[arg(long, alias = "net", value_name = "MODE", value_parser = |text: &str| namespace(NamespaceFlag::Network, text))]
     pub network: Option<NamespaceChoice>,
     /// How readily the kernel kills the process when memory ends (-1000 to 1000)
@@ -294,6 +294,7 @@ impl ContainerArgs {
             userns: namespace(&self.userns),
             cgroupns: namespace(&self.cgroupns),
             network: namespace(&self.network),
+            endpoint: EndpointRequest::default(),
             sysctls: self.sysctl.iter().cloned().collect(),
             ulimits: self.ulimit.clone(),
             devices: self.device.clone(),

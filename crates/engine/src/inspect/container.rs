@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use hull_network::network::DEFAULT_NETWORK;
+use hull_network::{Cidr, Endpoint, Network, Subnet};
 use hull_supervisor::record::ExitRecord;
 use jiff::Timestamp;
 use serde::Serialize;
@@ -156,6 +158,12 @@ pub struct EndpointInspect {
     pub ip_address: String,
     #[serde(rename = "IPPrefixLen")]
     pub ip_prefix_len: u32,
+    #[serde(rename = "IPv6Gateway")]
+    pub ipv6_gateway: String,
+    #[serde(rename = "GlobalIPv6Address")]
+    pub global_ipv6_address: String,
+    #[serde(rename = "GlobalIPv6PrefixLen")]
+    pub global_ipv6_prefix_len: u32,
 }
 
 impl Engine {
@@ -203,7 +211,7 @@ impl Engine {
             size_root_fs,
             mounts: record.mounts.iter().map(mount).collect(),
             config: config(&record, effective, self.hostname_of(&record)),
-            network_settings: network_settings(&record, &state),
+            network_settings: self.network_settings(&record, &state)?,
         })
     }
 }
@@ -303,11 +311,46 @@ fn config(record: &ContainerRecord, effective: Effective, hostname: String) -> C
     }
 }
 
-fn network_settings(record: &ContainerRecord, state: &ContainerState) -> NetworkSettings {
-    let sandbox_key = state.pid().map(|pid| format!("/proc/{pid}/ns/net")).unwrap_or_default();
-    NetworkSettings {
-        sandbox_key,
-        networks: [(network_name(&record.request.network), EndpointInspect::default())].into(),
-        ..NetworkSettings::default()
+impl Engine {
+    fn network_settings(
+        &self,
+        record: &ContainerRecord,
+        state: &ContainerState,
+    ) -> Result<NetworkSettings, EngineError> {
+        let sandbox_key = state.pid().map(|pid| format!("/proc/{pid}/ns/net")).unwrap_or_default();
+        let place = self.place_of(&record.id)?;
+        let network = place.as_ref().map(|(network, _)| network.name.clone());
+        let endpoint = place.map(|(network, endpoint)| endpoint_of(&network, &endpoint)).unwrap_or_default();
+        // Docker repeats the default network's place above the list.
+        let first =
+            if network.as_deref() == Some(DEFAULT_NETWORK) { endpoint.clone() } else { EndpointInspect::default() };
+        Ok(NetworkSettings {
+            sandbox_key,
+            ip_address: first.ip_address,
+            gateway: first.gateway,
+            mac_address: first.mac_address,
+            networks: [(network.unwrap_or_else(|| network_name(&record.request.network)), endpoint)].into(),
+            ..NetworkSettings::default()
+        })
+    }
+}
+
+fn endpoint_of(network: &Network, endpoint: &Endpoint) -> EndpointInspect {
+    let text = |own: Option<Cidr>| own.map(|own| own.address.to_string()).unwrap_or_default();
+    let prefix = |own: Option<Cidr>| own.map_or(0, |own| own.prefix.into());
+    let gateway = |subnet: Option<&Subnet>| {
+        subnet.filter(|_| !network.internal).map(|subnet| subnet.gateway.to_string()).unwrap_or_default()
+    };
+    EndpointInspect {
+        aliases: (!endpoint.aliases.is_empty()).then(|| endpoint.aliases.clone()),
+        mac_address: endpoint.mac.to_string(),
+        network_id: network.id.clone(),
+        endpoint_id: endpoint.id.clone(),
+        gateway: gateway(network.subnet_v4()),
+        ip_address: text(endpoint.ipv4),
+        ip_prefix_len: prefix(endpoint.ipv4),
+        ipv6_gateway: gateway(network.subnet_v6()),
+        global_ipv6_address: text(endpoint.ipv6),
+        global_ipv6_prefix_len: prefix(endpoint.ipv6),
     }
 }

@@ -203,6 +203,7 @@ fn mode(choice: &NamespaceChoice, default: &str) -> String {
         NamespaceChoice::Host => "host".to_owned(),
         NamespaceChoice::None => "none".to_owned(),
         NamespaceChoice::Container(name) => format!("container:{name}"),
+        NamespaceChoice::Network(name) => name.clone(),
     }
 }
 

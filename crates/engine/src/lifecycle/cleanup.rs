@@ -17,6 +17,7 @@ use crate::error::EngineError;
 use crate::id::ContainerId;
 use crate::lifecycle::external;
 use crate::lifecycle::remove::RemoveOptions;
+use crate::networks;
 use crate::record::ContainerRecord;
 use crate::request::CreateContainer;
 
@@ -75,6 +76,8 @@ impl Engine {
         }
         // Another runtime has removed the container's own cgroup already, and knows nothing of the instance's.
         cgroup.remove_with_parent()?;
+        // Its interfaces have gone with its last process.
+        self.store().write(|tx| networks::release(tx, id))?;
         let state = self.roots().runtime_state(id.as_str());
         remove_state(&state).map_err(EngineError::path("remove", &state))
     }

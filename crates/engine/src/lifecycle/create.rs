@@ -151,6 +151,7 @@ impl Engine {
                 self.row(donor)?;
             }
         }
+        self.check_network(request)?;
         let Some(name) = &request.name else { return Ok(()) };
         match self.store().read(|db| row::owner_of_name(db, name))? {
             Some(owner) if owner.lease.as_ref().is_some_and(|lease| !lease.is_alive()) => self.recover().map(drop),

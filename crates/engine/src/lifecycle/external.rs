@@ -22,12 +22,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use hull_kernel::mounts::{self, MountError, Propagation};
+use hull_network::NetworkPlan;
 use hull_oci::runtime::{Process, Spec};
 use hull_runtime::plan::Streams;
 use hull_sys::process as sys;
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, PidfdFlags, pidfd_open, set_child_subreaper};
 
+use crate::networks;
 use crate::worker::chain;
 use console::ConsoleSocket;
 
@@ -82,6 +84,9 @@ pub enum ExternalError {
         #[source]
         source: io::Error,
     },
+    /// Its container could not be put into a network.
+    #[error(transparent)]
+    Network(#[from] hull_network::PlanError),
     /// It failed.
     #[error("{program} {command} failed: {text}")]
     Failed {
@@ -131,7 +136,7 @@ pub(crate) struct ExternalExec<'a> {
 ///
 /// # Errors
 /// See [`ExternalError`]; what the runtime has made it has been told to delete.
-pub(crate) fn run(plan: &ExternalPlan) -> Result<ExternalProcess, ExternalError> {
+pub(crate) fn run(plan: &ExternalPlan, network: &NetworkPlan) -> Result<ExternalProcess, ExternalError> {
     mount_root(plan)?;
     let runtime = Runtime { program: &plan.program, folder: &plan.folder };
     let pid_file = plan.folder.join("pid");
@@ -141,6 +146,7 @@ pub(crate) fn run(plan: &ExternalPlan) -> Result<ExternalProcess, ExternalError>
     let console = runtime.connect(&mut create, plan.streams.as_ref(), "console.sock".to_owned())?;
     runtime.check("create", create.arg(&plan.id))?;
     let process = runtime.process(&pid_file, console.as_ref()).and_then(|process| {
+        networks::report(&network.wire(process.pid)?);
         let mut start = runtime.command();
         start.args(["start", &plan.id]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         runtime.check("start", &mut start).map(|()| process)

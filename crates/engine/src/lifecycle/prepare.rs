@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use hull_kernel::mounts::inside;
-use hull_network::NetworkMode;
+use hull_network::{NetworkMode, NetworkPlan};
 use hull_oci::runtime::{LinuxIdMapping, LinuxNamespaceType, Spec};
 use hull_snapshot::Rootfs;
 use hull_store::Lease;
@@ -63,6 +63,8 @@ pub struct StartPlan {
     pub stop_signal: Signal,
     /// Seconds before SIGKILL follows; -1 for never.
     pub stop_timeout_seconds: i64,
+    /// What the kernel's network gets.
+    pub network: NetworkPlan,
     /// The OCI runtime to use instead of the built-in one.
     pub runtime: Option<PathBuf>,
 }
@@ -133,9 +135,11 @@ impl Engine {
             machine: Machine::read()?,
         };
         let spec = spec::derive(request, &record.image_config, &resolved)?;
-        self.write_name_files(&record, &resolved, &donors)?;
+        let network = self.plan_network(&record)?;
+        self.write_name_files(&record, &resolved, &donors, &network)?;
         Ok(StartPlan {
             spec,
+            network,
             rootfs,
             root,
             init: request.init,
@@ -249,12 +253,17 @@ impl Engine {
         record: &ContainerRecord,
         resolved: &Resolved,
         donors: &Donors,
+        network: &NetworkPlan,
     ) -> Result<(), EngineError> {
+        let endpoints = network.attachments.iter().map(|(_, endpoint)| endpoint);
+        let addresses: Vec<_> =
+            endpoints.flat_map(|endpoint| [endpoint.ipv4, endpoint.ipv6]).flatten().map(|own| own.address).collect();
         let shared = donors.network.as_ref().map(|donor| self.roots().container(donor.id.as_str()));
         let files = NameFiles {
             network: &network_mode(&record.request.network, donors),
             hostname: &resolved.hostname,
             domainname: record.request.domainname.as_deref(),
+            addresses: &addresses,
             shared_with: shared.as_deref(),
             owner: resolved.id_map.map_or(0, |map| map.host_id),
         };
@@ -264,7 +273,7 @@ impl Engine {
 
 fn network_mode(choice: &NamespaceChoice, donors: &Donors) -> NetworkMode {
     match choice {
-        NamespaceChoice::Default | NamespaceChoice::Private => NetworkMode::Private,
+        NamespaceChoice::Default | NamespaceChoice::Private | NamespaceChoice::Network(_) => NetworkMode::Private,
         NamespaceChoice::None => NetworkMode::None,
         NamespaceChoice::Host => NetworkMode::Host,
         NamespaceChoice::Container(name) => {

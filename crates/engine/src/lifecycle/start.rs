@@ -18,6 +18,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use hull_kernel::cgroups::{Cgroup, Layout};
+use hull_network::NetworkPlan;
 use hull_oci::runtime::{ConsoleSize, LinuxNamespace, LinuxNamespaceType, Spec};
 use hull_runtime::create::CreateError;
 use hull_runtime::plan::{CgroupDriver, InitPlan, PlanOptions, RootSource, Streams};
@@ -37,6 +38,7 @@ use crate::error::EngineError;
 use crate::id::ContainerId;
 use crate::lifecycle::external::{self, ExternalPlan};
 use crate::lifecycle::prepare::StartPlan;
+use crate::networks;
 use crate::worker::chain;
 
 /// Name of the spec of the present start, in the state folder.
@@ -66,6 +68,7 @@ struct Prepared {
     log: LogOptions,
     stdin_once: bool,
     auto_remove: bool,
+    network: NetworkPlan,
 }
 
 /// Who makes the container's process.
@@ -142,12 +145,13 @@ impl Engine {
         // Docker's StdinOnce: what is started attached reads its client's stdin to the end; later clients come and go.
         let (stdin_once, auto_remove) =
             (request.interactive && !request.tty && attached.is_some(), request.auto_remove);
+        let network = start.network.clone();
         let way = match start.runtime.clone() {
             Some(program) => Way::External(self.external(id, program, start, streams)?),
             None => Way::BuiltIn(Box::new(built_in(start, streams)?)),
         };
         let listener = start::listen(&state)?;
-        Ok(Prepared { id: id.clone(), way, lock, listener, ends, log, stdin_once, auto_remove })
+        Ok(Prepared { id: id.clone(), way, lock, listener, ends, log, stdin_once, auto_remove, network })
     }
 
     fn external(
@@ -244,7 +248,7 @@ fn become_supervisor(
 fn work(prepared: Prepared, channel: LaunchSender, report: PipeWriter) -> ! {
     let (log, stdin_once, auto_remove) = (prepared.log, prepared.stdin_once, prepared.auto_remove);
     let ends = prepared.ends;
-    let result = run_container(prepared.way).and_then(|running| {
+    let result = run_container(prepared.way, &prepared.network).and_then(|running| {
         let stdio = match (ends, running.terminal) {
             (SupervisorEnds::Streams { stdin, stdout, stderr }, _) => LaunchStdio::Streams { stdin, stdout, stderr },
             (SupervisorEnds::Terminal { stdin }, Some(master)) => LaunchStdio::Terminal { master, stdin },
@@ -265,19 +269,27 @@ fn work(prepared: Prepared, channel: LaunchSender, report: PipeWriter) -> ! {
 }
 
 /// Makes the process run; a failure comes as exit code and text.
-fn run_container(way: Way) -> Result<Running, (i32, String)> {
+fn run_container(way: Way, network: &NetworkPlan) -> Result<Running, (i32, String)> {
     let oom_events =
         |cgroup: &Cgroup| cgroup.oom_events_path().and_then(|path| File::open(path).ok()).map(OwnedFd::from);
     match way {
         Way::BuiltIn(plan) => {
-            let started = hull_runtime::create::create(*plan)
-                .and_then(hull_runtime::create::Created::start)
-                .map_err(|error| describe(&error))?;
+            let mut wired = Ok(Vec::new());
+            let created = hull_runtime::create::create_and(*plan, |pid, _| wired = network.wire(pid));
+            let created = created.map_err(|error| describe(&error))?;
+            match wired {
+                Ok(changed) => networks::report(&changed),
+                Err(error) => {
+                    created.abandon();
+                    return Err((125, chain(&error)));
+                }
+            }
+            let started = created.start().map_err(|error| describe(&error))?;
             let oom_events = started.cgroup.as_ref().and_then(oom_events);
             Ok(Running { pid: started.pid, pidfd: started.pidfd, terminal: started.terminal, oom_events })
         }
         Way::External(plan) => {
-            let process = external::run(&plan).map_err(|error| external::describe(&error, &plan.command))?;
+            let process = external::run(&plan, network).map_err(|error| external::describe(&error, &plan.command))?;
             let cgroup = Pid::from_raw(process.pid).and_then(|pid| Layout::detect().ok()?.cgroup_of(pid).ok());
             let oom_events = cgroup.as_ref().and_then(oom_events);
             Ok(Running { pid: process.pid, pidfd: process.pidfd, terminal: process.terminal, oom_events })

@@ -107,7 +107,10 @@ pub(crate) fn namespaces(request: &CreateContainer, resolved: &Resolved) -> Resu
         let path = match choice {
             NamespaceChoice::Host => continue,
             NamespaceChoice::Default if type_ == LinuxNamespaceType::User => continue,
-            NamespaceChoice::Default | NamespaceChoice::Private | NamespaceChoice::None => None,
+            NamespaceChoice::Default
+            | NamespaceChoice::Private
+            | NamespaceChoice::None
+            | NamespaceChoice::Network(_) => None,
             NamespaceChoice::Container(name) => Some(
                 resolved
                     .namespaces
