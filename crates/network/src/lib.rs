@@ -13,6 +13,8 @@ pub mod network;
 pub mod plan;
 pub mod ports;
 pub mod subnet;
+pub mod publishing;
+pub mod reservation;
 
 pub use mode::NetworkMode;
 pub use network::{Driver, Endpoint, Mac, Network};
