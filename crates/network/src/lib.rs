@@ -6,15 +6,16 @@
 #![forbid(unsafe_code)]
 
 pub mod bridge;
+pub mod claims;
 pub mod firewall;
 pub mod mode;
 pub mod name_files;
 pub mod network;
 pub mod plan;
 pub mod ports;
-pub mod subnet;
 pub mod publishing;
 pub mod reservation;
+pub mod subnet;
 
 pub use mode::NetworkMode;
 pub use network::{Driver, Endpoint, Mac, Network};

@@ -13,7 +13,8 @@ pub const APPLICATION_ID: i32 = 0x4855_4c4c;
 pub const VERSION: i32 = MIGRATIONS.len() as i32;
 
 /// Each entry takes a database from its own index to the next version.
-pub const MIGRATIONS: [&str; 6] = [VERSION_1, VERSION_2, VERSION_3, VERSION_4, VERSION_5, VERSION_6];
+pub const MIGRATIONS: [&str; 7] =
+    [VERSION_1, VERSION_2, VERSION_3, VERSION_4, VERSION_5, VERSION_6, VERSION_7];
 
 /// The first version that has the table of facts.
 pub(crate) const FACTS_SINCE: usize = 3;
@@ -188,4 +189,18 @@ CREATE TABLE endpoints (
     UNIQUE (network_id, ipv6)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX endpoints_by_container ON endpoints(container_id);
+";
+
+const VERSION_7: &str = "
+-- Ports of running containers at the host's addresses (hull_network's claims.rs): what the firewall's table is rebuilt from.
+CREATE TABLE published_ports (
+    protocol     TEXT NOT NULL,         -- tcp, udp or sctp
+    host_port    INTEGER NOT NULL,
+    host_address TEXT NOT NULL,         -- 0.0.0.0 or :: for every one of the family
+    container_id TEXT NOT NULL REFERENCES containers(id) ON DELETE CASCADE DEFERRABLE INITIALLY DEFERRED,
+    address      TEXT NOT NULL,         -- the container's
+    port         INTEGER NOT NULL,
+    PRIMARY KEY (protocol, host_port, host_address)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX published_ports_by_container ON published_ports(container_id);
 ";
