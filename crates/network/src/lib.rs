@@ -12,6 +12,7 @@ pub mod mode;
 pub mod name_files;
 pub mod network;
 pub mod plan;
+pub mod port_list;
 pub mod ports;
 pub mod publishing;
 pub mod reservation;
