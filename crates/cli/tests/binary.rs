@@ -65,7 +65,7 @@ fn refusals_leave_nothing_behind() {
     let folder = tempfile::tempdir().unwrap();
     for (line, code, message) in [
         ("run", 125, "Error: 'hull run' requires at least 1 argument\n"),
-        ("run -p 80:80 hello", 125, "Error: --publish is not supported yet (it comes with the networks release)\n"),
+        ("run --link web hello", 125, "Error: --link is not supported yet (it comes with the networks release)\n"),
         ("run -m x hello", 125, "Error: invalid argument \"x\" for \"-m, --memory\" flag: invalid size: 'x'\n"),
         ("run -v a:b:c:d hello", 125, "Error: invalid argument \"a:b:c:d\" for \"-v, --volume\" flag"),
         ("run --env-file none hello", 125, "Error: cannot read --env-file none\n  caused by: No such file"),

@@ -23,6 +23,9 @@
 //! layer-size = 137438953472 # bytes of files in one layer, unpacked
 //! layer-entries = 10000000  # entries in one layer
 //! archive-size = 549755813888 # bytes of an archive that is loaded, uncompressed
+//!
+//! [publish]
+//! allow = ["8080", "53/udp"] # ports open to other hosts although the host's input policy is drop; "all" for every one
 //! ```
 //!
 //! It is `/etc/hull/hull.toml`, which may be missing, or the file that `--config` or `HULL_CONFIG` names, which must
@@ -36,6 +39,7 @@ use std::path::{Path, PathBuf};
 
 use hull_image::registry::{Registries, TrustPolicy};
 use hull_image::unpack::UnpackOptions;
+use hull_network::publishing::Allowed;
 use hull_snapshot::Driver;
 use jiff::SignedDuration;
 use serde::Deserialize;
@@ -57,6 +61,16 @@ pub struct Configuration {
     pub gc: Gc,
     /// What an image may be at most.
     pub limits: Limits,
+    /// Which ports are published to other hosts.
+    pub publish: Publish,
+}
+
+/// `[publish]`: what the host's own firewall does not decide (see hull_network's publishing.rs).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Publish {
+    /// Ports that are open to other hosts although the host's firewall is closed.
+    pub allow: Allowed,
 }
 
 /// `[limits]`: far above any image that is meant well, and below what would fill a machine.

@@ -12,6 +12,9 @@ use hull_image::archive::{ArchiveError, OtherPlatform, SaveError};
 use hull_image::registry::RegistryError;
 use hull_kernel::cgroups::CgroupError;
 use hull_kernel::mounts::MountError;
+use hull_kernel::netlink::nftables::NftablesError;
+use hull_network::claims::ClaimError;
+use hull_network::firewall::FirewallError;
 use hull_oci::{Digest, PlatformError, ReferenceError};
 use hull_runtime::plan::PlanError;
 use hull_snapshot::SnapshotError;
@@ -165,6 +168,29 @@ pub enum EngineError {
     /// Facts about the machine.
     #[error(transparent)]
     Machine(#[from] MachineError),
+    /// Ports that a container does not get.
+    #[error(transparent)]
+    Ports(#[from] ClaimError),
+    /// The firewall's table.
+    #[error(transparent)]
+    Firewall(#[from] FirewallError),
+    /// The host's own firewall cannot be read.
+    #[error("reading the host's firewall")]
+    HostFirewall(#[source] NftablesError),
+    /// A container without a network of which ports could be published.
+    #[error("conflicting options: port publishing and the network mode {mode}")]
+    NothingToPublish {
+        /// Its network mode.
+        mode: String,
+    },
+    /// A port that is not published.
+    #[error("No public port '{port}' published for {name}")]
+    NotPublished {
+        /// `80/tcp`.
+        port: String,
+        /// The container as typed.
+        name: String,
+    },
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -367,6 +393,10 @@ impl EngineError {
             EngineError::Locked { .. } => ErrorKind::Unavailable,
             EngineError::Volume(error) => error.kind(),
             EngineError::Network(error) => error.kind(),
+            EngineError::NotPublished { .. } => ErrorKind::NotFound,
+            EngineError::Ports(ClaimError::Store(error)) => store_kind(error),
+            EngineError::Ports(ClaimError::Publish(_)) | EngineError::NothingToPublish { .. } => ErrorKind::Invalid,
+            EngineError::Ports(_) => ErrorKind::Conflict,
             EngineError::Copy(error) => error.kind(),
             EngineError::Files(FilesError::File { source, .. }) => kind_of(source),
             EngineError::Record(error) => error.kind(),
@@ -380,6 +410,7 @@ impl EngineError {
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             EngineError::NotRoot { .. } => "run it with sudo; rootless containers come in a later version",
+            EngineError::NothingToPublish { .. } => "ports are published from a network: use --network bridge",
             EngineError::NameTaken { .. } => "choose another --name, or remove that container with `hull rm`",
             EngineError::Refused { refusal, .. } => return refusal.hint().map(str::to_owned),
             EngineError::Spec(SpecError::NoCommand) => "the image names no command: put one after the image's name",

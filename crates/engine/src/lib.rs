@@ -38,6 +38,7 @@ mod names;
 mod networks;
 mod pressure;
 mod prune;
+pub mod publish;
 mod record;
 mod recover;
 pub mod request;

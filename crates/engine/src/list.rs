@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use hull_network::port_list;
 use hull_oci::Digest;
 use hull_snapshot::SnapshotId;
 use jiff::Timestamp;
@@ -61,8 +62,8 @@ pub struct ContainerSummary {
     pub local_volumes: usize,
     /// Network mode.
     pub networks: Vec<String>,
-    /// Exposed ports, `80/tcp`.
-    pub ports: Vec<String>,
+    /// Docker's column of published and exposed ports.
+    pub ports: String,
     /// Bytes written to the container's own layer, when measured.
     pub size_rw_bytes: Option<u64>,
     /// Those and the image's, when measured.
@@ -132,7 +133,12 @@ impl Engine {
             Err(_) if matches!(state, ContainerState::Creating | ContainerState::Removing) => return Ok(None),
             Err(_) => return Ok(self.store().read(|db| row::find(db, row.id.as_str()))?.exists().then(|| broken(row))),
         };
-        Ok(Some(summarize(row, &record, state)))
+        let mut summary = summarize(row, &record, state);
+        if summary.state.is_running() {
+            let exposed = Effective::merge(&record.request, &record.image_config).exposed_ports;
+            summary.ports = port_list::column(&self.published_ports(&row.id)?, &exposed);
+        }
+        Ok(Some(summary))
     }
 
     fn measure(&self, summary: &mut ContainerSummary) -> Result<(), EngineError> {
@@ -193,7 +199,7 @@ fn broken(row: &ContainerRow) -> ContainerSummary {
         mount_targets: Vec::new(),
         local_volumes: 0,
         networks: Vec::new(),
-        ports: Vec::new(),
+        ports: String::new(),
         size_rw_bytes: None,
         size_root_fs_bytes: None,
     }
@@ -219,7 +225,7 @@ fn summarize(row: &ContainerRow, record: &ContainerRecord, state: ContainerState
         mount_targets: record.mounts.iter().map(|mount| mount.target.display().to_string()).collect(),
         local_volumes: record.mounts.iter().filter(|mount| mount.volume().is_some()).count(),
         networks: vec![network_name(&record.request.network)],
-        ports: effective.exposed_ports,
+        ports: port_list::column(&[], &effective.exposed_ports),
         size_rw_bytes: None,
         size_root_fs_bytes: None,
     }

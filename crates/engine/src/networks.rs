@@ -92,7 +92,7 @@ pub(crate) fn release(tx: &Transaction<'_>, id: &ContainerId) -> Result<(), Stor
     Ok(())
 }
 
-fn all(db: &Connection) -> Result<Vec<Network>, EngineError> {
+pub(crate) fn all(db: &Connection) -> Result<Vec<Network>, EngineError> {
     let mut statement = db.prepare_cached("SELECT definition FROM networks ORDER BY created_at")?;
     let texts = statement.query_map([], |row| row.get::<_, String>(0))?.collect::<Result<Vec<_>, _>>()?;
     texts.iter().map(|text| Ok(serde_json::from_str(text).map_err(NetworkError::Damaged)?)).collect()
@@ -137,7 +137,8 @@ fn choose(
 }
 
 impl Engine {
-    fn firewall(&self) -> Firewall {
+    /// The firewall's table of this instance.
+    pub(crate) fn firewall(&self) -> Firewall {
         let instance = self.roots().instance();
         Firewall::new(instance.strip_prefix("hull-").unwrap_or_default())
     }

@@ -10,6 +10,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use hull_network::Mac;
+use hull_network::ports::PortRequest;
 use serde::{Deserialize, Serialize};
 
 /// Version written into `request.json`; a reader refuses a newer one by name.
@@ -105,8 +106,12 @@ pub struct CreateContainer {
     pub resources: ResourceRequest,
     /// OCI runtime program used instead of the built-in one.
     pub runtime: Option<String>,
-    /// DNS and hosts entries are network matters of a later release; extra `host:ip` lines are not accepted yet.
+    /// Ports that the container listens on, `80/tcp`.
     pub exposed_ports: Vec<String>,
+    /// Ports that are published at the host's addresses.
+    pub published_ports: Vec<PortRequest>,
+    /// Whether every exposed port is published, at a free port of the host.
+    pub publish_all: bool,
 }
 
 /// What a container asks of its place in a network.

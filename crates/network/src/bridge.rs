@@ -107,6 +107,8 @@ pub fn attach(
     };
     let peer = Peer { name: &endpoint.interface, mac: endpoint.mac.0, namespace };
     host.make_veth(&endpoint.host_interface, bridge, network.mtu, &peer).map_err(failed("making interface"))?;
+    let port = host.index(&endpoint.host_interface).and_then(|index| index.ok_or(io::ErrorKind::NotFound.into()));
+    port.and_then(|port| host.let_return(port)).map_err(failed("setting the bridge's port of interface"))?;
     let inside = Netlink::of(namespace).map_err(failed("entering the namespace for interface"))?;
     let index = inside.index(&endpoint.interface).and_then(|index| index.ok_or(io::ErrorKind::NotFound.into()));
     let index = index.map_err(failed("finding interface"))?;
@@ -125,6 +127,23 @@ pub fn attach(
 fn gateways<'a>(network: &'a Network, endpoint: &'a Endpoint) -> impl Iterator<Item = IpAddr> + 'a {
     let has = |v4: bool| if v4 { endpoint.ipv4.is_some() } else { endpoint.ipv6.is_some() };
     network.subnets.iter().map(|subnet| subnet.gateway).filter(move |gateway| has(gateway.is_ipv4()))
+}
+
+/// Lets this host's own packets from 127/8 go to a network's containers, for ports that are published there. The
+/// firewall's rules have to be there first: they keep the network away from the host's loopback.
+///
+/// # Errors
+/// The setting that cannot be written.
+pub fn open_loopback(network: &Network) -> Result<(), BridgeError> {
+    if network.subnet_v4().is_none() {
+        return Ok(());
+    }
+    let path = format!("/proc/sys/net/ipv4/conf/{}/route_localnet", network.bridge);
+    fs::write(&path, "1").map_err(|source| BridgeError::Refused {
+        action: format!("setting {path}"),
+        network: network.name.clone(),
+        source,
+    })
 }
 
 /// Removes an interface of the host's; nothing when it is not there.

@@ -254,6 +254,15 @@ pub fn release(tx: &Connection, container_id: &str) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// Takes the notes of containers away that have no place in a network any more: their run is over.
+///
+/// # Errors
+/// The database's.
+pub fn release_ended(tx: &Connection) -> Result<(), StoreError> {
+    tx.execute("DELETE FROM published_ports WHERE container_id NOT IN (SELECT container_id FROM endpoints)", [])?;
+    Ok(())
+}
+
 /// Takes some of a container's notes away.
 ///
 /// # Errors

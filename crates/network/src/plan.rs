@@ -79,6 +79,7 @@ impl NetworkPlan {
             let bridge = bridge::ensure(&host, network)?;
             bridge::attach(&host, bridge, network, endpoint, namespace.as_fd(), position == 0)?;
             self.admit(network)?;
+            bridge::open_loopback(network)?;
             changed.extend(bridge::forward(network)?);
         }
         Ok(changed)

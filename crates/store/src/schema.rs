@@ -13,8 +13,7 @@ pub const APPLICATION_ID: i32 = 0x4855_4c4c;
 pub const VERSION: i32 = MIGRATIONS.len() as i32;
 
 /// Each entry takes a database from its own index to the next version.
-pub const MIGRATIONS: [&str; 7] =
-    [VERSION_1, VERSION_2, VERSION_3, VERSION_4, VERSION_5, VERSION_6, VERSION_7];
+pub const MIGRATIONS: [&str; 7] = [VERSION_1, VERSION_2, VERSION_3, VERSION_4, VERSION_5, VERSION_6, VERSION_7];
 
 /// The first version that has the table of facts.
 pub(crate) const FACTS_SINCE: usize = 3;

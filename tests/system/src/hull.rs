@@ -19,6 +19,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
+use hull_network::firewall::Firewall;
 use hull_store::Roots;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -303,11 +304,26 @@ impl Hull {
     }
 }
 
+impl Hull {
+    /// The bridge and the firewall's table outlive the containers, as docker's do; here they belong to a test.
+    fn remove_default_network(&self) {
+        let instance = self.roots.instance();
+        let Some(hash) = instance.strip_prefix("hull-") else { return };
+        let bridge = format!("hull0-{hash}");
+        if Path::new("/proc/sys/net/ipv4/conf").join(&bridge).exists() {
+            let removed = Command::new("ip").args(["link", "delete", &bridge]).status();
+            assert!(removed.is_ok_and(|status| status.success()), "{bridge} stays");
+            Firewall::new(hash).remove().expect("removing the firewall's table");
+        }
+    }
+}
+
 impl Drop for Hull {
     fn drop(&mut self) {
         if self.roots.database().exists() {
             self.remove_containers();
         }
+        self.remove_default_network();
         let mut left = leftovers::settled(|| self.leftovers());
         left.extend(self.remove_layer_mounts());
         if left.is_empty() {

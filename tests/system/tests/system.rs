@@ -28,6 +28,7 @@ mod many;
 mod mount_options;
 mod mounts;
 mod neighbours;
+mod ports;
 mod refusals;
 mod runtime_commands;
 mod runtime_fields;

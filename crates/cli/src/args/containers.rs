@@ -1,5 +1,6 @@
 //! The arguments of the commands on containers other than `run` and `create`.
 
+use hull_network::ports::ContainerPort;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -114,6 +115,20 @@ pub struct RemoveArgs {
     /// Names or ids
     #[arg(value_name = "CONTAINER", required = true, hide = true)]
     pub containers: Vec<String>,
+}
+
+/// `port`.
+#[derive(Debug, Args)]
+pub struct PortArgs {
+    /// Show who reaches each port, and what the host's firewall says
+    #[arg(long)]
+    pub why: bool,
+    /// Name or id
+    #[arg(value_name = "CONTAINER", required = true, hide = true)]
+    pub container: String,
+    /// A port of the container
+    #[arg(value_name = "PORT", hide = true)]
+    pub port: Option<ContainerPort>,
 }
 
 /// `ps`.

@@ -32,8 +32,6 @@ pub(crate) const fn switch(long: &'static str, reason: &'static str) -> LaterFla
 
 /// The flags of `run` and `create` that are refused.
 pub const RUN: &[LaterFlag] = &[
-    LaterFlag { short: Some('p'), ..value("publish", NETWORKS) },
-    LaterFlag { short: Some('P'), ..switch("publish-all", NETWORKS) },
     value("add-host", NETWORKS),
     value("dns", NETWORKS),
     value("dns-opt", NETWORKS),
@@ -141,7 +139,6 @@ pub const VERBS: &[&str] = &[
     "network",
     "node",
     "plugin",
-    "port",
     "rename",
     "search",
     "secret",

@@ -12,6 +12,8 @@ use hull_engine::request::{
     SeccompChoice, Ulimit, VolumesFrom,
 };
 
+use hull_network::ports::PortRequest;
+
 use super::env::{self, FileError};
 use super::surroundings::Surroundings;
 use super::values::{self, NamespaceFlag, namespace};
@@ -136,6 +138,12 @@ pub struct ContainerArgs {
     /// When to pull the image: always, missing or never
     #[arg(long, value_name = "WHEN", default_value = "missing", value_parser = pull_policy)]
     pub pull: PullPolicy,
+    /// Publish a port: [[ADDRESS:][HOST_PORT]:]PORT[/PROTOCOL]
+    #[arg(short, long, value_name = "PORT", value_parser = values::published_ports)]
+    pub publish: Vec<Vec<PortRequest>>,
+    /// Publish all exposed ports at free ports of the host
+    #[arg(short = 'P', long)]
+    pub publish_all: bool,
     /// Show nothing while pulling
     #[arg(short, long)]
     pub quiet: bool,
@@ -301,6 +309,8 @@ impl ContainerArgs {
             resources: self.resources(),
             runtime: self.runtime.clone(),
             exposed_ports: self.expose.concat(),
+            published_ports: self.publish.concat(),
+            publish_all: self.publish_all,
         })
     }
 

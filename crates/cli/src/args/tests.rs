@@ -111,15 +111,14 @@ fn switches_and_the_border_of_the_image() {
 
 #[test]
 fn flags_of_later_releases_are_refused_by_name() {
-    for flag in
-        ["-p 80:80", "--publish=80", "-P", "--restart always", "--health-cmd x", "--net-rate 1mbit", "--gpus all"]
+    for flag in ["--link web", "--dns=1.1.1.1", "--restart always", "--health-cmd x", "--net-rate 1mbit", "--gpus all"]
     {
         let error = run_args(&format!("{flag} image")).unwrap_err();
         assert!(error.contains(" is not supported yet ("), "{flag}: {error}");
     }
     assert_eq!(
-        run_args("-p 80 image").unwrap_err(),
-        "--publish is not supported yet (it comes with the networks release)"
+        run_args("--link web image").unwrap_err(),
+        "--link is not supported yet (it comes with the networks release)"
     );
     for harmless in ["--restart no", "--log-driver json-file", "--memory-swappiness -1", "--isolation default"] {
         assert!(run_args(&format!("{harmless} image")).is_ok(), "{harmless}");

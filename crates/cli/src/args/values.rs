@@ -4,6 +4,7 @@
 //! flag:`, which are docker's where users know them. What needs the image, the kernel or the store (a user
 //! name, a capability, a minimum size) is the engine's to judge.
 
+use hull_network::ports::{self, PortError, PortRequest};
 use std::path::PathBuf;
 
 use hull_engine::request::{DeviceRequest, NamespaceChoice, Ulimit};
@@ -194,21 +195,19 @@ pub fn platform(text: &str) -> Result<String, String> {
 
 /// `--expose PORT[-PORT][/PROTOCOL]`, written out as `PORT/PROTOCOL` each.
 pub fn exposed_ports(text: &str) -> Result<Vec<String>, String> {
-    let (range, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
-    let protocol = protocol.to_ascii_lowercase();
-    if !matches!(protocol.as_str(), "tcp" | "udp" | "sctp") {
-        return Err(format!("invalid proto: {protocol}"));
-    }
-    let invalid = || format!("invalid range format for --expose: {text}");
-    let port = |text: &str| text.parse::<u16>().ok().filter(|port| *port > 0).ok_or_else(invalid);
-    let (first, last) = match range.split_once('-') {
-        Some((first, last)) => (port(first)?, port(last)?),
-        None => (port(range)?, port(range)?),
-    };
-    if first > last {
-        return Err(invalid());
-    }
-    Ok((first..=last).map(|port| format!("{port}/{protocol}")).collect())
+    let ports = ports::expose(text).map_err(|error| match error {
+        PortError::ContainerPort(_) => format!("invalid range format for --expose: {text}"),
+        error => error.to_string(),
+    })?;
+    Ok(ports.iter().map(ToString::to_string).collect())
+}
+
+/// Reads a value of `-p`.
+///
+/// # Errors
+/// With docker's words.
+pub fn published_ports(text: &str) -> Result<Vec<PortRequest>, PortError> {
+    ports::publish(text)
 }
 
 /// The flags that choose a namespace.

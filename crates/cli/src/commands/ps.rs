@@ -81,7 +81,7 @@ fn row(summary: &ContainerSummary, now: Timestamp, short: bool) -> (Value, Box<d
         ("Names", summary.name.clone()),
         ("Networks", summary.networks.join(",")),
         ("Platform", format!("linux/{}", super::version::go_architecture())),
-        ("Ports", summary.ports.join(", ")),
+        ("Ports", summary.ports.clone()),
         ("RunningFor", summary.running_for(now)),
         ("Size", size(summary)),
         ("State", summary.state.name().to_owned()),
@@ -144,7 +144,7 @@ mod tests {
             mount_targets: Vec::new(),
             local_volumes: 1,
             networks: vec!["private".to_owned()],
-            ports: vec!["80/tcp".to_owned(), "53/udp".to_owned()],
+            ports: "80/tcp, 53/udp".to_owned(),
             size_rw_bytes: Some(1234),
             size_root_fs_bytes: Some(74_800_000),
         }

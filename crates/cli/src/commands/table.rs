@@ -4,11 +4,11 @@ use clap::{Args, FromArgMatches};
 
 use super::{
     attach, changes, completion, cp, create, exec, help, history, image, images, info, inspect, login, logs, man,
-    manifest, prune, ps, rm, run, start, stop, system, version, volume,
+    manifest, port, prune, ps, rm, run, start, stop, system, version, volume,
 };
 use crate::args::containers::{
     AttachArgs, CommitArgs, CopyArgs, DiffArgs, ExecArgs, ExportArgs, InspectArgs, InspectOneKindArgs, KillArgs,
-    ListArgs, LogsArgs, NamesArgs, RemoveArgs, StartArgs, StopArgs,
+    ListArgs, LogsArgs, NamesArgs, PortArgs, RemoveArgs, StartArgs, StopArgs,
 };
 use crate::args::images::{
     HistoryArgs, ImportArgs, ListImagesArgs, LoadArgs, LoginArgs, LogoutArgs, ManifestInspectArgs, PullArgs, PushArgs,
@@ -160,6 +160,15 @@ const RM: Verb = Verb {
     usage: "[OPTIONS] CONTAINER [CONTAINER...]",
     wants: "requires at least 1 argument",
     body: leaf!(RemoveArgs, later::REMOVE, rm::run),
+    ..PLAIN
+};
+
+const PORT: Verb = Verb {
+    name: "port",
+    about: "List the published ports of a container",
+    usage: "[OPTIONS] CONTAINER [PORT[/PROTOCOL]]",
+    wants: "requires at least 1 argument",
+    body: leaf!(PortArgs, port::run),
     ..PLAIN
 };
 
@@ -593,7 +602,7 @@ const VOLUME: Verb = Verb {
 
 /// All commands, in the order of the help.
 pub const VERBS: &[Verb] = &[
-    RUN, CREATE, START, STOP, RESTART, PAUSE, UNPAUSE, KILL, WAIT, RM, PS, LOGS, EXEC, ATTACH, CP, DIFF, COMMIT,
+    RUN, CREATE, START, STOP, RESTART, PAUSE, UNPAUSE, KILL, WAIT, RM, PS, PORT, LOGS, EXEC, ATTACH, CP, DIFF, COMMIT,
     EXPORT, INSPECT, PULL, PUSH, IMAGES, RMI, IMPORT, LOAD, SAVE, TAG, HISTORY, LOGIN, LOGOUT, CONTAINER, IMAGE,
     VOLUME, SYSTEM, MANIFEST, INFO, VERSION, OCI, COMPLETION, MAN, HELP,
 ];

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use hull_network::network::DEFAULT_NETWORK;
+use hull_network::port_list::{self, PortMap};
 use hull_network::{Cidr, Endpoint, Network, Subnet};
 use hull_supervisor::record::ExitRecord;
 use jiff::Timestamp;
@@ -134,7 +135,7 @@ pub struct NetworkSettings {
     #[serde(rename = "SandboxID")]
     pub sandbox_id: String,
     pub sandbox_key: String,
-    pub ports: Empty,
+    pub ports: PortMap,
     #[serde(rename = "IPAddress")]
     pub ip_address: String,
     pub gateway: String,
@@ -184,6 +185,10 @@ impl Engine {
             }
             false => (None, None),
         };
+        let ports = match state.is_running() {
+            true => port_list::port_map(&self.published_ports(&row.id)?, &effective.exposed_ports),
+            false => PortMap::new(),
+        };
         let args = effective.args();
         let folder = self.roots().container(row.id.as_str());
         let file = |name: &str| folder.join(name).display().to_string();
@@ -211,7 +216,7 @@ impl Engine {
             size_root_fs,
             mounts: record.mounts.iter().map(mount).collect(),
             config: config(&record, effective, self.hostname_of(&record)),
-            network_settings: self.network_settings(&record, &state)?,
+            network_settings: self.network_settings(&record, &state, ports)?,
         })
     }
 }
@@ -316,6 +321,7 @@ impl Engine {
         &self,
         record: &ContainerRecord,
         state: &ContainerState,
+        ports: PortMap,
     ) -> Result<NetworkSettings, EngineError> {
         let sandbox_key = state.pid().map(|pid| format!("/proc/{pid}/ns/net")).unwrap_or_default();
         let place = self.place_of(&record.id)?;
@@ -326,6 +332,7 @@ impl Engine {
             if network.as_deref() == Some(DEFAULT_NETWORK) { endpoint.clone() } else { EndpointInspect::default() };
         Ok(NetworkSettings {
             sandbox_key,
+            ports,
             ip_address: first.ip_address,
             gateway: first.gateway,
             mac_address: first.mac_address,

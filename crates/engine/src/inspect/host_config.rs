@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use hull_network::port_list::{self, PortBinding};
 use serde::Serialize;
 
-use super::Empty;
 use crate::record::ContainerRecord;
 use crate::request::{CreateContainer, MountRequest, MountSource, NamespaceChoice, SeccompChoice, VolumesFrom};
 use crate::spec::DEFAULT_SHM_BYTES;
@@ -19,7 +19,7 @@ pub struct HostConfig {
     pub container_id_file: String,
     pub log_config: LogConfig,
     pub network_mode: String,
-    pub port_bindings: Empty,
+    pub port_bindings: BTreeMap<String, Vec<PortBinding>>,
     pub restart_policy: RestartPolicy,
     pub auto_remove: bool,
     pub volume_driver: String,
@@ -148,6 +148,8 @@ impl HostConfig {
             },
             network_mode: crate::list::network_name(&request.network),
             restart_policy: RestartPolicy { name: "no".to_owned(), maximum_retry_count: 0 },
+            port_bindings: port_list::requested(&request.published_ports),
+            publish_all_ports: request.publish_all,
             auto_remove: request.auto_remove,
             cap_add: some(request.cap_add.clone()),
             cap_drop: some(request.cap_drop.clone()),

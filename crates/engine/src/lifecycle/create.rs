@@ -152,6 +152,7 @@ impl Engine {
             }
         }
         self.check_network(request)?;
+        self.check_ports(request)?;
         let Some(name) = &request.name else { return Ok(()) };
         match self.store().read(|db| row::owner_of_name(db, name))? {
             Some(owner) if owner.lease.as_ref().is_some_and(|lease| !lease.is_alive()) => self.recover().map(drop),

@@ -136,6 +136,7 @@ impl Engine {
         };
         let spec = spec::derive(request, &record.image_config, &resolved)?;
         let network = self.plan_network(&record)?;
+        self.publish_at_start(&record, &network)?;
         self.write_name_files(&record, &resolved, &donors, &network)?;
         Ok(StartPlan {
             spec,

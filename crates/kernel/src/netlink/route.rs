@@ -16,7 +16,10 @@ use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
-use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use netlink_packet_route::link::{
+    InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo,
+    LinkMessage,
+};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
@@ -113,6 +116,21 @@ impl Netlink {
             LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(inside))),
         ]));
         self.make(RouteNetlinkMessage::NewLink(link))
+    }
+
+    /// Lets a bridge send packets back through the port by which they came (bridge(8), hairpin): where br_netfilter
+    /// has the firewall see frames, a container reaches its own published port only so.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn let_return(&self, port: u32) -> io::Result<()> {
+        let mut link = LinkMessage::default();
+        link.header.index = port;
+        link.attributes.push(LinkAttribute::LinkInfo(vec![
+            LinkInfo::PortKind(InfoPortKind::Bridge),
+            LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::HairpinMode(true)])),
+        ]));
+        self.tell(RouteNetlinkMessage::NewLink(link), 0)
     }
 
     /// Removes an interface.

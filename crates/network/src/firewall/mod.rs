@@ -18,7 +18,7 @@ use std::io;
 use std::net::IpAddr;
 
 use hull_kernel::netlink::conntrack::{self, Destination};
-use hull_kernel::netlink::nftables::{Element, NftablesError, Transaction, interface};
+use hull_kernel::netlink::nftables::{Element, NftablesError, Transaction, interface, table_names};
 
 use crate::ports::Protocol;
 
@@ -105,6 +105,14 @@ impl Firewall {
             transaction.add_elements(set, elements);
         });
         Ok(transaction.commit()?)
+    }
+
+    /// Whether the table is there.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub fn is_there(&self) -> Result<bool, FirewallError> {
+        Ok(table_names()?.iter().any(|(family, name)| *family == "inet" && *name == self.table))
     }
 
     /// A network more.

@@ -1,0 +1,198 @@
+//! Publishing a container's ports: at its start, at its end, and while it runs.
+//!
+//! What is published is decided when the container has its addresses: ports of the host are chosen and held, noted in
+//! the database ([`hull_network::claims`]), then put into the firewall's table. At the end it goes the other way round, so
+//! that the table never leads to a container whose port is another's already. Rows that a kill left are taken away with
+//! the rest of the run (cleanup.rs) or after a boot.
+
+use std::net::IpAddr;
+use std::path::Path;
+
+use hull_network::claims::{self, Chosen, ClaimError, Taken};
+use hull_network::firewall::policy::{self, HostPolicy};
+use hull_network::firewall::{Publication, Segment};
+use hull_network::ports::{ContainerPort, HostPort, PortRequest};
+use hull_network::publishing::{Inside, Reach};
+use hull_network::{Cidr, NetworkPlan};
+
+use crate::engine::Engine;
+use crate::error::EngineError;
+use crate::id::ContainerId;
+use crate::list::network_name;
+use crate::networks;
+use crate::record::ContainerRecord;
+use crate::request::{CreateContainer, NamespaceChoice};
+use crate::spec::Effective;
+
+/// How often free ports are chosen again that another container was given meanwhile.
+const ATTEMPTS: usize = 8;
+
+/// Who reaches a published port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reached {
+    /// The port.
+    pub publication: Publication,
+    /// Who.
+    pub reach: Reach,
+}
+
+impl Engine {
+    /// What the host's own firewall says now.
+    pub(crate) fn host_policy(&self) -> Result<HostPolicy, EngineError> {
+        policy::read(Path::new("/etc")).map_err(EngineError::HostFirewall)
+    }
+
+    /// Refuses ports of a container that has no network to publish them from.
+    pub(crate) fn check_ports(&self, request: &CreateContainer) -> Result<(), EngineError> {
+        let has_network = matches!(request.network, NamespaceChoice::Network(_) | NamespaceChoice::Default);
+        match has_network || (request.published_ports.is_empty() && !request.publish_all) {
+            true => Ok(()),
+            false => Err(EngineError::NothingToPublish { mode: network_name(&request.network) }),
+        }
+    }
+
+    /// Publishes what a container that is about to start wants published, and brings the firewall's table back when it is
+    /// missing, so that the other containers' ports come back as well.
+    pub(crate) fn publish_at_start(&self, record: &ContainerRecord, plan: &NetworkPlan) -> Result<(), EngineError> {
+        let requests = port_requests(record);
+        let Some((_, endpoint)) = plan.attachments.first() else {
+            let mode = network_name(&record.request.network);
+            return if requests.is_empty() { Ok(()) } else { Err(EngineError::NothingToPublish { mode }) };
+        };
+        let address = |own: Option<Cidr>| own.map(|own| own.address);
+        let inside = Inside {
+            ipv4: address(endpoint.ipv4).and_then(|address| match address {
+                IpAddr::V4(address) => Some(address),
+                IpAddr::V6(_) => None,
+            }),
+            ipv6: address(endpoint.ipv6).and_then(|address| match address {
+                IpAddr::V6(address) => Some(address),
+                IpAddr::V4(_) => None,
+            }),
+        };
+        if !self.firewall().is_there()? {
+            self.restore_firewall()?;
+        }
+        self.publish_ports(&record.id, &requests, inside)
+    }
+
+    /// Publishes ports of a container that has its addresses.
+    ///
+    /// # Errors
+    /// A port that is taken, by name; nothing is published then.
+    pub(crate) fn publish_ports(
+        &self,
+        id: &ContainerId,
+        requests: &[PortRequest],
+        inside: Inside,
+    ) -> Result<(), EngineError> {
+        if requests.is_empty() {
+            return Ok(());
+        }
+        let mut publications = self.claim_ports(id, requests, inside)?;
+        let policy = self.host_policy()?;
+        self.decide_reach(&mut publications, &policy)?;
+        let published = match self.firewall().publish(&publications) {
+            Err(error) if error.is_missing() => self.restore_firewall(),
+            result => result.map_err(EngineError::from),
+        };
+        published.inspect_err(|_| {
+            let released = self.store().write(|tx| claims::release_some(tx, id.as_str(), &publications));
+            if let Err(error) = released {
+                tracing::warn!(%id, %error, "releasing ports that were not published");
+            }
+        })
+    }
+
+    /// Ports of the host, noted as the container's.
+    fn claim_ports(
+        &self,
+        id: &ContainerId,
+        requests: &[PortRequest],
+        inside: Inside,
+    ) -> Result<Vec<Publication>, EngineError> {
+        let is_fixed = requests.iter().all(|request| matches!(request.host_port, HostPort::Port(_)));
+        for attempt in 1.. {
+            let taken = self.store().read(Taken::read)?;
+            let chosen = Chosen::choose(requests, inside, &taken)?;
+            match self.store().write(|tx| {
+                claims::release_ended(tx)?;
+                claims::note(tx, id.as_str(), &chosen.publications)
+            }) {
+                Ok(()) => return Ok(chosen.publications),
+                Err(ClaimError::Published { .. }) if !is_fixed && attempt < ATTEMPTS => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        unreachable!("the last attempt returns")
+    }
+
+    fn decide_reach(&self, publications: &mut [Publication], policy: &HostPolicy) -> Result<(), EngineError> {
+        let allowed = &self.configuration()?.publish.allow;
+        for publication in publications {
+            publication.open = Reach::of(publication, policy, allowed).is_open();
+        }
+        Ok(())
+    }
+
+    /// Withdraws all ports of a container.
+    ///
+    /// # Errors
+    /// The firewall's and the database's.
+    pub(crate) fn withdraw_ports(&self, id: &ContainerId) -> Result<(), EngineError> {
+        let publications = self.published_ports(id)?;
+        if publications.is_empty() {
+            return Ok(());
+        }
+        self.firewall().withdraw(&publications, &[])?;
+        Ok(self.store().write(|tx| claims::release(tx, id.as_str()))?)
+    }
+
+    /// Makes the firewall's table anew from what the store knows.
+    pub(crate) fn restore_firewall(&self) -> Result<(), EngineError> {
+        let policy = self.host_policy()?;
+        let mut publications = self.store().read(claims::all)?.into_iter().map(|(_, one)| one).collect::<Vec<_>>();
+        self.decide_reach(&mut publications, &policy)?;
+        let segments: Vec<_> = self.store().read(networks::all)?.iter().map(Segment::from).collect();
+        Ok(self.firewall().ensure(&segments, &publications)?)
+    }
+
+    /// The published ports of a container, by port.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn published_ports(&self, id: &ContainerId) -> Result<Vec<Publication>, EngineError> {
+        Ok(self.store().read(|db| claims::of_container(db, id.as_str()))?)
+    }
+
+    /// Who reaches each published port of a container, and what the host's firewall says.
+    ///
+    /// # Errors
+    /// No such container; the kernel's and the database's.
+    pub fn port_reach(&self, name: &str) -> Result<(Vec<Reached>, HostPolicy), EngineError> {
+        let id = self.resolve(name)?;
+        let policy = self.host_policy()?;
+        let allowed = &self.configuration()?.publish.allow;
+        let publications = self.published_ports(&id)?;
+        let reached = publications
+            .into_iter()
+            .map(|publication| Reached { reach: Reach::of(&publication, &policy, allowed), publication });
+        Ok((reached.collect(), policy))
+    }
+}
+
+/// What a container wants published: what was asked for, and with `-P` what is exposed besides.
+pub(crate) fn port_requests(record: &ContainerRecord) -> Vec<PortRequest> {
+    let request = &record.request;
+    let mut requests = request.published_ports.clone();
+    if request.publish_all {
+        let exposed = Effective::merge(request, &record.image_config).exposed_ports;
+        for ContainerPort { port, protocol } in exposed.iter().filter_map(|port| port.parse().ok()) {
+            let is_asked_for = |asked: &PortRequest| (asked.port, asked.protocol) == (port, protocol);
+            if !requests.iter().any(is_asked_for) {
+                requests.push(PortRequest { host_address: None, host_port: HostPort::Free, port, protocol });
+            }
+        }
+    }
+    requests
+}
