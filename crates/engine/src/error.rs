@@ -183,6 +183,12 @@ pub enum EngineError {
         /// Its network mode.
         mode: String,
     },
+    /// Names that would be another container's.
+    #[error("conflicting options: {option} and the network mode")]
+    NamesOfAnother {
+        /// What was asked for.
+        option: &'static str,
+    },
     /// A port that is not published.
     #[error("No public port '{port}' published for {name}")]
     NotPublished {
@@ -396,6 +402,7 @@ impl EngineError {
             EngineError::NotPublished { .. } => ErrorKind::NotFound,
             EngineError::Ports(ClaimError::Store(error)) => store_kind(error),
             EngineError::Ports(ClaimError::Publish(_)) | EngineError::NothingToPublish { .. } => ErrorKind::Invalid,
+            EngineError::NamesOfAnother { .. } | EngineError::Files(FilesError::NoGateway(_)) => ErrorKind::Invalid,
             EngineError::Ports(_) => ErrorKind::Conflict,
             EngineError::Copy(error) => error.kind(),
             EngineError::Files(FilesError::File { source, .. }) => kind_of(source),

@@ -10,7 +10,8 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use hull_network::NetworkMode;
-use hull_network::name_files::{self, COPY_LIMIT_BYTES, OwnName};
+use hull_network::name_files::{self, COPY_LIMIT_BYTES, ExtraHost, NoGateway, OwnName};
+use hull_network::resolv_conf::{Form, ResolvConf, Wanted};
 
 /// What the files depend on.
 #[derive(Debug)]
@@ -23,6 +24,14 @@ pub struct NameFiles<'a> {
     pub domainname: Option<&'a str>,
     /// Its addresses.
     pub addresses: &'a [IpAddr],
+    /// Names that it is told besides.
+    pub extra_hosts: &'a [ExtraHost],
+    /// Addresses at which it reaches the host.
+    pub gateways: &'a [IpAddr],
+    /// What was asked for in resolv.conf.
+    pub wanted: &'a Wanted,
+    /// How it reaches name servers.
+    pub form: Form,
     /// Folder whose files another container of the same network uses.
     pub shared_with: Option<&'a Path>,
     /// Host id of the container's root.
@@ -32,6 +41,9 @@ pub struct NameFiles<'a> {
 /// A name file that cannot be written.
 #[derive(Debug, thiserror::Error)]
 pub enum FilesError {
+    /// A name is to lead to the host, which the container does not reach.
+    #[error(transparent)]
+    NoGateway(#[from] NoGateway),
     /// Reading or writing failed.
     #[error("cannot {action} {}", path.display())]
     File {
@@ -59,22 +71,26 @@ impl NameFiles<'_> {
     }
 
     fn hosts(&self) -> Result<Vec<u8>, FilesError> {
+        let further = || name_files::extra_lines(self.extra_hosts, self.gateways);
         match (self.network, self.shared_with) {
             (NetworkMode::Container(_), Some(folder)) => read_bounded(&folder.join("hosts")),
-            (NetworkMode::Host, _) => Ok(name_files::hosts_of_host(&read_bounded(Path::new(HOSTS))?)),
+            (NetworkMode::Host, _) => Ok(name_files::hosts_of_host(&read_bounded(Path::new(HOSTS))?, &further()?)),
             _ => {
                 let own = OwnName { hostname: self.hostname, domainname: self.domainname, addresses: self.addresses };
-                Ok(name_files::hosts(&own).into_bytes())
+                Ok(name_files::hosts(&own, &further()?).into_bytes())
             }
         }
     }
 
     fn resolv_conf(&self) -> Result<Vec<u8>, FilesError> {
-        let source = match self.shared_with {
-            Some(folder) => folder.join("resolv.conf"),
-            None => PathBuf::from(RESOLV_CONF),
-        };
-        Ok(name_files::resolv_conf(&read_bounded(&source)?))
+        if let Some(folder) = self.shared_with {
+            return read_bounded(&folder.join("resolv.conf"));
+        }
+        let host = read_bounded(Path::new(RESOLV_CONF))?;
+        match self.form {
+            Form::Host if self.wanted.is_empty() => Ok(name_files::resolv_conf(&host)),
+            form => Ok(ResolvConf::parse(&host).for_container(self.wanted, form).text().into_bytes()),
+        }
     }
 
     /// Writes in place: a running container of an earlier start has no mount of this file any more, and an exec of
@@ -115,6 +131,10 @@ mod tests {
             hostname: "web",
             domainname: None,
             addresses: &[],
+            extra_hosts: &[],
+            gateways: &[],
+            wanted: &Wanted::default(),
+            form: Form::Host,
             shared_with: None,
             owner: rustix::process::getuid().as_raw(),
         };
@@ -135,6 +155,10 @@ mod tests {
             hostname: "donor",
             domainname: None,
             addresses: &[],
+            extra_hosts: &[],
+            gateways: &[],
+            wanted: &Wanted::default(),
+            form: Form::Host,
             shared_with: Some(donor.path()),
             owner: rustix::process::getuid().as_raw(),
         };

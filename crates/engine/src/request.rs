@@ -10,7 +10,9 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use hull_network::Mac;
+use hull_network::name_files::ExtraHost;
 use hull_network::ports::PortRequest;
+use hull_network::resolv_conf::Wanted;
 use serde::{Deserialize, Serialize};
 
 /// Version written into `request.json`; a reader refuses a newer one by name.
@@ -96,6 +98,12 @@ pub struct CreateContainer {
     /// Its place in the network.
     #[serde(skip_serializing_if = "EndpointRequest::is_default")]
     pub endpoint: EndpointRequest,
+    /// Name servers, search domains and options in place of the host's.
+    #[serde(skip_serializing_if = "Wanted::is_empty")]
+    pub resolver: Wanted,
+    /// Further names in /etc/hosts.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub extra_hosts: Vec<ExtraHost>,
     /// `name=value` kernel parameters (namespaced ones only).
     pub sysctls: BTreeMap<String, String>,
     /// Resource limits of the process.

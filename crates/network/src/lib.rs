@@ -16,6 +16,7 @@ pub mod port_list;
 pub mod ports;
 pub mod publishing;
 pub mod reservation;
+pub mod resolv_conf;
 pub mod subnet;
 
 pub use mode::NetworkMode;

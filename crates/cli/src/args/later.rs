@@ -32,11 +32,6 @@ pub(crate) const fn switch(long: &'static str, reason: &'static str) -> LaterFla
 
 /// The flags of `run` and `create` that are refused.
 pub const RUN: &[LaterFlag] = &[
-    value("add-host", NETWORKS),
-    value("dns", NETWORKS),
-    value("dns-opt", NETWORKS),
-    value("dns-option", NETWORKS),
-    value("dns-search", NETWORKS),
     value("ip", NETWORKS),
     value("ip6", NETWORKS),
     value("link", NETWORKS),

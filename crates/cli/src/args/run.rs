@@ -4,6 +4,7 @@
 //! looks at nothing but the arguments and the [`Surroundings`] (environment, files named by flags), so that
 //! tables of command lines can be tested against the requests they mean.
 
+use std::net::IpAddr;
 use std::path::Path;
 
 use clap::Args;
@@ -12,7 +13,9 @@ use hull_engine::request::{
     SeccompChoice, Ulimit, VolumesFrom,
 };
 
+use hull_network::name_files::ExtraHost;
 use hull_network::ports::PortRequest;
+use hull_network::resolv_conf::Wanted;
 
 use super::env::{self, FileError};
 use super::surroundings::Surroundings;
@@ -39,6 +42,9 @@ pub struct RunArgs {
 /// What `hull run` and `hull create` have in common.
 #[derive(Debug, Args)]
 pub struct ContainerArgs {
+    /// Add a name to /etc/hosts: NAME:ADDRESS, or NAME:host-gateway for the host
+    #[arg(long, value_name = "HOST", value_parser = values::extra_host)]
+    pub add_host: Vec<ExtraHost>,
     /// Add an annotation, passed to the OCI runtime
     #[arg(long, value_name = "NAME=VALUE", value_parser = values::annotation)]
     pub annotation: Vec<(String, String)>,
@@ -66,6 +72,15 @@ pub struct ContainerArgs {
     /// Add a host device: HOST[:CONTAINER][:rwm]
     #[arg(long, value_name = "DEVICE", value_parser = values::device)]
     pub device: Vec<DeviceRequest>,
+    /// Name server to ask instead of the host's
+    #[arg(long, value_name = "ADDRESS", value_parser = values::address)]
+    pub dns: Vec<IpAddr>,
+    /// Option of resolv.conf instead of the host's, such as ndots:1
+    #[arg(long, alias = "dns-opt", value_name = "OPTION", value_parser = values::dns_option)]
+    pub dns_option: Vec<String>,
+    /// Search domain instead of the host's; . for none
+    #[arg(long, value_name = "DOMAIN", value_parser = values::dns_search)]
+    pub dns_search: Vec<String>,
     /// NIS domain name
     #[arg(long, value_name = "NAME")]
     pub domainname: Option<String>,
@@ -303,6 +318,12 @@ impl ContainerArgs {
             cgroupns: namespace(&self.cgroupns),
             network: namespace(&self.network),
             endpoint: EndpointRequest::default(),
+            resolver: Wanted {
+                servers: self.dns.clone(),
+                search: self.dns_search.clone(),
+                options: self.dns_option.clone(),
+            },
+            extra_hosts: self.add_host.clone(),
             sysctls: self.sysctl.iter().cloned().collect(),
             ulimits: self.ulimit.clone(),
             devices: self.device.clone(),

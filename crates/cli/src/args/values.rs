@@ -4,8 +4,11 @@
 //! flag:`, which are docker's where users know them. What needs the image, the kernel or the store (a user
 //! name, a capability, a minimum size) is the engine's to judge.
 
-use hull_network::ports::{self, PortError, PortRequest};
+use std::net::IpAddr;
 use std::path::PathBuf;
+
+use hull_network::name_files::{ExtraHost, ExtraHostError};
+use hull_network::ports::{self, PortError, PortRequest};
 
 use hull_engine::request::{DeviceRequest, NamespaceChoice, Ulimit};
 
@@ -210,6 +213,37 @@ pub fn published_ports(text: &str) -> Result<Vec<PortRequest>, PortError> {
     ports::publish(text)
 }
 
+/// `--add-host NAME:ADDRESS`.
+pub fn extra_host(text: &str) -> Result<ExtraHost, ExtraHostError> {
+    text.parse()
+}
+
+/// `--dns ADDRESS`.
+pub fn address(text: &str) -> Result<IpAddr, String> {
+    text.trim().parse().map_err(|_| format!("IP address is not correctly formatted: {text}"))
+}
+
+/// `--dns-search DOMAIN`: letters, digits, `-` and `_` between dots, with at least one letter; or a single dot.
+pub fn dns_search(text: &str) -> Result<String, String> {
+    let domain = text.trim();
+    let is_label = |label: &str| {
+        let inner = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        (1..=63).contains(&label.len()) && label.chars().all(inner) && !label.starts_with('-') && !label.ends_with('-')
+    };
+    let labels = domain.strip_suffix('.').unwrap_or(domain);
+    let is_domain =
+        labels.len() <= 253 && labels.split('.').all(is_label) && labels.contains(|c: char| c.is_ascii_alphabetic());
+    if domain == "." || is_domain { Ok(domain.to_owned()) } else { Err(format!("{text} is not a valid domain")) }
+}
+
+/// `--dns-option OPTION`: one word of resolv.conf(5).
+pub fn dns_option(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        return Err(format!("{text:?} is not an option of resolv.conf"));
+    }
+    Ok(text.to_owned())
+}
+
 /// The flags that choose a namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NamespaceFlag {
@@ -355,6 +389,20 @@ mod tests {
         for text in ["", "0", "6-5", "80/foo", "x", "70000"] {
             assert!(exposed_ports(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn name_servers_and_domains() {
+        assert_eq!(address(" 2001:db8::1"), Ok("2001:db8::1".parse().unwrap()));
+        assert_eq!(address("1.2.3").unwrap_err(), "IP address is not correctly formatted: 1.2.3");
+        for domain in [".", "example.org", "a", "x.y.", "_tcp.example", "1a.2"] {
+            assert_eq!(dns_search(domain), Ok(domain.to_owned()));
+        }
+        for domain in ["", "..", "a..b", "-a.b", "a b", "1.2.3.4", "a/b", "a\nnameserver 1"] {
+            assert_eq!(dns_search(domain).unwrap_err(), format!("{domain} is not a valid domain"));
+        }
+        assert_eq!(dns_option("ndots:1"), Ok("ndots:1".to_owned()));
+        assert!(dns_option("a b").is_err() && dns_option("").is_err() && dns_option("a\nb").is_err());
     }
 
     #[test]

@@ -20,6 +20,7 @@ use std::os::unix::fs::DirBuilderExt;
 
 use hull_image::content::ContentError;
 use hull_image::{ImageError, Progress};
+use hull_network::name_files::{ExtraAddress, NoGateway};
 use hull_oci::Platform;
 use hull_oci::image::ImageConfig;
 use hull_snapshot::{SnapshotId, Snapshotter};
@@ -29,6 +30,7 @@ use jiff::Timestamp;
 use crate::builtin;
 use crate::engine::Engine;
 use crate::error::EngineError;
+use crate::files::FilesError;
 use crate::id::ContainerId;
 use crate::images::LayerError;
 use crate::machine::Machine;
@@ -153,6 +155,7 @@ impl Engine {
         }
         self.check_network(request)?;
         self.check_ports(request)?;
+        check_names(request)?;
         let Some(name) = &request.name else { return Ok(()) };
         match self.store().read(|db| row::owner_of_name(db, name))? {
             Some(owner) if owner.lease.as_ref().is_some_and(|lease| !lease.is_alive()) => self.recover().map(drop),
@@ -307,5 +310,18 @@ impl Engine {
         if let Err(error) = removed {
             tracing::warn!(%id, %error, "cleaning up after a failed creation");
         }
+    }
+}
+
+/// A container in another one's network has that one's names and servers, and none of its own; one without a network
+/// does not reach the host.
+fn check_names(request: &CreateContainer) -> Result<(), EngineError> {
+    let to_host = || request.extra_hosts.iter().any(|extra| extra.address == ExtraAddress::HostGateway);
+    let refused = |option| Err(EngineError::NamesOfAnother { option });
+    match &request.network {
+        NamespaceChoice::Container(_) if !request.resolver.is_empty() => refused("dns"),
+        NamespaceChoice::Container(_) if !request.extra_hosts.is_empty() => refused("custom host-to-IP mapping"),
+        NamespaceChoice::None | NamespaceChoice::Private if to_host() => Err(FilesError::NoGateway(NoGateway).into()),
+        _ => Ok(()),
     }
 }

@@ -5,10 +5,12 @@
 //! are the name files and a missing working directory; both do no harm when the start then fails.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use hull_kernel::mounts::inside;
+use hull_network::resolv_conf::Form;
 use hull_network::{NetworkMode, NetworkPlan};
 use hull_oci::runtime::{LinuxIdMapping, LinuxNamespaceType, Spec};
 use hull_snapshot::Rootfs;
@@ -265,10 +267,31 @@ impl Engine {
             hostname: &resolved.hostname,
             domainname: record.request.domainname.as_deref(),
             addresses: &addresses,
+            extra_hosts: &record.request.extra_hosts,
+            gateways: &gateways(record, network),
+            wanted: &record.request.resolver,
+            form: form(network),
             shared_with: shared.as_deref(),
             owner: resolved.id_map.map_or(0, |map| map.host_id),
         };
         Ok(files.write(&self.roots().container(record.id.as_str()))?)
+    }
+}
+
+/// The addresses at which a container reaches the host: its first network's gateways, or the host's own loopback.
+fn gateways(record: &ContainerRecord, network: &NetworkPlan) -> Vec<IpAddr> {
+    match network.attachments.first() {
+        Some((network, _)) => network.subnets.iter().map(|subnet| subnet.gateway).collect(),
+        None if record.request.network == NamespaceChoice::Host => vec![Ipv4Addr::LOCALHOST.into()],
+        None => Vec::new(),
+    }
+}
+
+/// How a container in these networks reaches name servers.
+fn form(network: &NetworkPlan) -> Form {
+    match network.attachments.as_slice() {
+        [] => Form::Host,
+        attachments => Form::Network { ipv6: attachments.iter().any(|(_, endpoint)| endpoint.ipv6.is_some()) },
     }
 }
 
