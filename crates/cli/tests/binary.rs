@@ -65,7 +65,11 @@ fn refusals_leave_nothing_behind() {
     let folder = tempfile::tempdir().unwrap();
     for (line, code, message) in [
         ("run", 125, "Error: 'hull run' requires at least 1 argument\n"),
-        ("run --link web hello", 125, "Error: --link is not supported yet (it comes with the networks release)\n"),
+        (
+            "run --link web hello",
+            125,
+            "Error: --link is not supported yet (containers of a user network find each other by name)\n",
+        ),
         ("run -m x hello", 125, "Error: invalid argument \"x\" for \"-m, --memory\" flag: invalid size: 'x'\n"),
         ("run -v a:b:c:d hello", 125, "Error: invalid argument \"a:b:c:d\" for \"-v, --volume\" flag"),
         ("run --env-file none hello", 125, "Error: cannot read --env-file none\n  caused by: No such file"),
@@ -77,7 +81,7 @@ fn refusals_leave_nothing_behind() {
         ("ps --format {{nope}}", 64, "Error: template parsing error: template: :1: function \"nope\" not defined\n"),
         ("bogus", 1, "Error: unknown command: hull bogus\n"),
         ("push x", 1, "Error: An image does not exist locally with the tag: x:latest\n"),
-        ("network ls", 1, "Error: hull network is not supported yet"),
+        ("stats", 1, "Error: hull stats is not supported yet"),
         ("start -a a b", 1, "Error: you cannot start and attach multiple containers at once\n"),
     ] {
         let output = hull(HULL, folder.path(), line);

@@ -26,6 +26,9 @@
 //!
 //! [publish]
 //! allow = ["8080", "53/udp"] # ports open to other hosts although the host's input policy is drop; "all" for every one
+//!
+//! [network]
+//! pools = [{ base = "10.200.0.0/16", size = 24 }] # subnets of networks that are made without one
 //! ```
 //!
 //! It is `/etc/hull/hull.toml`, which may be missing, or the file that `--config` or `HULL_CONFIG` names, which must
@@ -40,6 +43,7 @@ use std::path::{Path, PathBuf};
 use hull_image::registry::{Registries, TrustPolicy};
 use hull_image::unpack::UnpackOptions;
 use hull_network::publishing::Allowed;
+use hull_network::subnet::Pool;
 use hull_snapshot::Driver;
 use jiff::SignedDuration;
 use serde::Deserialize;
@@ -63,6 +67,16 @@ pub struct Configuration {
     pub limits: Limits,
     /// Which ports are published to other hosts.
     pub publish: Publish,
+    /// Where networks' addresses come from.
+    pub network: NetworkSection,
+}
+
+/// `[network]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct NetworkSection {
+    /// Where IPv4 subnets are taken from that nobody asks for, in this order; docker's pools when empty.
+    pub pools: Vec<Pool>,
 }
 
 /// `[publish]`: what the host's own firewall does not decide (see hull_network's publishing.rs).

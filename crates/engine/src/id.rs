@@ -48,16 +48,25 @@ impl ContainerId {
     }
 }
 
+/// Fills a buffer with random bytes.
+///
+/// # Errors
+/// getrandom(2)'s.
+pub(crate) fn fill_random(buffer: &mut [u8]) -> std::io::Result<()> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        filled += getrandom(&mut buffer[filled..], GetRandomFlags::empty())?;
+    }
+    Ok(())
+}
+
 /// `bytes` random bytes in lower-case hexadecimal.
 ///
 /// # Errors
 /// getrandom(2)'s.
 pub(crate) fn random_hex(bytes: usize) -> std::io::Result<String> {
     let mut raw = vec![0_u8; bytes];
-    let mut filled = 0;
-    while filled < bytes {
-        filled += getrandom(&mut raw[filled..], GetRandomFlags::empty())?;
-    }
+    fill_random(&mut raw)?;
     Ok(raw.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 

@@ -1,12 +1,13 @@
-//! `inspect`: everything known about a container or an image, in the JSON of docker's API (version 1.56).
+//! `inspect`: everything known about a container, an image or a network, in the JSON of docker's API (version 1.56).
 //!
 //! Field names and shapes are docker's, so that scripts and clients made for it can read them; what Hull does not have
-//! (networks, graph drivers' data, health) is there and empty. One thing docker has no word for: the exit code of a
+//! (graph drivers' data, health) is there and empty. One thing docker has no word for: the exit code of a
 //! container whose end nobody saw is -1, and `Error` says so.
 
 mod container;
 mod host_config;
 mod image;
+mod network;
 
 use serde::Serialize;
 
@@ -18,20 +19,23 @@ pub use container::{
 };
 pub use host_config::{DeviceMapping, HostConfig, HostMount, LogConfig, RestartPolicy, UlimitInspect};
 pub use image::{ImageInspect, ImageMetadata, RootFsInspect};
+pub use network::{ConfigFrom, Ipam, IpamConfig, Member, NetworkInspect};
 
 /// What may be meant by a name.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum InspectKind {
-    /// A container, or else an image.
+    /// A container, or else an image, or else a network.
     #[default]
     Any,
     /// A container.
     Container,
     /// An image.
     Image,
+    /// A network.
+    Network,
 }
 
-/// Either kind of object.
+/// An object of any kind.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Inspect {
@@ -39,6 +43,8 @@ pub enum Inspect {
     Container(Box<ContainerInspect>),
     /// An image.
     Image(Box<ImageInspect>),
+    /// A network.
+    Network(Box<NetworkInspect>),
 }
 
 /// An object of docker's JSON whose members Hull never has: `{}`.
@@ -46,25 +52,24 @@ pub enum Inspect {
 pub struct Empty {}
 
 impl Engine {
-    /// Looks a name up among containers and images. `size` also measures a container.
+    /// Looks a name up among containers, images and networks. `size` also measures a container.
     ///
     /// # Errors
     /// [`EngineError::NoSuchObject`] and its like.
     pub fn inspect(&self, name: &str, kind: InspectKind, size: bool) -> Result<Inspect, EngineError> {
-        let container = |engine: &Engine| Ok(Inspect::Container(Box::new(engine.inspect_container(name, size)?)));
-        let image = |engine: &Engine| Ok(Inspect::Image(Box::new(engine.inspect_image(name)?)));
         match kind {
-            InspectKind::Container => container(self),
-            InspectKind::Image => image(self),
-            InspectKind::Any => match container(self) {
-                Err(EngineError::NoSuchContainer { .. }) => match image(self) {
-                    Err(error) if error.kind() == crate::ErrorKind::NotFound => {
-                        Err(EngineError::NoSuchObject { name: name.to_owned() })
+            InspectKind::Container => Ok(Inspect::Container(Box::new(self.inspect_container(name, size)?))),
+            InspectKind::Image => Ok(Inspect::Image(Box::new(self.inspect_image(name)?))),
+            InspectKind::Network => Ok(Inspect::Network(Box::new(self.inspect_network(name)?))),
+            InspectKind::Any => {
+                for kind in [InspectKind::Container, InspectKind::Image, InspectKind::Network] {
+                    match self.inspect(name, kind, size) {
+                        Err(error) if error.kind() == crate::ErrorKind::NotFound => {}
+                        result => return result,
                     }
-                    other => other,
-                },
-                other => other,
-            },
+                }
+                Err(EngineError::NoSuchObject { name: name.to_owned() })
+            }
         }
     }
 }

@@ -18,7 +18,7 @@ use crate::id::ContainerId;
 use crate::lifecycle::state::ContainerState;
 use crate::mount_point::MountKind;
 use crate::record::ContainerRecord;
-use crate::request::NamespaceChoice;
+use crate::request::{CreateContainer, NamespaceChoice};
 use crate::row::{self, ContainerRow};
 use crate::spec::Effective;
 
@@ -224,10 +224,18 @@ fn summarize(row: &ContainerRow, record: &ContainerRecord, state: ContainerState
         mounts: mounts.collect(),
         mount_targets: record.mounts.iter().map(|mount| mount.target.display().to_string()).collect(),
         local_volumes: record.mounts.iter().filter(|mount| mount.volume().is_some()).count(),
-        networks: vec![network_name(&record.request.network)],
+        networks: network_names(&record.request),
         ports: port_list::column(&[], &effective.exposed_ports),
         size_rw_bytes: None,
         size_root_fs_bytes: None,
+    }
+}
+
+/// The networks that a container is in, or its mode.
+pub(crate) fn network_names(request: &CreateContainer) -> Vec<String> {
+    match &request.network {
+        NamespaceChoice::Network(_) => request.networks.iter().map(|one| one.network.clone()).collect(),
+        mode => vec![network_name(mode)],
     }
 }
 
@@ -239,6 +247,7 @@ pub(crate) fn network_name(choice: &NamespaceChoice) -> String {
         NamespaceChoice::None => "none".to_owned(),
         NamespaceChoice::Container(name) => format!("container:{name}"),
         NamespaceChoice::Network(name) => name.clone(),
+        NamespaceChoice::Path(path) => format!("ns:{}", path.display()),
     }
 }
 

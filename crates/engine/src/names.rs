@@ -125,10 +125,14 @@ pub struct NameError(pub String);
 /// When it is shorter than two characters or has one that is not allowed.
 pub fn check(name: &str) -> Result<&str, NameError> {
     let bare = name.strip_prefix('/').unwrap_or(name);
+    if is_plain(bare) && bare.len() >= 2 { Ok(bare) } else { Err(NameError(name.to_owned())) }
+}
+
+/// Whether a name is made of letters, digits, `_`, `.` and `-`, and begins with one of the first two.
+pub(crate) fn is_plain(name: &str) -> bool {
     let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
-    let mut bytes = bare.bytes();
-    let valid = bytes.next().is_some_and(|b| b.is_ascii_alphanumeric()) && bare.len() >= 2 && bytes.all(allowed);
-    if valid { Ok(bare) } else { Err(NameError(name.to_owned())) }
+    let mut bytes = name.bytes();
+    bytes.next().is_some_and(|b| b.is_ascii_alphanumeric()) && bytes.all(allowed)
 }
 
 /// A friendly name. `attempt` is 0 at first; from the fourth on a number makes a clash unlikely.

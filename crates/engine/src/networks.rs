@@ -1,29 +1,25 @@
-//! Networks in the store, and the places that containers have in them while they run.
+//! Networks in the store.
 //!
-//! A network's row is its definition, which never changes; `bridge` is made by the first start that needs it. A place is
-//! a row too: inserted by the start, in one transaction with the choice of its address, so that no address is given
-//! twice; deleted when the run is cleaned up, which the crash sweep does for killed commands. A row of another boot is
-//! of a container that does not run, and is deleted by the next start. The kernel's part is [`NetworkPlan`]'s, in the
-//! process that makes the container's.
+//! A network's row is its definition, which never changes; its bridge is made by the first start that needs it. The row of
+//! one that is being removed is leased by who does it (networks/definitions.rs), and is nobody's network any more.
+//! Containers' places in networks are networks/places.rs.
 
-use std::collections::BTreeMap;
+pub(crate) mod definitions;
+pub(crate) mod places;
+
 use std::net::IpAddr;
+use std::path::PathBuf;
 
-use hull_kernel::netlink::route::Netlink;
-use hull_network::bridge::ChangedSetting;
-use hull_network::firewall::Firewall;
-use hull_network::network::DEFAULT_NETWORK;
-use hull_network::subnet::{self, SubnetError};
-use hull_network::{Cidr, Driver, Endpoint, Mac, Network, NetworkPlan, Subnet};
-use hull_store::{Lease, StoreError};
-use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension, Transaction, params};
+use hull_network::firewall::{Firewall, FirewallError};
+use hull_network::interfaces::InterfaceError;
+use hull_network::plan::PlanError;
+use hull_network::settings::SettingError;
+use hull_network::subnet::SubnetError;
+use hull_network::{Cidr, Network};
+use rusqlite::{Connection, Transaction, params};
 
 use crate::engine::Engine;
 use crate::error::{EngineError, ErrorKind};
-use crate::id::{ContainerId, random_hex};
-use crate::record::ContainerRecord;
-use crate::request::{CreateContainer, NamespaceChoice};
 
 /// What is wrong with a network, or with what is asked of it.
 #[derive(Debug, thiserror::Error)]
@@ -31,9 +27,109 @@ pub enum NetworkError {
     /// No network of that name or id.
     #[error("network {0} not found")]
     NotFound(String),
+    /// Several networks' ids begin so.
+    #[error("network id {prefix} is ambiguous: {count} networks have it")]
+    Ambiguous {
+        /// As it was given.
+        prefix: String,
+        /// How many.
+        count: usize,
+    },
+    /// The name is taken.
+    #[error("network with name {0} already exists")]
+    Exists(String),
+    /// A name that no network can have.
+    #[error("{0:?} is no name for a network: only [a-zA-Z0-9][a-zA-Z0-9_.-]* is")]
+    Name(String),
+    /// Docker's and Hull's own networks.
+    #[error("{0} is a pre-defined network and cannot be {1}")]
+    Predefined(String, &'static str),
+    /// Containers are in it.
+    #[error("network {network} has active endpoints (containers {})", containers.join(", "))]
+    InUse {
+        /// The network.
+        network: String,
+        /// Their names.
+        containers: Vec<String>,
+    },
+    /// An option that the driver does not have.
+    #[error("network option {option} is not supported by the driver {driver}{hint}")]
+    Option {
+        /// As it was given.
+        option: String,
+        /// The network's driver.
+        driver: String,
+        /// What is.
+        hint: &'static str,
+    },
+    /// A value that an option cannot have.
+    #[error("invalid value {value:?} for network option {option}")]
+    OptionValue {
+        /// The option.
+        option: String,
+        /// Its value.
+        value: String,
+    },
+    /// No such driver.
+    #[error("network driver {0} is not supported: bridge, macvlan and ipvlan are")]
+    Driver(String),
+    /// Parts that do not belong together.
+    #[error("{0}")]
+    Definition(String),
+    /// A subnet that meets another network's.
+    #[error("subnet {subnet} overlaps with {other} of network {network}")]
+    Overlap {
+        /// What was asked for.
+        subnet: Cidr,
+        /// The other one.
+        other: Cidr,
+        /// Whose.
+        network: String,
+    },
+    /// What `ns:` names.
+    #[error("{} is no network namespace", .0.display())]
+    NoNamespace(PathBuf),
+    /// The file that `ns:` names.
+    #[error("opening network namespace {}", path.display())]
+    Namespace {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// Only user networks have it.
     #[error("{0} is supported on user defined networks only")]
     UserNetworksOnly(&'static str),
+    /// An option of a place in a network, and a container that has none.
+    #[error("conflicting options: {option} and the network mode {mode}")]
+    NoPlace {
+        /// The option.
+        option: &'static str,
+        /// The container's mode.
+        mode: String,
+    },
+    /// A container that lives in another's or the host's network, or in none.
+    #[error(
+        "container sharing network namespace with another container or host, or in private (none) mode, cannot be connected to any other network"
+    )]
+    CannotConnect,
+    /// It is in the network.
+    #[error("endpoint with name {container} already exists in network {network}")]
+    Connected {
+        /// The container.
+        container: String,
+        /// The network.
+        network: String,
+    },
+    /// It is not in the network.
+    #[error("container {container} is not connected to network {network}")]
+    NotConnected {
+        /// The container.
+        container: String,
+        /// The network.
+        network: String,
+    },
     /// The network has no addresses of the family.
     #[error("network {network} has no {family} subnet for address {address}")]
     NoSubnet {
@@ -59,6 +155,27 @@ pub enum NetworkError {
     /// The routes could not be read.
     #[error("reading the host's routes")]
     Routes(#[source] std::io::Error),
+    /// No conversation with the kernel.
+    #[error("opening a netlink socket")]
+    Socket(#[source] std::io::Error),
+    /// The kernel.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// The kernel.
+    #[error(transparent)]
+    Interface(#[from] InterfaceError),
+    /// The firewall.
+    #[error("removing the rules of network {network}")]
+    Firewall {
+        /// Which.
+        network: String,
+        /// Why.
+        #[source]
+        source: FirewallError,
+    },
+    /// A setting of the kernel.
+    #[error(transparent)]
+    Setting(#[from] SettingError),
     /// A definition in the store that cannot be read.
     #[error("the stored definition of a network or endpoint is damaged")]
     Damaged(#[source] serde_json::Error),
@@ -68,72 +185,72 @@ impl NetworkError {
     /// What kind of failure it is.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            NetworkError::NotFound(_) => ErrorKind::NotFound,
-            NetworkError::Address { source: SubnetError::InUse(_), .. } => ErrorKind::Conflict,
+            NetworkError::NotFound(_) | NetworkError::NotConnected { .. } => ErrorKind::NotFound,
+            NetworkError::Address { source: SubnetError::InUse(_), .. }
+            | NetworkError::Exists(_)
+            | NetworkError::Connected { .. }
+            | NetworkError::InUse { .. }
+            | NetworkError::Overlap { .. } => ErrorKind::Conflict,
             NetworkError::Address { source: SubnetError::Full(_), .. } | NetworkError::NoPool => ErrorKind::Exhausted,
-            NetworkError::UserNetworksOnly(_) | NetworkError::NoSubnet { .. } | NetworkError::Address { .. } => {
-                ErrorKind::Invalid
-            }
-            NetworkError::Routes(_) | NetworkError::Damaged(_) => ErrorKind::Internal,
+            NetworkError::Ambiguous { .. }
+            | NetworkError::Name(_)
+            | NetworkError::Predefined(..)
+            | NetworkError::Option { .. }
+            | NetworkError::OptionValue { .. }
+            | NetworkError::Driver(_)
+            | NetworkError::Definition(_)
+            | NetworkError::NoNamespace(_)
+            | NetworkError::Namespace { .. }
+            | NetworkError::UserNetworksOnly(_)
+            | NetworkError::NoPlace { .. }
+            | NetworkError::CannotConnect
+            | NetworkError::NoSubnet { .. }
+            | NetworkError::Address { .. } => ErrorKind::Invalid,
+            NetworkError::Routes(_)
+            | NetworkError::Socket(_)
+            | NetworkError::Plan(_)
+            | NetworkError::Interface(_)
+            | NetworkError::Firewall { .. }
+            | NetworkError::Setting(_)
+            | NetworkError::Damaged(_) => ErrorKind::Internal,
         }
     }
 }
 
-/// Tells what a start has changed of the host's settings.
-pub(crate) fn report(changed: &[ChangedSetting]) {
-    for ChangedSetting { name, previous } in changed {
-        tracing::info!("{name} was {previous} and is 1 now, so that networks reach beyond this host");
-    }
-}
-
-/// Gives up a container's places.
-pub(crate) fn release(tx: &Transaction<'_>, id: &ContainerId) -> Result<(), StoreError> {
-    tx.prepare_cached("DELETE FROM endpoints WHERE container_id = ?1")?.execute([id.as_str()])?;
-    Ok(())
-}
-
+/// All networks that nobody is removing, the oldest first.
 pub(crate) fn all(db: &Connection) -> Result<Vec<Network>, EngineError> {
-    let mut statement = db.prepare_cached("SELECT definition FROM networks ORDER BY created_at")?;
+    let mut statement =
+        db.prepare_cached("SELECT definition FROM networks WHERE lease_pid IS NULL ORDER BY created_at")?;
     let texts = statement.query_map([], |row| row.get::<_, String>(0))?.collect::<Result<Vec<_>, _>>()?;
     texts.iter().map(|text| Ok(serde_json::from_str(text).map_err(NetworkError::Damaged)?)).collect()
 }
 
-fn find<'a>(networks: &'a [Network], name: &str) -> Option<&'a Network> {
+/// The network that a name or id means, if it is one of these.
+pub(crate) fn find<'a>(networks: &'a [Network], name: &str) -> Option<&'a Network> {
     networks.iter().find(|network| network.name == name || network.id == name)
 }
 
-fn insert(tx: &Transaction<'_>, network: &Network) -> Result<(), EngineError> {
+/// The network that a name, an id or an unambiguous beginning of one means.
+pub(crate) fn resolve<'a>(networks: &'a [Network], name: &str) -> Result<&'a Network, NetworkError> {
+    if let Some(network) = find(networks, name) {
+        return Ok(network);
+    }
+    let mut by_prefix = networks.iter().filter(|network| !name.is_empty() && network.id.starts_with(name));
+    match (by_prefix.next(), by_prefix.count()) {
+        (Some(network), 0) => Ok(network),
+        (Some(_), others) => Err(NetworkError::Ambiguous { prefix: name.to_owned(), count: others + 1 }),
+        (None, _) => Err(NetworkError::NotFound(name.to_owned())),
+    }
+}
+
+pub(crate) fn insert(tx: &Transaction<'_>, network: &Network) -> Result<(), EngineError> {
     let definition = serde_json::to_string(network).map_err(NetworkError::Damaged)?;
     let created = i64::try_from(network.created.as_nanosecond()).unwrap_or(i64::MAX);
+    // Networks without a bridge have the name of the bridge that they might have had, which nobody else has.
+    let bridge = network.bridge().map_or_else(|| definitions::bridge_name(&network.id), str::to_owned);
     tx.prepare_cached("INSERT INTO networks (id, name, bridge, created_at, definition) VALUES (?1, ?2, ?3, ?4, ?5)")?
-        .execute(params![network.id, network.name, network.bridge, created, definition])?;
+        .execute(params![network.id, network.name, bridge, created, definition])?;
     Ok(())
-}
-
-/// The addresses of one family that a network's containers have.
-fn taken(tx: &Transaction<'_>, network: &Network, column: &str) -> Result<Vec<IpAddr>, EngineError> {
-    let query = format!("SELECT {column} FROM endpoints WHERE network_id = ?1 AND {column} IS NOT NULL");
-    let mut statement = tx.prepare_cached(&query)?;
-    let texts = statement.query_map([&network.id], |row| row.get::<_, String>(0))?.collect::<Result<Vec<_>, _>>()?;
-    Ok(texts.iter().filter_map(|text| text.parse().ok()).collect())
-}
-
-/// The address asked for, or a free one; none when the network has no subnet of the family.
-fn choose(
-    tx: &Transaction<'_>,
-    network: &Network,
-    subnet: Option<&Subnet>,
-    asked: Option<IpAddr>,
-    column: &'static str,
-) -> Result<Option<Cidr>, EngineError> {
-    let Some(subnet) = subnet else {
-        let family = if column == "ipv4" { "IPv4" } else { "IPv6" };
-        let refused = |address| NetworkError::NoSubnet { network: network.name.clone(), family, address };
-        return asked.map_or(Ok(None), |address| Err(refused(address).into()));
-    };
-    let taken = taken(tx, network, column)?;
-    let chosen = asked.map_or_else(|| subnet.free(&taken), |address| subnet.claim(address, &taken));
-    chosen.map(Some).map_err(|source| NetworkError::Address { network: network.name.clone(), source }.into())
 }
 
 impl Engine {
@@ -141,136 +258,5 @@ impl Engine {
     pub(crate) fn firewall(&self) -> Firewall {
         let instance = self.roots().instance();
         Firewall::new(instance.strip_prefix("hull-").unwrap_or_default())
-    }
-
-    /// Name of the bridge of the default network.
-    fn default_bridge(&self) -> String {
-        match self.roots().instance().strip_prefix("hull-") {
-            Some(hash) => format!("hull0-{hash}"),
-            None => "hull0".to_owned(),
-        }
-    }
-
-    /// Refuses a network that is not there, and what it does not give.
-    pub(crate) fn check_network(&self, request: &CreateContainer) -> Result<(), EngineError> {
-        let NamespaceChoice::Network(name) = &request.network else { return Ok(()) };
-        let networks = self.store().read(all)?;
-        if name != DEFAULT_NETWORK && find(&networks, name).is_none() {
-            return Err(NetworkError::NotFound(name.clone()).into());
-        }
-        let asked = &request.endpoint;
-        match () {
-            () if name != DEFAULT_NETWORK => Ok(()),
-            () if asked.ipv4.is_some() || asked.ipv6.is_some() => {
-                Err(NetworkError::UserNetworksOnly("user specified IP address").into())
-            }
-            () if !asked.aliases.is_empty() => Err(NetworkError::UserNetworksOnly("network-scoped alias").into()),
-            () => Ok(()),
-        }
-    }
-
-    /// The default network, not in the store yet.
-    fn default_network(&self, others: &[Network]) -> Result<Network, EngineError> {
-        let routes = Netlink::here().and_then(|host| host.destinations()).map_err(NetworkError::Routes)?;
-        let mut avoided: Vec<Cidr> = routes.into_iter().map(|(address, prefix)| Cidr { address, prefix }).collect();
-        avoided.extend(others.iter().flat_map(|network| &network.subnets).map(|subnet| subnet.cidr));
-        let pool = subnet::free_pool(&avoided).ok_or(NetworkError::NoPool)?;
-        Ok(Network {
-            id: random_hex(32).map_err(EngineError::Random)?,
-            name: DEFAULT_NETWORK.to_owned(),
-            driver: Driver::Bridge,
-            bridge: self.default_bridge(),
-            subnets: vec![Subnet::of(pool)],
-            mtu: None,
-            internal: false,
-            ipv6: false,
-            options: BTreeMap::new(),
-            labels: BTreeMap::new(),
-            created: Timestamp::now(),
-        })
-    }
-
-    /// Gives a container that is about to start its place in its network.
-    pub(crate) fn plan_network(&self, record: &ContainerRecord) -> Result<NetworkPlan, EngineError> {
-        let nothing = NetworkPlan { attachments: Vec::new(), firewall: self.firewall(), networks: Vec::new() };
-        let NamespaceChoice::Network(name) = &record.request.network else { return Ok(nothing) };
-        let known = self.store().read(all)?;
-        // The host is asked before the transaction, which waits for nobody.
-        let missing = match find(&known, name) {
-            None if name == DEFAULT_NETWORK => Some(self.default_network(&known)?),
-            _ => None,
-        };
-        let lease = Lease::current()?;
-        let (_, _, boot) = lease.columns();
-        self.store().write(|tx| {
-            tx.prepare_cached("DELETE FROM endpoints WHERE boot_id <> ?1")?.execute([boot])?;
-            release(tx, &record.id)?;
-            let mut networks = all(tx)?;
-            if let Some(missing) = missing.filter(|missing| find(&networks, &missing.name).is_none()) {
-                insert(tx, &missing)?;
-                networks.push(missing);
-            }
-            let network = find(&networks, name).ok_or_else(|| NetworkError::NotFound(name.clone()))?.clone();
-            let endpoint = self.place(tx, &network, record, boot)?;
-            Ok(NetworkPlan { attachments: vec![(network, endpoint)], networks, ..nothing })
-        })
-    }
-
-    /// Inserts a container's place in a network.
-    fn place(
-        &self,
-        tx: &Transaction<'_>,
-        network: &Network,
-        record: &ContainerRecord,
-        boot: &str,
-    ) -> Result<Endpoint, EngineError> {
-        let asked = &record.request.endpoint;
-        let ipv4 = choose(tx, network, network.subnet_v4(), asked.ipv4.map(IpAddr::V4), "ipv4")?;
-        let ipv6 = choose(tx, network, network.subnet_v6(), asked.ipv6.map(IpAddr::V6), "ipv6")?;
-        let id = random_hex(32).map_err(EngineError::Random)?;
-        let derived = ipv4.or(ipv6).map(|own| Mac::of(own.address));
-        let endpoint = Endpoint {
-            network_id: network.id.clone(),
-            container_id: record.id.to_string(),
-            name: record.name.clone(),
-            aliases: asked.aliases.clone(),
-            ipv4,
-            ipv6,
-            mac: asked.mac.or(derived).unwrap_or(Mac([2, 0x42, 0, 0, 0, 2])),
-            host_interface: format!("hv{}", &id[..12]),
-            interface: "eth0".to_owned(),
-            id,
-        };
-        let definition = serde_json::to_string(&endpoint).map_err(NetworkError::Damaged)?;
-        let text = |own: Option<Cidr>| own.map(|own| own.address.to_string());
-        tx.prepare_cached(
-            "INSERT INTO endpoints (id, network_id, container_id, ipv4, ipv6, boot_id, definition)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-        )?
-        .execute(params![
-            endpoint.id,
-            endpoint.network_id,
-            endpoint.container_id,
-            text(ipv4),
-            text(ipv6),
-            boot,
-            definition
-        ])?;
-        Ok(endpoint)
-    }
-
-    /// A running container's place and its network.
-    pub(crate) fn place_of(&self, id: &ContainerId) -> Result<Option<(Network, Endpoint)>, EngineError> {
-        self.store().read(|db| {
-            let mut statement = db.prepare_cached(
-                "SELECT networks.definition, endpoints.definition FROM endpoints
-                 JOIN networks ON networks.id = endpoints.network_id WHERE container_id = ?1",
-            )?;
-            let texts =
-                statement.query_row([id.as_str()], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)));
-            let Some((network, endpoint)) = texts.optional()? else { return Ok(None) };
-            let network = serde_json::from_str(&network).map_err(NetworkError::Damaged)?;
-            Ok(Some((network, serde_json::from_str(&endpoint).map_err(NetworkError::Damaged)?)))
-        })
     }
 }

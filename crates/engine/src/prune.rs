@@ -38,7 +38,7 @@ pub struct Pruned {
 }
 
 impl PruneFilter {
-    fn takes(&self, created: Timestamp, labels: &BTreeMap<String, String>) -> bool {
+    pub(crate) fn takes(&self, created: Timestamp, labels: &BTreeMap<String, String>) -> bool {
         let has = |(name, wanted): &(String, Option<String>)| {
             labels.get(name).is_some_and(|value| wanted.as_ref().is_none_or(|wanted| wanted == value))
         };

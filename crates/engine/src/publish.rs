@@ -8,18 +8,18 @@
 use std::net::IpAddr;
 use std::path::Path;
 
+use hull_network::NetworkPlan;
 use hull_network::claims::{self, Chosen, ClaimError, Taken};
 use hull_network::firewall::policy::{self, HostPolicy};
 use hull_network::firewall::{Publication, Segment};
 use hull_network::ports::{ContainerPort, HostPort, PortRequest};
 use hull_network::publishing::{Inside, Reach};
-use hull_network::{Cidr, NetworkPlan};
 
 use crate::engine::Engine;
 use crate::error::EngineError;
 use crate::id::ContainerId;
-use crate::list::network_name;
-use crate::networks;
+use crate::list::{network_name, network_names};
+use crate::networks::{self, places};
 use crate::record::ContainerRecord;
 use crate::request::{CreateContainer, NamespaceChoice};
 use crate::spec::Effective;
@@ -44,7 +44,7 @@ impl Engine {
 
     /// Refuses ports of a container that has no network to publish them from.
     pub(crate) fn check_ports(&self, request: &CreateContainer) -> Result<(), EngineError> {
-        let has_network = matches!(request.network, NamespaceChoice::Network(_) | NamespaceChoice::Default);
+        let has_network = matches!(request.network, NamespaceChoice::Network(_));
         match has_network || (request.published_ports.is_empty() && !request.publish_all) {
             true => Ok(()),
             false => Err(EngineError::NothingToPublish { mode: network_name(&request.network) }),
@@ -55,25 +55,17 @@ impl Engine {
     /// missing, so that the other containers' ports come back as well.
     pub(crate) fn publish_at_start(&self, record: &ContainerRecord, plan: &NetworkPlan) -> Result<(), EngineError> {
         let requests = port_requests(record);
-        let Some((_, endpoint)) = plan.attachments.first() else {
-            let mode = network_name(&record.request.network);
-            return if requests.is_empty() { Ok(()) } else { Err(EngineError::NothingToPublish { mode }) };
-        };
-        let address = |own: Option<Cidr>| own.map(|own| own.address);
-        let inside = Inside {
-            ipv4: address(endpoint.ipv4).and_then(|address| match address {
-                IpAddr::V4(address) => Some(address),
-                IpAddr::V6(_) => None,
-            }),
-            ipv6: address(endpoint.ipv6).and_then(|address| match address {
-                IpAddr::V6(address) => Some(address),
-                IpAddr::V4(_) => None,
-            }),
-        };
+        if plan.attachments.is_empty() {
+            return self.check_ports(&record.request);
+        }
         if !self.firewall().is_there()? {
             self.restore_firewall()?;
         }
-        self.publish_ports(&record.id, &requests, inside)
+        match places::publishing(&plan.attachments) {
+            Some(place) => self.publish_ports(&record.id, &requests, places::inside(place)),
+            None if requests.is_empty() => Ok(()),
+            None => Err(EngineError::NothingToPublish { mode: network_names(&record.request).join(", ") }),
+        }
     }
 
     /// Publishes ports of a container that has its addresses.
@@ -148,12 +140,82 @@ impl Engine {
         Ok(self.store().write(|tx| claims::release(tx, id.as_str()))?)
     }
 
+    /// Publishes more ports of a container, at once when it runs, and at its next starts.
+    ///
+    /// # Errors
+    /// A port that is taken, by name; nothing is published then.
+    pub fn add_ports(&self, name: &str, requests: &[PortRequest]) -> Result<(), EngineError> {
+        let row = self.row(name)?;
+        let record = self.record(&row.id)?;
+        let nothing = || EngineError::NothingToPublish { mode: network_names(&record.request).join(", ") };
+        if !matches!(record.request.network, NamespaceChoice::Network(_)) {
+            return Err(nothing());
+        }
+        if self.state_of(&row)?.is_running() {
+            let places = self.places_of(&row.id)?;
+            let place = places::publishing(&places).ok_or_else(nothing)?;
+            self.publish_ports(&row.id, requests, places::inside(place))?;
+        }
+        self.change_request(&row.id, |request| {
+            request.published_ports.extend(requests.iter().copied());
+            Ok(())
+        })
+    }
+
+    /// Withdraws ports of a container, at once when it runs, and at its next starts.
+    ///
+    /// # Errors
+    /// A port that is not published, by name; nothing is withdrawn then.
+    pub fn remove_ports(&self, name: &str, ports: &[ContainerPort]) -> Result<(), EngineError> {
+        let row = self.row(name)?;
+        let record = self.record(&row.id)?;
+        let (withdrawn, left): (Vec<_>, Vec<_>) =
+            self.published_ports(&row.id)?.into_iter().partition(|one| ports.contains(&one.inside()));
+        for port in ports {
+            let is_it = |asked: &PortRequest| asked.inside() == *port;
+            if !withdrawn.iter().any(|one| one.inside() == *port) && !record.request.published_ports.iter().any(is_it) {
+                return Err(EngineError::NotPublished { port: port.to_string(), name: record.name });
+            }
+        }
+        self.withdraw_some(&row.id, &withdrawn, &left)?;
+        self.change_request(&row.id, |request| {
+            request.published_ports.retain(|asked| !ports.contains(&asked.inside()));
+            Ok(())
+        })
+    }
+
+    /// Withdraws the ports of a container that lead to some of its addresses.
+    pub(crate) fn withdraw_from(&self, id: &ContainerId, inside: Inside) -> Result<(), EngineError> {
+        let is_inside = |one: &Publication| match one.address {
+            IpAddr::V4(address) => inside.ipv4 == Some(address),
+            IpAddr::V6(address) => inside.ipv6 == Some(address),
+        };
+        let (withdrawn, left): (Vec<_>, Vec<_>) = self.published_ports(id)?.into_iter().partition(is_inside);
+        self.withdraw_some(id, &withdrawn, &left)
+    }
+
+    /// Withdraws some ports of a container that has others left.
+    fn withdraw_some(
+        &self,
+        id: &ContainerId,
+        withdrawn: &[Publication],
+        left: &[Publication],
+    ) -> Result<(), EngineError> {
+        if withdrawn.is_empty() {
+            return Ok(());
+        }
+        let mut left = left.to_vec();
+        self.decide_reach(&mut left, &self.host_policy()?)?;
+        self.firewall().withdraw(withdrawn, &left)?;
+        Ok(self.store().write(|tx| claims::release_some(tx, id.as_str(), withdrawn))?)
+    }
+
     /// Makes the firewall's table anew from what the store knows.
     pub(crate) fn restore_firewall(&self) -> Result<(), EngineError> {
         let policy = self.host_policy()?;
         let mut publications = self.store().read(claims::all)?.into_iter().map(|(_, one)| one).collect::<Vec<_>>();
         self.decide_reach(&mut publications, &policy)?;
-        let segments: Vec<_> = self.store().read(networks::all)?.iter().map(Segment::from).collect();
+        let segments: Vec<_> = self.store().read(networks::all)?.iter().filter_map(Segment::of).collect();
         Ok(self.firewall().ensure(&segments, &publications)?)
     }
 

@@ -1,8 +1,8 @@
 //! `containers/<id>/request.json`: the accepted request and what creating the container settled.
 //!
 //! Written once, when everything else of the container exists, and before the database row loses its lease: a row
-//! without a lease always has this file. Only update and rename will ever change it; every start reads it and
-//! derives the spec from it afresh. The version is that of [`crate::request::REQUEST_VERSION`]; a file of a newer
+//! without a lease always has this file. Only `network connect`, `port add` and their like change it
+//! ([`Engine::change_request`]); every start reads it and derives the spec from it afresh. The version is that of [`crate::request::REQUEST_VERSION`]; a file of a newer
 //! Hull is refused by name.
 
 use std::fs::{self, File};
@@ -14,7 +14,8 @@ use hull_oci::image::ImageConfig;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{ErrorKind, kind_of};
+use crate::engine::Engine;
+use crate::error::{EngineError, ErrorKind, kind_of};
 use crate::id::ContainerId;
 use crate::mount_point::MountPoint;
 use crate::request::{CreateContainer, REQUEST_VERSION};
@@ -155,6 +156,26 @@ impl ContainerRecord {
         let text =
             serde_json::to_vec_pretty(self).map_err(|source| RecordError::Damaged { path: path.clone(), source })?;
         replace_file(&path, &text).map_err(|source| RecordError::File { action: "write", path, source })
+    }
+}
+
+impl Engine {
+    /// Changes what was asked of a container, for its next start. Changes happen one after the other: the database's
+    /// lock is theirs as well.
+    ///
+    /// # Errors
+    /// What `change` refuses, after which nothing has changed; reading and writing the record.
+    pub(crate) fn change_request<T>(
+        &self,
+        id: &ContainerId,
+        change: impl FnOnce(&mut CreateContainer) -> Result<T, EngineError>,
+    ) -> Result<T, EngineError> {
+        self.store().write(|_| {
+            let mut record = self.record(id)?;
+            let result = change(&mut record.request)?;
+            record.write(&self.roots().container(id.as_str()))?;
+            Ok(result)
+        })
     }
 }
 

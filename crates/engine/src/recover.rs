@@ -5,6 +5,7 @@
 //! rows without their files            once after a boot (after_boot.rs)
 //! folders without a row               containers/<id>, <state>/<id>, cgroup /<instance>/<id>
 //! volumes nobody finished, anonymous ones' folders without a row, container snapshots without a container
+//! networks whose removal was interrupted
 //! ```
 //!
 //! Commands make the row first and delete it before the last folders, so what has no row now is nobody's, provided that
@@ -66,7 +67,7 @@ impl Engine {
             volumes::remove_folder(self.roots(), name)?;
             recovered.leftovers += 1;
         }
-        recovered.leftovers += self.sweep_volumes()? + self.sweep_snapshots()?;
+        recovered.leftovers += self.sweep_volumes()? + self.sweep_snapshots()? + self.sweep_networks()?;
         Ok(recovered)
     }
 

@@ -95,9 +95,9 @@ pub struct CreateContainer {
     pub cgroupns: NamespaceChoice,
     /// Network.
     pub network: NamespaceChoice,
-    /// Its place in the network.
-    #[serde(skip_serializing_if = "EndpointRequest::is_default")]
-    pub endpoint: EndpointRequest,
+    /// The networks that it is in, the one of `network` first; none in other modes.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub networks: Vec<NetworkRequest>,
     /// Name servers, search domains and options in place of the host's.
     #[serde(skip_serializing_if = "Wanted::is_empty")]
     pub resolver: Wanted,
@@ -122,24 +122,41 @@ pub struct CreateContainer {
     pub publish_all: bool,
 }
 
-/// What a container asks of its place in a network.
+/// A network, and what a container asks of its place in it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct EndpointRequest {
+pub struct NetworkRequest {
+    /// The network, by name.
+    pub network: String,
     /// Its IPv4 address (`--ip`).
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub ipv4: Option<Ipv4Addr>,
     /// Its IPv6 address (`--ip6`).
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub ipv6: Option<Ipv6Addr>,
     /// Its hardware address (`--mac-address`).
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub mac: Option<Mac>,
     /// Further names (`--network-alias`).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub aliases: Vec<String>,
 }
 
-impl EndpointRequest {
-    /// Whether nothing is asked.
-    pub fn is_default(&self) -> bool {
-        *self == EndpointRequest::default()
+impl NetworkRequest {
+    /// A network without any wishes.
+    pub fn of(network: &str) -> NetworkRequest {
+        NetworkRequest { network: network.to_owned(), ..NetworkRequest::default() }
+    }
+
+    /// The first wish, by its option's name.
+    pub fn option(&self) -> Option<&'static str> {
+        match () {
+            () if self.ipv4.is_some() => Some("--ip"),
+            () if self.ipv6.is_some() => Some("--ip6"),
+            () if self.mac.is_some() => Some("--mac-address"),
+            () if !self.aliases.is_empty() => Some("--network-alias"),
+            () => None,
+        }
     }
 }
 
@@ -173,6 +190,8 @@ pub enum NamespaceChoice {
     Container(String),
     /// Its own with an interface in a network, by name or id (network only).
     Network(String),
+    /// The one that this file leads to (network only).
+    Path(PathBuf),
 }
 
 /// Seccomp choice (`--security-opt seccomp=...`).

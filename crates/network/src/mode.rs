@@ -1,9 +1,9 @@
 //! Whose network a container uses, resolved: what the spec and the name files depend on.
 //!
-//! `Private` and `None` are the same kernel objects today (a network namespace with a loopback); they are kept
-//! apart because `Private` gets an interface as soon as Hull has a bridge, and `None` never does.
+//! `None` is a network namespace with a loopback that stays so; a `Private` one may be in networks.
 
 use std::fmt;
+use std::path::PathBuf;
 
 /// The network of one container.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +16,8 @@ pub enum NetworkMode {
     Host,
     /// The network namespace of the container with this id.
     Container(String),
+    /// The network namespace that this file leads to.
+    Path(PathBuf),
 }
 
 impl NetworkMode {
@@ -25,7 +27,7 @@ impl NetworkMode {
     }
 }
 
-/// Docker's spelling: `private`, `none`, `host`, `container:ID`.
+/// The spelling of `--network`: `private`, `none`, `host`, `container:ID`, `ns:PATH`.
 impl fmt::Display for NetworkMode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -33,6 +35,7 @@ impl fmt::Display for NetworkMode {
             NetworkMode::None => f.write_str("none"),
             NetworkMode::Host => f.write_str("host"),
             NetworkMode::Container(id) => write!(f, "container:{id}"),
+            NetworkMode::Path(path) => write!(f, "ns:{}", path.display()),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! A network and a container's place in it, as the store keeps them and as everything else here takes them.
 //!
-//! A [`Network`] is one bridge with a subnet for each family of addresses; its definition never changes once it is
-//! made. An [`Endpoint`] says which addresses a container has in it while it runs, and by which interface of the host it
+//! A [`Network`] is a bridge, or interfaces on top of one of the host's, with a subnet for each family of addresses; its
+//! definition never changes once it is made. An [`Endpoint`] says which addresses a container has in it while it runs, and by which interface of the host it
 //! is reached: it comes with a start or a `network connect` and goes with the end. Both are written as JSON beside the
 //! columns by which they are found; fields are only ever added, with defaults.
 
@@ -10,6 +10,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
+use hull_kernel::netlink::route::{IpvlanMode, MacvlanMode};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -26,9 +27,8 @@ pub struct Network {
     /// Its name.
     pub name: String,
     /// How it is made of interfaces.
-    pub driver: Driver,
-    /// Name of its bridge on the host.
-    pub bridge: String,
+    #[serde(flatten)]
+    pub link: Link,
     /// At most one of each family.
     pub subnets: Vec<Subnet>,
     /// Largest packet, bytes; the kernel's default when absent.
@@ -50,24 +50,54 @@ pub struct Network {
     pub created: Timestamp,
 }
 
-/// How a network is made of interfaces.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Driver {
+/// How a network is made of interfaces: what docker calls its driver.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "driver", rename_all = "lowercase")]
+pub enum Link {
     /// A bridge of the host's and a pair of interfaces for each container.
-    #[default]
-    Bridge,
-}
-
-impl fmt::Display for Driver {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Driver::Bridge => f.write_str("bridge"),
-        }
-    }
+    Bridge {
+        /// Name of the bridge.
+        bridge: String,
+    },
+    /// An interface with a hardware address of its own on top of one of the host's, for each container.
+    Macvlan {
+        /// The host's interface.
+        parent: String,
+        /// How they reach each other.
+        mode: MacvlanMode,
+    },
+    /// An interface with the hardware address of one of the host's, for each container.
+    Ipvlan {
+        /// The host's interface.
+        parent: String,
+        /// Which packets they see.
+        mode: IpvlanMode,
+    },
 }
 
 impl Network {
+    /// `bridge`, `macvlan`, `ipvlan`.
+    pub fn driver(&self) -> &'static str {
+        match self.link {
+            Link::Bridge { .. } => "bridge",
+            Link::Macvlan { .. } => "macvlan",
+            Link::Ipvlan { .. } => "ipvlan",
+        }
+    }
+
+    /// Name of its bridge, if it has one.
+    pub fn bridge(&self) -> Option<&str> {
+        match &self.link {
+            Link::Bridge { bridge } => Some(bridge),
+            Link::Macvlan { .. } | Link::Ipvlan { .. } => None,
+        }
+    }
+
+    /// Whether its containers' ports can be published: it has a bridge, and is not closed.
+    pub fn publishes(&self) -> bool {
+        self.bridge().is_some() && !self.internal
+    }
+
     /// Its subnet of IPv4 addresses.
     pub fn subnet_v4(&self) -> Option<&Subnet> {
         self.subnets.iter().find(|subnet| subnet.cidr.address.is_ipv4())
@@ -104,8 +134,9 @@ pub struct Endpoint {
     pub ipv6: Option<Cidr>,
     /// Its hardware address.
     pub mac: Mac,
-    /// Name of the host's end.
-    pub host_interface: String,
+    /// Name of the host's end, if there is one.
+    #[serde(default)]
+    pub host_interface: Option<String>,
     /// Name of the container's end.
     pub interface: String,
 }
@@ -181,8 +212,24 @@ impl From<Mac> for String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// A network of IPv4 addresses with a bridge.
+    pub(crate) fn network() -> Network {
+        Network {
+            id: "a".repeat(64),
+            name: "web".to_owned(),
+            link: Link::Bridge { bridge: "hull-aaaaaaaaaa".to_owned() },
+            subnets: vec![Subnet::of("10.1.0.0/24".parse().unwrap())],
+            mtu: None,
+            internal: false,
+            ipv6: false,
+            options: BTreeMap::new(),
+            labels: BTreeMap::new(),
+            created: Timestamp::UNIX_EPOCH,
+        }
+    }
 
     #[test]
     fn hardware_addresses_belong_to_addresses() {
@@ -196,20 +243,10 @@ mod tests {
 
     #[test]
     fn what_is_stored_is_read_again() {
-        let network = Network {
-            id: "a".repeat(64),
-            name: "web".to_owned(),
-            driver: Driver::Bridge,
-            bridge: "hull-aaaaaaaaaa".to_owned(),
-            subnets: vec![Subnet::of("10.1.0.0/24".parse().unwrap())],
-            mtu: Some(1400),
-            internal: true,
-            ipv6: false,
-            options: BTreeMap::new(),
-            labels: BTreeMap::from([("a".to_owned(), "b".to_owned())]),
-            created: Timestamp::UNIX_EPOCH,
-        };
+        let labels = BTreeMap::from([("a".to_owned(), "b".to_owned())]);
+        let network = Network { mtu: Some(1400), internal: true, labels, ..network() };
         let text = serde_json::to_string(&network).unwrap();
+        assert!(text.contains(r#""driver":"bridge","bridge":"hull-aaaaaaaaaa""#), "{text}");
         assert_eq!(serde_json::from_str::<Network>(&text).unwrap(), network);
         assert_eq!(network.subnet_v4().unwrap().gateway.to_string(), "10.1.0.1");
         assert!(network.subnet_v6().is_none() && !network.is_default());

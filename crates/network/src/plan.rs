@@ -5,7 +5,6 @@
 //! pair of interfaces       host   its other end is in the container's namespace from the beginning
 //! addresses, up, routes    container
 //! elements of the table    host   the whole table when somebody has flushed it
-//! forwarding               host   when it was off
 //! ```
 //! The container's program is not executed before all of it is done.
 
@@ -16,15 +15,17 @@ use std::path::PathBuf;
 
 use hull_kernel::netlink::route::Netlink;
 
-use crate::bridge::{self, BridgeError, ChangedSetting};
 use crate::firewall::{Firewall, FirewallError, Segment};
+use crate::interfaces::{self, InterfaceError};
 use crate::network::{Endpoint, Network};
 
 /// The networks of one start.
 #[derive(Debug, Clone)]
 pub struct NetworkPlan {
-    /// Each network, and the container's place in it; the first one has the default routes.
+    /// Each network, and the container's place in it.
     pub attachments: Vec<(Network, Endpoint)>,
+    /// Through which of them goes what belongs to no subnet.
+    pub routes_at: Option<usize>,
     /// The instance's table.
     pub firewall: Firewall,
     /// All networks of the instance, for when the table is missing.
@@ -36,7 +37,7 @@ pub struct NetworkPlan {
 pub enum PlanError {
     /// Interfaces, addresses, routes.
     #[error(transparent)]
-    Bridge(#[from] BridgeError),
+    Interface(#[from] InterfaceError),
     /// Rules.
     #[error("setting the firewall's rules for network {network}")]
     Firewall {
@@ -61,36 +62,31 @@ pub enum PlanError {
 }
 
 impl NetworkPlan {
-    /// Puts the process' network namespace into the networks. Tells what was changed of the host's settings.
-    ///
-    /// The calling thread must be the only one of its process.
+    /// Puts a process' network namespace into the networks. The calling thread is in the namespace for moments.
     ///
     /// # Errors
     /// [`PlanError`]; what was made goes with the namespace.
-    pub fn wire(&self, pid: i32) -> Result<Vec<ChangedSetting>, PlanError> {
-        let mut changed = Vec::new();
+    pub fn wire(&self, pid: i32) -> Result<(), PlanError> {
         if self.attachments.is_empty() {
-            return Ok(changed);
+            return Ok(());
         }
-        let path = PathBuf::from(format!("/proc/{pid}/ns/net"));
-        let namespace = File::open(&path).map_err(|source| PlanError::Namespace { path, source })?;
+        let namespace = namespace_of(pid)?;
         let host = Netlink::here().map_err(PlanError::Socket)?;
         for (position, (network, endpoint)) in self.attachments.iter().enumerate() {
-            let bridge = bridge::ensure(&host, network)?;
-            bridge::attach(&host, bridge, network, endpoint, namespace.as_fd(), position == 0)?;
+            interfaces::join(&host, network, endpoint, namespace.as_fd(), self.routes_at == Some(position))?;
             self.admit(network)?;
-            bridge::open_loopback(network)?;
-            changed.extend(bridge::forward(network)?);
+            interfaces::open_loopback(network)?;
         }
-        Ok(changed)
+        Ok(())
     }
 
     /// The network's elements of the table.
     fn admit(&self, network: &Network) -> Result<(), PlanError> {
+        let Some(segment) = Segment::of(network) else { return Ok(()) };
         let failed = |source| PlanError::Firewall { network: network.name.clone(), source };
-        match self.firewall.add_network(&Segment::from(network)) {
+        match self.firewall.add_network(&segment) {
             Err(error) if error.is_missing() => {
-                let segments: Vec<Segment> = self.networks.iter().map(Segment::from).collect();
+                let segments: Vec<Segment> = self.networks.iter().filter_map(Segment::of).collect();
                 self.firewall.ensure(&segments, &[]).map_err(failed)
             }
             result => result.map_err(failed),
@@ -98,12 +94,22 @@ impl NetworkPlan {
     }
 }
 
-impl From<&Network> for Segment {
-    fn from(network: &Network) -> Segment {
-        Segment {
-            bridge: network.bridge.clone(),
+impl Segment {
+    /// What the firewall has to know of a network; nothing of one without a bridge.
+    pub fn of(network: &Network) -> Option<Segment> {
+        Some(Segment {
+            bridge: network.bridge()?.to_owned(),
             subnets: network.subnets.iter().map(|subnet| (subnet.cidr.address, subnet.cidr.prefix)).collect(),
             internal: network.internal,
-        }
+        })
     }
+}
+
+/// The network namespace of a process.
+///
+/// # Errors
+/// [`PlanError::Namespace`].
+pub fn namespace_of(pid: i32) -> Result<File, PlanError> {
+    let path = PathBuf::from(format!("/proc/{pid}/ns/net"));
+    File::open(&path).map_err(|source| PlanError::Namespace { path, source })
 }

@@ -31,7 +31,7 @@ pub type PortMap = BTreeMap<String, Option<Vec<PortBinding>>>;
 pub fn port_map(publications: &[Publication], exposed: &[String]) -> PortMap {
     let mut map: PortMap = exposed.iter().map(|port| (port.clone(), None)).collect();
     for one in publications {
-        let port = ContainerPort { port: one.port, protocol: one.protocol }.to_string();
+        let port = one.inside().to_string();
         let binding = PortBinding { host_ip: written(one).to_string(), host_port: one.host_port.to_string() };
         map.entry(port).or_default().get_or_insert_default().push(binding);
     }

@@ -153,6 +153,13 @@ pub struct PortRequest {
     pub protocol: Protocol,
 }
 
+impl PortRequest {
+    /// The container's end.
+    pub fn inside(&self) -> ContainerPort {
+        ContainerPort { port: self.port, protocol: self.protocol }
+    }
+}
+
 /// Reads a value of `-p`.
 ///
 /// # Errors

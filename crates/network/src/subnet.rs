@@ -2,9 +2,9 @@
 //!
 //! A [`Subnet`] has a gateway, which is the host's address in it, and perhaps a smaller range that addresses are taken
 //! from. Never handed out: the first address (the subnet's own, of which IPv6 makes the routers' anycast address, RFC
-//! 4291 2.6.1), the gateway, and for IPv4 the last one (broadcast). [`free_pool`] finds a subnet that meets no other,
-//! from docker's pools: the private networks of RFC 1918 from 172.17 on, then 192.168; IPv6 ones are unique local
-//! addresses (RFC 4193) with a random prefix that the caller draws.
+//! 4291 2.6.1), the gateway, and for IPv4 the last one (broadcast). [`free_pool`] finds a subnet that meets no other:
+//! in the pools that the configuration gives, or docker's, which are the private networks of RFC 1918 from 172.17 on,
+//! then 192.168; IPv6 ones are unique local addresses (RFC 4193) with a random prefix that the caller draws.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -215,12 +215,59 @@ impl Subnet {
     }
 }
 
-/// A subnet of docker's pools that meets none of `others`.
-pub fn free_pool(others: &[Cidr]) -> Option<Cidr> {
-    let v4 = |a, b, c, prefix| Cidr { address: Ipv4Addr::new(a, b, c, 0).into(), prefix };
-    let large = (17..=31).map(|b| v4(172, b, 0, 16));
-    let small = (0..=240).step_by(16).map(|c| v4(192, 168, c, 20));
-    large.chain(small).find(|pool| !others.iter().any(|other| other.overlaps(*pool)))
+/// Where subnets are taken from that nobody asks for: all of one size in a larger one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, try_from = "PoolText")]
+pub struct Pool {
+    base: Cidr,
+    size: u8,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PoolText {
+    base: Cidr,
+    size: u8,
+}
+
+impl TryFrom<PoolText> for Pool {
+    type Error = String;
+
+    fn try_from(text: PoolText) -> Result<Pool, String> {
+        let PoolText { base, size } = text;
+        if !base.address.is_ipv4() || size < base.prefix || size > 30 {
+            return Err(format!("{base} has no IPv4 subnets for containers with a prefix of {size} bits"));
+        }
+        Ok(Pool { base: base.network(), size })
+    }
+}
+
+impl Pool {
+    /// Docker's.
+    pub const DOCKERS: [Pool; 7] = [
+        Pool::v4(172, 17, 16, 16),
+        Pool::v4(172, 18, 16, 16),
+        Pool::v4(172, 19, 16, 16),
+        Pool::v4(172, 20, 14, 16),
+        Pool::v4(172, 24, 14, 16),
+        Pool::v4(172, 28, 14, 16),
+        Pool::v4(192, 168, 16, 20),
+    ];
+
+    const fn v4(a: u8, b: u8, prefix: u8, size: u8) -> Pool {
+        Pool { base: Cidr { address: IpAddr::V4(Ipv4Addr::new(a, b, 0, 0)), prefix }, size }
+    }
+
+    fn subnets(self) -> impl Iterator<Item = Cidr> {
+        let (first, last) = self.base.ends();
+        let step = 1_usize << (Cidr::width(self.base.address) - self.size);
+        (first..=last).step_by(step).map(move |at| Cidr { address: numbered(at, self.base.address), prefix: self.size })
+    }
+}
+
+/// The first subnet of the pools that meets none of `others`.
+pub fn free_pool(pools: &[Pool], others: &[Cidr]) -> Option<Cidr> {
+    pools.iter().flat_map(|pool| pool.subnets()).find(|pool| !others.iter().any(|other| other.overlaps(*pool)))
 }
 
 /// A subnet of unique local addresses of 64 bits, from 40 random bits of a global id and 16 of a subnet's (RFC 4193).
@@ -283,10 +330,21 @@ mod tests {
 
     #[test]
     fn pools_meet_no_route() {
-        assert_eq!(free_pool(&[]).unwrap().to_string(), "172.17.0.0/16");
-        assert_eq!(free_pool(&[cidr("172.17.5.0/24"), cidr("172.18.0.1/32")]).unwrap().to_string(), "172.19.0.0/16");
-        assert_eq!(free_pool(&[cidr("172.16.0.0/12")]).unwrap().to_string(), "192.168.0.0/20");
-        assert_eq!(free_pool(&[cidr("0.0.0.0/0")]), None);
+        let free = |others: &[Cidr]| free_pool(&Pool::DOCKERS, others).map(|pool| pool.to_string());
+        assert_eq!(free(&[]).unwrap(), "172.17.0.0/16");
+        assert_eq!(free(&[cidr("172.17.5.0/24"), cidr("172.18.0.1/32")]).unwrap(), "172.19.0.0/16");
+        assert_eq!(free(&[cidr("172.16.0.0/12")]).unwrap(), "192.168.0.0/20");
+        assert_eq!(free(&[cidr("0.0.0.0/0")]), None);
+        let pool = |text: &str| serde_json::from_str::<Pool>(text);
+        let own = pool(r#"{"base": "10.9.8.0/23", "size": 24}"#).unwrap();
+        assert_eq!(free_pool(&[own], &[cidr("10.9.8.0/30")]).unwrap().to_string(), "10.9.9.0/24");
+        for text in [
+            r#"{"base": "10.9.8.0/24", "size": 16}"#,
+            r#"{"base": "10.9.8.0/24", "size": 31}"#,
+            r#"{"base": "fd00::/64", "size": 64}"#,
+        ] {
+            assert!(pool(text).is_err(), "{text}");
+        }
         assert_eq!(unique_local([1, 2, 3, 4, 5, 6, 7]).to_string(), "fd01:203:405:607::/64");
     }
 }

@@ -13,7 +13,8 @@ pub const APPLICATION_ID: i32 = 0x4855_4c4c;
 pub const VERSION: i32 = MIGRATIONS.len() as i32;
 
 /// Each entry takes a database from its own index to the next version.
-pub const MIGRATIONS: [&str; 7] = [VERSION_1, VERSION_2, VERSION_3, VERSION_4, VERSION_5, VERSION_6, VERSION_7];
+pub const MIGRATIONS: [&str; 8] =
+    [VERSION_1, VERSION_2, VERSION_3, VERSION_4, VERSION_5, VERSION_6, VERSION_7, VERSION_8];
 
 /// The first version that has the table of facts.
 pub(crate) const FACTS_SINCE: usize = 3;
@@ -202,4 +203,11 @@ CREATE TABLE published_ports (
     PRIMARY KEY (protocol, host_port, host_address)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX published_ports_by_container ON published_ports(container_id);
+";
+
+const VERSION_8: &str = "
+-- Who is removing a network; it is nobody's network then (hull_engine's networks/definitions.rs).
+ALTER TABLE networks ADD COLUMN lease_pid INTEGER;
+ALTER TABLE networks ADD COLUMN lease_start INTEGER;
+ALTER TABLE networks ADD COLUMN lease_boot TEXT;
 ";

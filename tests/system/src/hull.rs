@@ -19,6 +19,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
+use hull_kernel::netlink::route::Netlink;
 use hull_network::firewall::Firewall;
 use hull_store::Roots;
 use serde_json::Value;
@@ -305,16 +306,30 @@ impl Hull {
 }
 
 impl Hull {
-    /// The bridge and the firewall's table outlive the containers, as docker's do; here they belong to a test.
-    fn remove_default_network(&self) {
-        let instance = self.roots.instance();
-        let Some(hash) = instance.strip_prefix("hull-") else { return };
-        let bridge = format!("hull0-{hash}");
-        if Path::new("/proc/sys/net/ipv4/conf").join(&bridge).exists() {
-            let removed = Command::new("ip").args(["link", "delete", &bridge]).status();
-            assert!(removed.is_ok_and(|status| status.success()), "{bridge} stays");
-            Firewall::new(hash).remove().expect("removing the firewall's table");
+    /// Bridges and the firewall's table outlive the containers, as docker's do; here they belong to a test. Says which
+    /// interfaces of containers are in the bridges still.
+    fn remove_networks(&self) -> Vec<String> {
+        let listed = self.command(&["network", "ls", "-q", "--filter", "type=custom"]).output().expect("starting hull");
+        let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+        for network in listed.split_whitespace() {
+            let removed = self.run(&["network", "rm", network]);
+            if removed.code != 0 {
+                eprintln!("cleaning up: {removed:#?}");
+            }
         }
+        let instance = self.roots.instance();
+        let Some(hash) = instance.strip_prefix("hull-") else { return Vec::new() };
+        let bridge = format!("hull0-{hash}");
+        let host = Netlink::here().expect("a netlink socket");
+        let ports = || {
+            let index = host.index(&bridge).expect("looking for the bridge");
+            index.map_or_else(Vec::new, |index| host.ports(index).expect("asking for interfaces"))
+        };
+        // They go with the last process of their namespace, a moment later.
+        let left = leftovers::settled(ports);
+        hull_network::interfaces::remove(&host, &bridge).expect("removing the bridge");
+        Firewall::new(hash).remove().expect("removing the firewall's table");
+        left.into_iter().map(|port| format!("interface {port}")).collect()
     }
 }
 
@@ -323,8 +338,9 @@ impl Drop for Hull {
         if self.roots.database().exists() {
             self.remove_containers();
         }
-        self.remove_default_network();
+        let interfaces = if self.roots.database().exists() { self.remove_networks() } else { Vec::new() };
         let mut left = leftovers::settled(|| self.leftovers());
+        left.extend(interfaces);
         left.extend(self.remove_layer_mounts());
         if left.is_empty() {
             return;

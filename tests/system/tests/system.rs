@@ -28,6 +28,7 @@ mod many;
 mod mount_options;
 mod mounts;
 mod neighbours;
+mod networks;
 mod ports;
 mod refusals;
 mod runtime_commands;

@@ -1,6 +1,5 @@
 //! The arguments of the commands on containers other than `run` and `create`.
 
-use hull_network::ports::ContainerPort;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -123,12 +122,9 @@ pub struct PortArgs {
     /// Show who reaches each port, and what the host's firewall says
     #[arg(long)]
     pub why: bool,
-    /// Name or id
+    /// A container and perhaps one of its ports; or `add` or `rm`, a container and ports
     #[arg(value_name = "CONTAINER", required = true, hide = true)]
-    pub container: String,
-    /// A port of the container
-    #[arg(value_name = "PORT", hide = true)]
-    pub port: Option<ContainerPort>,
+    pub words: Vec<String>,
 }
 
 /// `ps`.
@@ -264,8 +260,8 @@ pub struct InspectArgs {
     /// Show a container's sizes
     #[arg(short, long)]
     pub size: bool,
-    /// Look only for this: container or image
-    #[arg(long = "type", value_name = "TYPE", value_parser = ["container", "image"])]
+    /// Look only for this
+    #[arg(long = "type", value_name = "TYPE", value_parser = ["container", "image", "network"])]
     pub kind: Option<String>,
     /// Names or ids
     #[arg(value_name = "NAME", required = true, hide = true)]

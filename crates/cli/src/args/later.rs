@@ -32,13 +32,8 @@ pub(crate) const fn switch(long: &'static str, reason: &'static str) -> LaterFla
 
 /// The flags of `run` and `create` that are refused.
 pub const RUN: &[LaterFlag] = &[
-    value("ip", NETWORKS),
-    value("ip6", NETWORKS),
-    value("link", NETWORKS),
-    value("link-local-ip", NETWORKS),
-    value("mac-address", NETWORKS),
-    value("network-alias", NETWORKS),
-    value("net-alias", NETWORKS),
+    value("link", "containers of a user network find each other by name"),
+    value("link-local-ip", "only global addresses are given"),
     value("net-rate", NETWORKS),
     value("net-rate-in", NETWORKS),
     value("net-rate-out", NETWORKS),
@@ -88,6 +83,33 @@ pub const START: &[LaterFlag] = &[
     value("checkpoint-dir", "checkpoints come with a later release"),
 ];
 
+const SWARM: &str = "it belongs to swarm";
+
+/// Flags of `network create`.
+pub const CREATE_NETWORK: &[LaterFlag] = &[
+    switch("attachable", SWARM),
+    value("aux-address", "give containers addresses from --ip-range instead"),
+    value("config-from", SWARM),
+    switch("config-only", SWARM),
+    switch("ingress", SWARM),
+    LaterFlag { harmless: &["default"], ..value("ipam-driver", "addresses are given by Hull") },
+    value("ipam-opt", "addresses are given by Hull"),
+    LaterFlag { harmless: &["true"], ..switch("ipv4", "every network has IPv4 addresses") },
+    LaterFlag { harmless: &["local"], ..value("scope", SWARM) },
+];
+
+/// Flags of `network connect`.
+pub const CONNECT: &[LaterFlag] = &[
+    value("driver-opt", "a place in a network has no options"),
+    value("gw-priority", "the first network that is not internal has the default routes"),
+    value("link", "containers of a user network find each other by name"),
+    value("link-local-ip", "only global addresses are given"),
+];
+
+/// Flags of `network inspect`.
+pub const INSPECT_NETWORK: &[LaterFlag] =
+    &[LaterFlag { short: Some('v'), ..switch("verbose", "services belong to swarm") }];
+
 /// Flags of `volume create`.
 pub const CREATE_VOLUME: &[LaterFlag] = &[
     LaterFlag { short: Some('d'), harmless: &["local"], ..value("driver", "volume drivers come with a later release") },
@@ -131,7 +153,6 @@ pub const VERBS: &[&str] = &[
     "config",
     "context",
     "events",
-    "network",
     "node",
     "plugin",
     "rename",

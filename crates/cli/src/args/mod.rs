@@ -19,6 +19,7 @@ pub mod images;
 pub mod later;
 pub mod moment;
 pub mod mounts;
+pub mod networks;
 pub mod run;
 pub mod surroundings;
 pub mod system;

@@ -9,8 +9,8 @@ use std::path::Path;
 
 use clap::Args;
 use hull_engine::request::{
-    CreateContainer, DeviceRequest, EndpointRequest, MountRequest, NamespaceChoice, PullPolicy, ResourceRequest,
-    SeccompChoice, Ulimit, VolumesFrom,
+    CreateContainer, DeviceRequest, MountRequest, NamespaceChoice, PullPolicy, ResourceRequest, SeccompChoice, Ulimit,
+    VolumesFrom,
 };
 
 use hull_network::name_files::ExtraHost;
@@ -18,6 +18,7 @@ use hull_network::ports::PortRequest;
 use hull_network::resolv_conf::Wanted;
 
 use super::env::{self, FileError};
+use super::networks::PlaceArgs;
 use super::surroundings::Surroundings;
 use super::values::{self, NamespaceFlag, namespace};
 use super::{RawMounts, mounts};
@@ -132,9 +133,9 @@ pub struct ContainerArgs {
     /// Name of the container
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
-    /// Network: private (loopback only, the default for now), bridge, none, host or container:NAME
-    #[arg(long, alias = "net", value_name = "MODE", value_parser = |text: &str| namespace(NamespaceFlag::Network, text))]
-    pub network: Option<NamespaceChoice>,
+    /// Networks.
+    #[command(flatten)]
+    pub places: PlaceArgs,
     /// How readily the kernel kills the process when memory ends (-1000 to 1000)
     #[arg(long, value_name = "NUMBER", value_parser = values::integer)]
     pub oom_score_adj: Option<i64>,
@@ -231,6 +232,9 @@ pub enum RequestError {
         /// What is wrong.
         problem: String,
     },
+    /// Flags that do not go together.
+    #[error("{0}")]
+    Conflict(String),
     /// A file of variables or labels.
     #[error(transparent)]
     File(#[from] FileError),
@@ -279,6 +283,7 @@ impl ContainerArgs {
     /// When a value does not hold in these surroundings, or a file that a flag names cannot be used.
     pub fn request(&self, around: &dyn Surroundings) -> Result<CreateContainer, RequestError> {
         let security = SecurityOptions::read(&self.security_opt, around)?;
+        let (network, networks) = self.places.read().map_err(RequestError::Conflict)?;
         let namespace = |choice: &Option<NamespaceChoice>| choice.clone().unwrap_or_default();
         Ok(CreateContainer {
             name: self.name.clone(),
@@ -316,8 +321,8 @@ impl ContainerArgs {
             uts: namespace(&self.uts),
             userns: namespace(&self.userns),
             cgroupns: namespace(&self.cgroupns),
-            network: namespace(&self.network),
-            endpoint: EndpointRequest::default(),
+            network,
+            networks,
             resolver: Wanted {
                 servers: self.dns.clone(),
                 search: self.dns_search.clone(),

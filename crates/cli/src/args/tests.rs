@@ -117,7 +117,7 @@ fn flags_of_later_releases_are_refused_by_name() {
     }
     assert_eq!(
         run_args("--link web image").unwrap_err(),
-        "--link is not supported yet (it comes with the networks release)"
+        "--link is not supported yet (containers of a user network find each other by name)"
     );
     for harmless in ["--restart no", "--log-driver json-file", "--memory-swappiness -1", "--isolation default"] {
         assert!(run_args(&format!("{harmless} image")).is_ok(), "{harmless}");

@@ -279,9 +279,6 @@ pub fn namespace(flag: NamespaceFlag, text: &str) -> Result<NamespaceChoice, Str
         (_, "host") => Ok(NamespaceChoice::Host),
         (_, "private") | (Ipc, "shareable") => Ok(NamespaceChoice::Private),
         (Network | Ipc, "none") => Ok(NamespaceChoice::None),
-        (Network, _) if text.starts_with("ns:") || text.contains(['=', ',']) => {
-            Err(format!("network {text} is not supported yet: use the name of a network, none, host or container:NAME"))
-        }
         (Network, _) => Ok(NamespaceChoice::Network(text.to_owned())),
         (Pid, _) => Err("invalid PID mode".to_owned()),
         (Ipc, _) => Err("invalid IPC mode".to_owned()),
@@ -416,7 +413,6 @@ mod tests {
         assert_eq!(namespace(Pid, "foo").unwrap_err(), "invalid PID mode");
         assert_eq!(namespace(Uts, "none").unwrap_err(), "invalid UTS mode");
         assert_eq!(namespace(Network, "bridge"), Ok(NamespaceChoice::Network("bridge".into())));
-        assert!(namespace(Network, "name=web,ip=10.0.0.1").unwrap_err().contains("is not supported yet"));
         assert!(namespace(Network, "container:").is_err());
         assert!(namespace(Cgroup, "container:x").is_err());
     }

@@ -19,6 +19,7 @@ pub fn any(arguments: InspectArgs, context: &Context) -> Result<u8, Failure> {
     let kind = match arguments.kind.as_deref() {
         Some("container") => InspectKind::Container,
         Some("image") => InspectKind::Image,
+        Some("network") => InspectKind::Network,
         _ => InspectKind::Any,
     };
     inspect(&arguments.names, kind, arguments.size, arguments.format.as_deref(), context)

@@ -22,6 +22,7 @@ mod login;
 mod logs;
 mod man;
 mod manifest;
+mod network;
 mod port;
 mod prune;
 mod ps;

@@ -64,6 +64,23 @@ pub fn volumes(arguments: PruneArgs, context: &Context) -> Result<u8, Failure> {
     tell(&[("Deleted Volumes:", &pruned)])
 }
 
+/// `network prune`.
+///
+/// # Errors
+/// As [`containers`].
+pub fn networks(arguments: PruneContainersArgs, context: &Context) -> Result<u8, Failure> {
+    let filter = parse(&arguments.filter)?;
+    let warning = "WARNING! This will remove all custom networks not used by at least one container.";
+    if !arguments.force && !confirmed(warning)? {
+        return Ok(0);
+    }
+    let pruned = context.engine()?.prune_networks(&filter)?;
+    if !pruned.removed.is_empty() {
+        write_stdout(format!("Deleted Networks:\n{}\n\n", pruned.removed.join("\n")).as_bytes())?;
+    }
+    Ok(0)
+}
+
 /// `system prune`.
 ///
 /// # Errors
@@ -74,6 +91,7 @@ pub fn system(arguments: PruneSystemArgs, context: &Context) -> Result<u8, Failu
         return Err(Failure::Arguments("the \"until\" filter is not supported with \"--volumes\"".to_owned()));
     }
     let mut warning = "WARNING! This will remove:\n  - all stopped containers\n".to_owned();
+    warning.push_str("  - all networks not used by at least one container\n");
     if arguments.volumes {
         warning.push_str("  - all anonymous volumes not used by at least one container\n");
     }
@@ -87,11 +105,13 @@ pub fn system(arguments: PruneSystemArgs, context: &Context) -> Result<u8, Failu
     }
     let engine = context.engine()?;
     let containers = engine.prune_containers(&filter)?;
+    let networks = engine.prune_networks(&filter)?;
     let volumes = prune_volumes(&engine, arguments.volumes, &filter)?;
     let images = engine.prune_images(arguments.all, &filter)?;
     let leftovers = engine.prune_leftovers()?;
     tell(&[
         ("Deleted Containers:", &containers),
+        ("Deleted Networks:", &networks),
         ("Deleted Volumes:", &volumes),
         ("Deleted Images:", &images),
         ("Deleted Downloads:", &leftovers),

@@ -4,7 +4,7 @@ use clap::{Args, FromArgMatches};
 
 use super::{
     attach, changes, completion, cp, create, exec, help, history, image, images, info, inspect, login, logs, man,
-    manifest, port, prune, ps, rm, run, start, stop, system, version, volume,
+    manifest, network, port, prune, ps, rm, run, start, stop, system, version, volume,
 };
 use crate::args::containers::{
     AttachArgs, CommitArgs, CopyArgs, DiffArgs, ExecArgs, ExportArgs, InspectArgs, InspectOneKindArgs, KillArgs,
@@ -15,6 +15,10 @@ use crate::args::images::{
     ReferrersArgs, RemoveImageArgs, SaveArgs, TagArgs,
 };
 use crate::args::later::{self, LaterFlag};
+use crate::args::networks::{
+    ConnectArgs, CreateNetworkArgs, DisconnectArgs, InspectNetworksArgs, ListNetworksArgs, ReloadArgs,
+    RemoveNetworksArgs,
+};
 use crate::args::run::{ContainerArgs, RunArgs};
 use crate::args::system::{CompletionArgs, FormatArgs, ManArgs};
 use crate::args::upkeep::{
@@ -165,9 +169,11 @@ const RM: Verb = Verb {
 
 const PORT: Verb = Verb {
     name: "port",
-    about: "List the published ports of a container",
+    about: "List the published ports of a container, publish more, or withdraw some",
     usage: "[OPTIONS] CONTAINER [PORT[/PROTOCOL]]",
     wants: "requires at least 1 argument",
+    notes: "hull port add CONTAINER PUBLISH...          publishes ports as run's --publish does, also of a running container\n\
+            hull port rm CONTAINER PORT[/PROTOCOL]...  withdraws ports of the container",
     body: leaf!(PortArgs, port::run),
     ..PLAIN
 };
@@ -550,6 +556,79 @@ const SYSTEM: Verb = Verb {
     ..PLAIN
 };
 
+const NETWORK: Verb = Verb {
+    name: "network",
+    about: "Manage networks",
+    usage: "COMMAND",
+    wants: "requires a command",
+    body: Body::Group(&[
+        Verb {
+            name: "connect",
+            about: "Put a container into a network, at once when it runs",
+            usage: "[OPTIONS] NETWORK CONTAINER",
+            wants: "requires 2 arguments",
+            body: leaf!(ConnectArgs, later::CONNECT, network::connect),
+            ..PLAIN
+        },
+        Verb {
+            name: "create",
+            about: "Make a network",
+            usage: "[OPTIONS] NETWORK",
+            wants: "requires 1 argument",
+            body: leaf!(CreateNetworkArgs, later::CREATE_NETWORK, network::create),
+            ..PLAIN
+        },
+        Verb {
+            name: "disconnect",
+            about: "Take a container out of a network, at once when it runs",
+            usage: "[OPTIONS] NETWORK CONTAINER",
+            wants: "requires 2 arguments",
+            body: leaf!(DisconnectArgs, network::disconnect),
+            ..PLAIN
+        },
+        Verb {
+            name: "inspect",
+            about: "Print all that is known about networks",
+            usage: "[OPTIONS] NETWORK [NETWORK...]",
+            wants: "requires at least 1 argument",
+            body: leaf!(InspectNetworksArgs, later::INSPECT_NETWORK, network::inspect),
+            ..PLAIN
+        },
+        Verb {
+            name: "ls",
+            aliases: &["list"],
+            about: "List networks",
+            usage: "[OPTIONS]",
+            body: leaf!(ListNetworksArgs, network::list),
+            ..PLAIN
+        },
+        Verb {
+            name: "prune",
+            about: "Remove networks that no running container is in",
+            usage: "[OPTIONS]",
+            body: leaf!(PruneContainersArgs, prune::networks),
+            ..PLAIN
+        },
+        Verb {
+            name: "reload",
+            about: "Bring back what the host's firewall has lost of Hull's, and follow its policy as it is now",
+            usage: "",
+            body: leaf!(ReloadArgs, network::reload),
+            ..PLAIN
+        },
+        Verb {
+            name: "rm",
+            aliases: &["remove"],
+            about: "Remove networks",
+            usage: "[OPTIONS] NETWORK [NETWORK...]",
+            wants: "requires at least 1 argument",
+            body: leaf!(RemoveNetworksArgs, network::remove),
+            ..PLAIN
+        },
+    ]),
+    ..PLAIN
+};
+
 const VOLUME: Verb = Verb {
     name: "volume",
     about: "Manage volumes",
@@ -604,5 +683,5 @@ const VOLUME: Verb = Verb {
 pub const VERBS: &[Verb] = &[
     RUN, CREATE, START, STOP, RESTART, PAUSE, UNPAUSE, KILL, WAIT, RM, PS, PORT, LOGS, EXEC, ATTACH, CP, DIFF, COMMIT,
     EXPORT, INSPECT, PULL, PUSH, IMAGES, RMI, IMPORT, LOAD, SAVE, TAG, HISTORY, LOGIN, LOGOUT, CONTAINER, IMAGE,
-    VOLUME, SYSTEM, MANIFEST, INFO, VERSION, OCI, COMPLETION, MAN, HELP,
+    NETWORK, VOLUME, SYSTEM, MANIFEST, INFO, VERSION, OCI, COMPLETION, MAN, HELP,
 ];

@@ -13,7 +13,7 @@ use super::{Empty, HostConfig};
 use crate::engine::Engine;
 use crate::error::EngineError;
 use crate::lifecycle::state::ContainerState;
-use crate::list::network_name;
+use crate::list::network_names;
 use crate::logs::LOG_FILE;
 use crate::mount_point::{MountKind, MountPoint};
 use crate::record::ContainerRecord;
@@ -324,19 +324,22 @@ impl Engine {
         ports: PortMap,
     ) -> Result<NetworkSettings, EngineError> {
         let sandbox_key = state.pid().map(|pid| format!("/proc/{pid}/ns/net")).unwrap_or_default();
-        let place = self.place_of(&record.id)?;
-        let network = place.as_ref().map(|(network, _)| network.name.clone());
-        let endpoint = place.map(|(network, endpoint)| endpoint_of(&network, &endpoint)).unwrap_or_default();
+        let places = self.places_of(&record.id)?;
+        // What it is in when it runs, and what it will be in when it does not.
+        let mut networks: BTreeMap<_, _> =
+            network_names(&record.request).into_iter().map(|name| (name, EndpointInspect::default())).collect();
+        for (network, endpoint) in &places {
+            networks.insert(network.name.clone(), endpoint_of(network, endpoint));
+        }
         // Docker repeats the default network's place above the list.
-        let first =
-            if network.as_deref() == Some(DEFAULT_NETWORK) { endpoint.clone() } else { EndpointInspect::default() };
+        let first = networks.get(DEFAULT_NETWORK).cloned().unwrap_or_default();
         Ok(NetworkSettings {
             sandbox_key,
             ports,
             ip_address: first.ip_address,
             gateway: first.gateway,
             mac_address: first.mac_address,
-            networks: [(network.unwrap_or_else(|| network_name(&record.request.network)), endpoint)].into(),
+            networks,
             ..NetworkSettings::default()
         })
     }

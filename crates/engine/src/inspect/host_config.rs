@@ -210,6 +210,7 @@ fn mode(choice: &NamespaceChoice, default: &str) -> String {
         NamespaceChoice::None => "none".to_owned(),
         NamespaceChoice::Container(name) => format!("container:{name}"),
         NamespaceChoice::Network(name) => name.clone(),
+        NamespaceChoice::Path(path) => format!("ns:{}", path.display()),
     }
 }
 

@@ -17,7 +17,7 @@ use crate::error::EngineError;
 use crate::id::ContainerId;
 use crate::lifecycle::external;
 use crate::lifecycle::remove::RemoveOptions;
-use crate::networks;
+use crate::networks::places;
 use crate::record::ContainerRecord;
 use crate::request::CreateContainer;
 
@@ -78,7 +78,7 @@ impl Engine {
         cgroup.remove_with_parent()?;
         self.withdraw_ports(id)?;
         // Its interfaces have gone with its last process.
-        self.store().write(|tx| networks::release(tx, id))?;
+        self.store().write(|tx| places::release(tx, id))?;
         let state = self.roots().runtime_state(id.as_str());
         remove_state(&state).map_err(EngineError::path("remove", &state))
     }

@@ -102,6 +102,8 @@ impl Engine {
         if let Some(name) = &request.name {
             request.name = Some(names::check(name)?.to_owned());
         }
+        self.check_networks(&mut request)?;
+        self.check_ports(&request)?;
         self.check_early(&request, &machine)?;
         let mut attempts = 1..IMAGE_ATTEMPTS;
         let (image, settled, row) = loop {
@@ -153,8 +155,6 @@ impl Engine {
                 self.row(donor)?;
             }
         }
-        self.check_network(request)?;
-        self.check_ports(request)?;
         check_names(request)?;
         let Some(name) = &request.name else { return Ok(()) };
         match self.store().read(|db| row::owner_of_name(db, name))? {

@@ -29,7 +29,6 @@ use hull_sys::process as sys;
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, PidfdFlags, pidfd_open, set_child_subreaper};
 
-use crate::networks;
 use crate::worker::chain;
 use console::ConsoleSocket;
 
@@ -146,7 +145,7 @@ pub(crate) fn run(plan: &ExternalPlan, network: &NetworkPlan) -> Result<External
     let console = runtime.connect(&mut create, plan.streams.as_ref(), "console.sock".to_owned())?;
     runtime.check("create", create.arg(&plan.id))?;
     let process = runtime.process(&pid_file, console.as_ref()).and_then(|process| {
-        networks::report(&network.wire(process.pid)?);
+        network.wire(process.pid)?;
         let mut start = runtime.command();
         start.args(["start", &plan.id]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         runtime.check("start", &mut start).map(|()| process)

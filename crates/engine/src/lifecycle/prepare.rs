@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use hull_kernel::mounts::inside;
 use hull_network::resolv_conf::Form;
-use hull_network::{NetworkMode, NetworkPlan};
+use hull_network::{Endpoint, Network, NetworkMode, NetworkPlan};
 use hull_oci::runtime::{LinuxIdMapping, LinuxNamespaceType, Spec};
 use hull_snapshot::Rootfs;
 use hull_store::Lease;
@@ -139,7 +139,8 @@ impl Engine {
         let spec = spec::derive(request, &record.image_config, &resolved)?;
         let network = self.plan_network(&record)?;
         self.publish_at_start(&record, &network)?;
-        self.write_name_files(&record, &resolved, &donors, &network)?;
+        let owner = resolved.id_map.map_or(0, |map| map.host_id);
+        self.write_name_files(&record, &resolved.hostname, owner, &donors, &network.attachments)?;
         Ok(StartPlan {
             spec,
             network,
@@ -251,36 +252,46 @@ impl Engine {
         }
     }
 
+    /// Writes the name files of a running container whose places have changed.
+    pub(crate) fn rewrite_name_files(
+        &self,
+        record: &ContainerRecord,
+        places: &[(Network, Endpoint)],
+    ) -> Result<(), EngineError> {
+        let owner = self.id_map(record)?.map_or(0, |map| map.host_id);
+        self.write_name_files(record, &self.hostname_of(record), owner, &Donors::default(), places)
+    }
+
     fn write_name_files(
         &self,
         record: &ContainerRecord,
-        resolved: &Resolved,
+        hostname: &str,
+        owner: u32,
         donors: &Donors,
-        network: &NetworkPlan,
+        places: &[(Network, Endpoint)],
     ) -> Result<(), EngineError> {
-        let endpoints = network.attachments.iter().map(|(_, endpoint)| endpoint);
-        let addresses: Vec<_> =
-            endpoints.flat_map(|endpoint| [endpoint.ipv4, endpoint.ipv6]).flatten().map(|own| own.address).collect();
+        let own = places.iter().flat_map(|(_, endpoint)| [endpoint.ipv4, endpoint.ipv6]).flatten();
+        let addresses: Vec<_> = own.map(|own| own.address).collect();
         let shared = donors.network.as_ref().map(|donor| self.roots().container(donor.id.as_str()));
         let files = NameFiles {
             network: &network_mode(&record.request.network, donors),
-            hostname: &resolved.hostname,
+            hostname,
             domainname: record.request.domainname.as_deref(),
             addresses: &addresses,
             extra_hosts: &record.request.extra_hosts,
-            gateways: &gateways(record, network),
+            gateways: &gateways(record, places),
             wanted: &record.request.resolver,
-            form: form(network),
+            form: form(places),
             shared_with: shared.as_deref(),
-            owner: resolved.id_map.map_or(0, |map| map.host_id),
+            owner,
         };
         Ok(files.write(&self.roots().container(record.id.as_str()))?)
     }
 }
 
 /// The addresses at which a container reaches the host: its first network's gateways, or the host's own loopback.
-fn gateways(record: &ContainerRecord, network: &NetworkPlan) -> Vec<IpAddr> {
-    match network.attachments.first() {
+fn gateways(record: &ContainerRecord, places: &[(Network, Endpoint)]) -> Vec<IpAddr> {
+    match places.first() {
         Some((network, _)) => network.subnets.iter().map(|subnet| subnet.gateway).collect(),
         None if record.request.network == NamespaceChoice::Host => vec![Ipv4Addr::LOCALHOST.into()],
         None => Vec::new(),
@@ -288,16 +299,17 @@ fn gateways(record: &ContainerRecord, network: &NetworkPlan) -> Vec<IpAddr> {
 }
 
 /// How a container in these networks reaches name servers.
-fn form(network: &NetworkPlan) -> Form {
-    match network.attachments.as_slice() {
+fn form(places: &[(Network, Endpoint)]) -> Form {
+    match places {
         [] => Form::Host,
-        attachments => Form::Network { ipv6: attachments.iter().any(|(_, endpoint)| endpoint.ipv6.is_some()) },
+        places => Form::Network { ipv6: places.iter().any(|(_, endpoint)| endpoint.ipv6.is_some()) },
     }
 }
 
 fn network_mode(choice: &NamespaceChoice, donors: &Donors) -> NetworkMode {
     match choice {
         NamespaceChoice::Default | NamespaceChoice::Private | NamespaceChoice::Network(_) => NetworkMode::Private,
+        NamespaceChoice::Path(path) => NetworkMode::Path(path.clone()),
         NamespaceChoice::None => NetworkMode::None,
         NamespaceChoice::Host => NetworkMode::Host,
         NamespaceChoice::Container(name) => {

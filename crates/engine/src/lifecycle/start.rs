@@ -38,7 +38,6 @@ use crate::error::EngineError;
 use crate::id::ContainerId;
 use crate::lifecycle::external::{self, ExternalPlan};
 use crate::lifecycle::prepare::StartPlan;
-use crate::networks;
 use crate::worker::chain;
 
 /// Name of the spec of the present start, in the state folder.
@@ -274,15 +273,12 @@ fn run_container(way: Way, network: &NetworkPlan) -> Result<Running, (i32, Strin
         |cgroup: &Cgroup| cgroup.oom_events_path().and_then(|path| File::open(path).ok()).map(OwnedFd::from);
     match way {
         Way::BuiltIn(plan) => {
-            let mut wired = Ok(Vec::new());
+            let mut wired = Ok(());
             let created = hull_runtime::create::create_and(*plan, |pid, _| wired = network.wire(pid));
             let created = created.map_err(|error| describe(&error))?;
-            match wired {
-                Ok(changed) => networks::report(&changed),
-                Err(error) => {
-                    created.abandon();
-                    return Err((125, chain(&error)));
-                }
+            if let Err(error) = wired {
+                created.abandon();
+                return Err((125, chain(&error)));
             }
             let started = created.start().map_err(|error| describe(&error))?;
             let oom_events = started.cgroup.as_ref().and_then(oom_events);

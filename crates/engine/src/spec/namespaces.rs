@@ -111,6 +111,7 @@ pub(crate) fn namespaces(request: &CreateContainer, resolved: &Resolved) -> Resu
             | NamespaceChoice::Private
             | NamespaceChoice::None
             | NamespaceChoice::Network(_) => None,
+            NamespaceChoice::Path(path) => Some(path.clone()),
             NamespaceChoice::Container(name) => Some(
                 resolved
                     .namespaces

@@ -17,14 +17,15 @@ use netlink_packet_core::{
 };
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use netlink_packet_route::link::{
-    InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo,
-    LinkMessage,
+    InfoBridgePort, InfoData, InfoIpVlan, InfoKind, InfoMacVlan, InfoPortData, InfoPortKind, InfoVeth, IpVlanMode,
+    LinkAttribute, LinkFlags, LinkInfo, LinkMessage, MacVlanMode,
 };
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use serde::{Deserialize, Serialize};
 
 /// Index of `lo` in every network namespace.
 pub const LOOPBACK: u32 = 1;
@@ -43,6 +44,64 @@ pub struct Peer<'a> {
     pub namespace: BorrowedFd<'a>,
 }
 
+/// An interface on top of another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Upper {
+    /// With a hardware address of its own.
+    Macvlan(MacvlanMode),
+    /// With the lower one's.
+    Ipvlan(IpvlanMode),
+}
+
+/// How interfaces on top of the same one reach each other (ip-link(8)).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MacvlanMode {
+    /// Directly.
+    #[default]
+    Bridge,
+    /// By a switch outside that sends them back.
+    Vepa,
+    /// Not at all.
+    Private,
+    /// There is only one.
+    Passthru,
+}
+
+impl From<MacvlanMode> for MacVlanMode {
+    fn from(mode: MacvlanMode) -> MacVlanMode {
+        match mode {
+            MacvlanMode::Bridge => MacVlanMode::Bridge,
+            MacvlanMode::Vepa => MacVlanMode::Vepa,
+            MacvlanMode::Private => MacVlanMode::Private,
+            MacvlanMode::Passthru => MacVlanMode::Passthrough,
+        }
+    }
+}
+
+/// Which packets interfaces on top of the same one see (ip-link(8)).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IpvlanMode {
+    /// Those of their hardware address, also for everybody.
+    #[default]
+    L2,
+    /// Those of their addresses.
+    L3,
+    /// Those of their addresses, through the host's firewall.
+    L3s,
+}
+
+impl From<IpvlanMode> for IpVlanMode {
+    fn from(mode: IpvlanMode) -> IpVlanMode {
+        match mode {
+            IpvlanMode::L2 => IpVlanMode::L2,
+            IpvlanMode::L3 => IpVlanMode::L3,
+            IpvlanMode::L3s => IpVlanMode::L3S,
+        }
+    }
+}
+
 impl Netlink {
     /// In the calling thread's namespace.
     ///
@@ -54,16 +113,12 @@ impl Netlink {
         Ok(Netlink(socket))
     }
 
-    /// In another namespace, where the calling thread is for a moment; it must be the only one of its process.
+    /// In another namespace, where the calling thread is for a moment.
     ///
     /// # Errors
     /// When the namespace cannot be entered; the socket's.
     pub fn of(namespace: BorrowedFd<'_>) -> io::Result<Netlink> {
-        let own = std::fs::File::open("/proc/self/ns/net")?;
-        setns(namespace, CLONE_NEWNET)?;
-        let made = Netlink::here();
-        setns(own.as_fd(), CLONE_NEWNET)?;
-        made
+        within(namespace, Netlink::here)
     }
 
     /// Index of the interface with a name.
@@ -79,6 +134,23 @@ impl Netlink {
             Err(error) if error.raw_os_error() == Some(ENODEV) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// Names of the interfaces that are in a bridge.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn ports(&self, bridge: u32) -> io::Result<Vec<String>> {
+        let answers = self.ask(RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
+        let name = |answer| {
+            let RouteNetlinkMessage::NewLink(link) = answer else { return None };
+            let is_in = link.attributes.contains(&LinkAttribute::Controller(bridge));
+            link.attributes.into_iter().find_map(|attribute| match attribute {
+                LinkAttribute::IfName(name) if is_in => Some(name),
+                _ => None,
+            })
+        };
+        Ok(answers.into_iter().filter_map(name).collect())
     }
 
     /// Makes a bridge, down and without addresses.
@@ -115,6 +187,27 @@ impl Netlink {
             LinkInfo::Kind(InfoKind::Veth),
             LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(inside))),
         ]));
+        self.make(RouteNetlinkMessage::NewLink(link))
+    }
+
+    /// Makes an interface on top of one of this namespace's, in another namespace from the beginning.
+    ///
+    /// # Errors
+    /// The kernel's: `EOPNOTSUPP` when it has no such interfaces.
+    pub fn make_upper(&self, parent: u32, kind: Upper, mtu: Option<u32>, peer: &Peer<'_>) -> io::Result<()> {
+        let mut link = LinkMessage::default();
+        link.attributes.push(LinkAttribute::IfName(peer.name.to_owned()));
+        link.attributes.push(LinkAttribute::Link(parent));
+        link.attributes.push(LinkAttribute::NetNsFd(peer.namespace.as_raw_fd()));
+        link.attributes.extend(mtu.map(LinkAttribute::Mtu));
+        let (kind, data) = match kind {
+            Upper::Macvlan(mode) => {
+                link.attributes.push(LinkAttribute::Address(peer.mac.to_vec()));
+                (InfoKind::MacVlan, InfoData::MacVlan(vec![InfoMacVlan::Mode(mode.into())]))
+            }
+            Upper::Ipvlan(mode) => (InfoKind::IpVlan, InfoData::IpVlan(vec![InfoIpVlan::Mode(mode.into())])),
+        };
+        link.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind), LinkInfo::Data(data)]));
         self.make(RouteNetlinkMessage::NewLink(link))
     }
 
@@ -258,6 +351,19 @@ impl Netlink {
             }
         }
     }
+}
+
+/// Does something with the calling thread in another network namespace: sockets that are made and settings that are
+/// written there are that namespace's.
+///
+/// # Errors
+/// When the namespace cannot be entered or left; what `inside` says.
+pub fn within<T>(namespace: BorrowedFd<'_>, inside: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    let own = std::fs::File::open("/proc/thread-self/ns/net")?;
+    setns(namespace, CLONE_NEWNET)?;
+    let result = inside();
+    setns(own.as_fd(), CLONE_NEWNET)?;
+    result
 }
 
 const ENODEV: i32 = 19;

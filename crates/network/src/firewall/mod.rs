@@ -20,7 +20,7 @@ use std::net::IpAddr;
 use hull_kernel::netlink::conntrack::{self, Destination};
 use hull_kernel::netlink::nftables::{Element, NftablesError, Transaction, interface, table_names};
 
-use crate::ports::Protocol;
+use crate::ports::{ContainerPort, Protocol};
 
 /// Rules that were not set.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +68,13 @@ pub struct Publication {
     pub port: u16,
     /// Whether other hosts reach it, and containers of other networks; this host and its own network always do.
     pub open: bool,
+}
+
+impl Publication {
+    /// The container's end.
+    pub fn inside(&self) -> ContainerPort {
+        ContainerPort { port: self.port, protocol: self.protocol }
+    }
 }
 
 /// The table of one Hull.
