@@ -306,9 +306,7 @@ impl Hull {
 }
 
 impl Hull {
-    /// Bridges and the firewall's table outlive the containers, as docker's do; here they belong to a test. Says which
-    /// interfaces of containers are in the bridges still.
-    fn remove_networks(&self) -> Vec<String> {
+    fn remove_user_networks(&self) {
         let listed = self.command(&["network", "ls", "-q", "--filter", "type=custom"]).output().expect("starting hull");
         let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
         for network in listed.split_whitespace() {
@@ -317,6 +315,11 @@ impl Hull {
                 eprintln!("cleaning up: {removed:#?}");
             }
         }
+    }
+
+    /// Bridges and the firewall's table outlive the containers, as docker's do; here they belong to a test. Says which
+    /// interfaces of containers are in the bridges still.
+    fn remove_networks(&self) -> Vec<String> {
         let instance = self.roots.instance();
         let Some(hash) = instance.strip_prefix("hull-") else { return Vec::new() };
         let bridge = format!("hull0-{hash}");
@@ -337,8 +340,9 @@ impl Drop for Hull {
     fn drop(&mut self) {
         if self.roots.database().exists() {
             self.remove_containers();
+            self.remove_user_networks();
         }
-        let interfaces = if self.roots.database().exists() { self.remove_networks() } else { Vec::new() };
+        let interfaces = self.remove_networks();
         let mut left = leftovers::settled(|| self.leftovers());
         left.extend(interfaces);
         left.extend(self.remove_layer_mounts());

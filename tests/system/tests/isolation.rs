@@ -166,9 +166,9 @@ fn a_device_node_that_it_makes_opens_only_when_it_may() {
 }
 
 #[test]
-fn there_is_only_a_loopback_and_it_is_up() {
+fn there_is_only_a_loopback_without_a_network_and_it_is_up() {
     let hull = Hull::with_busybox();
-    for flags in [&[][..], &["--network", "private"], &["--network", "none"]] {
+    for flags in [&["--network", "private"][..], &["--network", "none"]] {
         assert_eq!(hull.inside(flags, "ls /sys/class/net; cat /sys/class/net/lo/flags"), "lo\n0x9", "{flags:?}");
     }
 }
