@@ -10,30 +10,23 @@
 //! [registries."docker.io"]
 //! mirrors = ["mirror.example", "http://10.0.0.1:5000/hub"]   # asked before the registry itself, in this order
 //!
-//! [trust]                   # see hull_image::registry::TrustPolicy
+//! [trust] # see hull_image::registry::TrustPolicy
 //! "docker.io/library/*" = { cosign-key = "debian.pub" }      # or "accept", or "reject"
 //!
 //! [storage]
 //! driver = "erofs"          # how layers are kept: "erofs", "overlay", "copy"; else the first of them that works
-//!
 //! [gc]                      # what goes by itself when the file system of the images is full; see `Gc` below
 //! high-water = 85           # and enabled = true, low-water = 75, keep = "24h"
-//!
-//! [limits]                  # what an image may be at most; more is refused and leaves nothing
-//! layer-size = 137438953472 # bytes of files in one layer, unpacked
-//! layer-entries = 10000000  # entries in one layer
-//! archive-size = 549755813888 # bytes of an archive that is loaded, uncompressed
-//!
+//! [limits]                  # what an image may be at most; see `Limits` below
+//! layer-size = 137438953472 # and layer-entries = 10000000, archive-size = 549755813888
 //! [publish]
 //! allow = ["8080", "53/udp"] # ports open to other hosts although the host's input policy is drop; "all" for every one
-//!
 //! [network]
 //! pools = [{ base = "10.200.0.0/16", size = 24 }] # subnets of networks that are made without one
 //! ```
-//!
 //! It is `/etc/hull/hull.toml`, which may be missing, or the file that `--config` or `HULL_CONFIG` names, which must
-//! be there. Nothing is read until something asks, so what needs no setting does not pay for the file and is not
-//! stopped by a bad one. A field that is not known is an error, as is everything else that cannot be meant.
+//! be there. Nothing is read until something asks, so what needs no setting is not stopped by a bad one. A field that is
+//! not known is an error, as is everything else that cannot be meant.
 
 use std::fs;
 use std::io;

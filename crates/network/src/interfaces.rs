@@ -153,7 +153,7 @@ fn plug(
 ) -> Result<(), InterfaceError> {
     let controller = ensure_bridge(host, bridge, network)?;
     let name = endpoint.host_interface.as_deref().unwrap_or_default();
-    host.make_veth(name, controller, network.mtu, peer).map_err(failed("making", name, network))?;
+    host.make_veth(name, Some(controller), network.mtu, peer).map_err(failed("making", name, network))?;
     let port = host.index(name).and_then(|index| index.ok_or(io::ErrorKind::NotFound.into()));
     port.and_then(|port| host.let_return(port)).map_err(failed("setting the bridge's port", name, network))
 }

@@ -16,6 +16,19 @@ pub fn fact(connection: &Connection, key: &str) -> rusqlite::Result<Option<Strin
     statement.query_row([key], |row| row.get(0)).optional()
 }
 
+/// Beginning of the keys under which settings of the kernel are remembered that were changed, with their previous value.
+pub const CHANGED_SETTING: &str = "changed-setting ";
+
+/// What is remembered under keys with a beginning: the rest of each key and the text, by key.
+///
+/// # Errors
+/// The database's.
+pub fn facts_with(connection: &Connection, beginning: &str) -> rusqlite::Result<Vec<(String, String)>> {
+    let mut statement = connection
+        .prepare_cached("SELECT substr(key, length(?1) + 1), value FROM facts WHERE instr(key, ?1) = 1 ORDER BY key")?;
+    statement.query_map([beginning], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+}
+
 /// Remembers a text.
 ///
 /// # Errors

@@ -1,6 +1,7 @@
 //! Network namespaces of a test's own, wired with veth pairs, and what is sent through them from threads inside.
 //!
-//! A namespace lasts as long as its descriptor; nothing of it is seen by other tests or the machine. `ip` makes the links.
+//! A namespace lasts as long as its descriptor; nothing of it is seen by other tests or the machine. Links are made
+//! over netlink, addresses and routes by `ip`, which busybox has as well.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -10,6 +11,7 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
+use hull_kernel::netlink::route::{Netlink, Peer};
 use hull_sys::process::{CLONE_NEWNET, setns, unshare};
 
 /// How long a packet that is let through may take; one that is dropped takes as long.
@@ -69,11 +71,37 @@ impl Net {
 
     /// A veth pair: `own` here, `name` in `other`, both up.
     pub fn wire(&self, own: &str, other: &Net, name: &str) {
-        // Inside the spawned `ip` the namespace's descriptor is known by this process' number for it.
-        let fd = std::os::fd::AsRawFd::as_raw_fd(&other.namespace);
-        let path = format!("/proc/{}/fd/{fd}", std::process::id());
-        self.ip(&format!("link add {own} type veth peer name {name} netns {path}; link set {own} up"));
+        self.pair(own, None, other, name);
+    }
+
+    /// The same with `own` in a bridge, which sends what returns to the container back through the same port, as a kernel
+    /// with br_netfilter wants it.
+    pub fn plug(&self, own: &str, bridge: &str, other: &Net, name: &str) {
+        self.pair(own, Some(bridge), other, name);
+    }
+
+    fn pair(&self, own: &str, bridge: Option<&str>, other: &Net, name: &str) {
+        let made = self.within(|| {
+            let here = Netlink::here()?;
+            let bridge = bridge.map(|bridge| here.index(bridge)).transpose()?.flatten();
+            let number = |text: &str| text.bytes().fold(0, |sum: u8, byte| sum.wrapping_mul(31).wrapping_add(byte));
+            let mac = [2, 0, 0, number(own), number(name), std::os::fd::AsRawFd::as_raw_fd(&other.namespace) as u8];
+            here.make_veth(own, bridge, None, &Peer { name, mac, namespace: other.namespace.as_fd() })?;
+            let index = here.index(own)?.unwrap_or_default();
+            if bridge.is_some() { here.let_return(index) } else { Ok(()) }
+        });
+        made.unwrap_or_else(|error| panic!("the pair of {own} and {name}: {error}"));
         other.ip(&format!("link set {name} up"));
+    }
+
+    /// A bridge that is up.
+    pub fn bridge(&self, name: &str) {
+        let made = self.within(|| {
+            let here = Netlink::here()?;
+            here.make_bridge(name, [2, 0, 0, 0, 1, name.bytes().last().unwrap_or_default()], None)?;
+            here.set_up(here.index(name)?.unwrap_or_default(), true)
+        });
+        made.unwrap_or_else(|error| panic!("the bridge {name}: {error}"));
     }
 
     /// Answers each TCP connection with the client's address, until the test ends.

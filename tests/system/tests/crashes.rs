@@ -82,7 +82,7 @@ fn an_orphan_is_removed_by_force() {
 }
 
 /// Kills a command after ever longer times, from before it has done anything to when it is done.
-fn kill_at_many_moments(hull: &Hull, words: &[&str], moments: u64, mut look: impl FnMut(&Hull, u64)) {
+pub(crate) fn kill_at_many_moments(hull: &Hull, words: &[&str], moments: u64, mut look: impl FnMut(&Hull, u64)) {
     // Copying a root file system takes longer than making an empty folder.
     let is_slow = is_vm() || system_tests::hull::storage_driver().as_deref() == Some("copy");
     let whole = Duration::from_millis(if is_slow { 600 } else { 60 });

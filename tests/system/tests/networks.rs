@@ -9,7 +9,9 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use system_tests::net::Net;
-use system_tests::{Hull, peers, wait_for};
+use system_tests::{Hull, is_vm, peers, wait_for};
+
+use crate::crashes::kill_at_many_moments;
 
 /// Answers every connection at port 80 with the client's address, as netstat(8) shows the connection.
 const SERVER: &str = r#"while true; do nc -l -p 80 -e sh -c '
@@ -242,6 +244,7 @@ struct World {
 impl World {
     fn new() -> World {
         let (host, remote) = (Net::new(), Net::new());
+        host.set("ipv4/ip_forward", "0");
         host.wire("eth0", &remote, "eth0");
         host.ip("addr add 192.0.2.1/24 dev eth0; addr add 2001:db8::1/64 dev eth0 nodad");
         remote.ip("addr add 192.0.2.9/24 dev eth0; addr add 2001:db8::9/64 dev eth0 nodad");
@@ -280,6 +283,8 @@ fn the_way_out_is_the_hosts_address_and_the_way_in_keeps_the_clients() {
     let world = World::new();
     world.run(&["network", "create", "--ipv6", "web"]);
     world.run(&["run", "-d", "--name", "one", "--network", "web", "-p", "8080:80", "busybox", "sh", "-c", SERVER]);
+    let info = world.run(&["info"]);
+    assert!(info.contains("Changed Settings:") && info.contains(" net.ipv4.ip_forward: 0 before"), "{info}");
     let exec = |words: &[&str]| world.host.within(|| world.hull.run(&[&["exec", "one"], words].concat())).stdout;
     wait_for("the way out", || (exec(&["nc", "-w", "1", "192.0.2.9", "80"]) == "192.0.2.1").then_some(()));
     assert_eq!(exec(&["nc", "-w", "1", "2001:db8::9", "80"]), "2001:db8::1");
@@ -308,7 +313,10 @@ fn the_way_out_is_the_hosts_address_and_the_way_in_keeps_the_clients() {
 
 #[test]
 fn what_is_published_follows_the_hosts_policy_and_comes_back() {
-    let Some(peers) = peers() else { return };
+    let Some(peers) = peers() else {
+        assert!(is_vm(), "HULL_PEERS is not set: run this through cargo xtask test system");
+        return;
+    };
     let world = World::new();
     let nft = |script: &str| {
         let mut child = world
@@ -380,3 +388,64 @@ const FIREWALLS: [(&str, &str, &str); 3] = [
         "input: firewalld is active",
     ),
 ];
+
+/// The published ports that the firewall's table of a Hull has, as nft(8) lists its maps; none where nft is not.
+fn published(hull: &Hull) -> Vec<String> {
+    let (Some(peers), instance) = (peers(), hull.roots().instance()) else { return Vec::new() };
+    let listed = Command::new(peers.join("nft")).args(["list", "table", "inet", &instance]).output().expect("nft");
+    let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+    let is_port = |line: &&str| line.contains(" . 80 ") || line.ends_with(" . 80") || line.contains(" . 80,");
+    listed.lines().filter(is_port).map(str::to_owned).collect()
+}
+
+#[test]
+fn killed_commands_leave_no_place_port_or_network_that_the_next_one_does_not_remove() {
+    let hull = Hull::with_busybox();
+    let moments = if is_vm() { 6 } else { 25 };
+    hull.ok(&["network", "create", "web"]);
+    let members =
+        |network: &str| hull.ok(&["network", "inspect", "-f", "{{range .Containers}}{{.Name}} {{end}}", network]);
+    let run = ["run", "-d", "--name", "one", "--network", "web", "-p", "127.0.0.1::80", "busybox", "sleep", "1000"];
+    let mut seen = 0;
+    kill_at_many_moments(&hull, &run, moments, |hull, moment| {
+        seen += usize::from(hull.run(&["rm", "-f", "one"]).code == 0);
+        wait_for(&format!("nothing left at {moment}"), || hull.leftovers().is_empty().then_some(()));
+        assert_eq!((members("web"), published(hull)), (String::new(), Vec::new()), "at {moment}");
+    });
+    assert!(seen > 0, "some moments were late enough for a container");
+
+    hull.ok(&["run", "-d", "--name", "one", "busybox", "sleep", "1000"]);
+    let interfaces = || hull.ok(&["exec", "one", "ip", "-o", "link"]).lines().count();
+    let before = interfaces();
+    kill_at_many_moments(&hull, &["network", "connect", "web", "one"], moments, |hull, moment| {
+        hull.run(&["network", "disconnect", "web", "one"]);
+        assert_eq!((members("web"), interfaces()), (String::new(), before), "at {moment}");
+    });
+    hull.ok(&["network", "connect", "web", "one"]);
+    kill_at_many_moments(&hull, &["network", "disconnect", "web", "one"], moments, |hull, moment| {
+        hull.run(&["network", "disconnect", "web", "one"]);
+        assert_eq!((members("web"), interfaces()), (String::new(), before), "at {moment}");
+        hull.ok(&["network", "connect", "web", "one"]);
+    });
+    kill_at_many_moments(&hull, &["port", "add", "one", "127.0.0.1::80"], moments, |hull, moment| {
+        hull.run(&["port", "rm", "one", "80"]);
+        assert_eq!((hull.ok(&["port", "one"]), published(hull)), (String::new(), Vec::new()), "at {moment}");
+    });
+    hull.ok(&["port", "add", "one", "127.0.0.1::80"]);
+    kill_at_many_moments(&hull, &["port", "rm", "one", "80"], moments, |hull, moment| {
+        hull.run(&["port", "rm", "one", "80"]);
+        assert_eq!((hull.ok(&["port", "one"]), published(hull)), (String::new(), Vec::new()), "at {moment}");
+        hull.ok(&["port", "add", "one", "127.0.0.1::80"]);
+        assert!(peers().is_none() || published(hull).len() == 1, "{:?}", published(hull));
+    });
+
+    let create = || hull.ok(&["network", "create", "other"]);
+    create();
+    kill_at_many_moments(&hull, &["network", "rm", "other"], moments, |hull, moment| {
+        hull.run(&["network", "rm", "other"]);
+        let listed = hull.ok(&["network", "ls", "--filter", "type=custom", "--format", "{{.Name}}"]);
+        assert_eq!(listed, "web", "at {moment}");
+        create();
+    });
+    hull.ok(&["rm", "-f", "one"]);
+}

@@ -1,5 +1,7 @@
 //! `hull info`: this Hull and the machine it is on.
 
+use std::collections::BTreeMap;
+
 use hull_engine::{ContainerState, ListQuery};
 use hull_kernel::cgroups::Layout;
 use rustix::system::{sysinfo, uname};
@@ -35,6 +37,8 @@ struct Info {
     name: String,
     hull_root_dir: String,
     hull_state_dir: String,
+    /// Settings of the kernel that Hull has changed, with the value before.
+    changed_settings: BTreeMap<String, String>,
 }
 
 /// Prints the facts.
@@ -80,6 +84,7 @@ fn gathered(context: &Context) -> Result<Info, Failure> {
         name: machine.nodename().to_string_lossy().into_owned(),
         hull_root_dir: engine.roots().root.display().to_string(),
         hull_state_dir: engine.roots().state.display().to_string(),
+        changed_settings: engine.changed_settings()?.into_iter().collect(),
     })
 }
 
@@ -111,5 +116,12 @@ fn described(info: &Info) -> String {
         ("Hull Root Dir", info.hull_root_dir.clone()),
         ("Hull State Dir", info.hull_state_dir.clone()),
     ];
-    lines.iter().map(|(name, value)| format!("{name}: {value}\n")).collect()
+    let mut text: String = lines.iter().map(|(name, value)| format!("{name}: {value}\n")).collect();
+    if !info.changed_settings.is_empty() {
+        text.push_str("Changed Settings:\n");
+    }
+    for (name, previous) in &info.changed_settings {
+        text.push_str(&format!(" {name}: {previous} before\n"));
+    }
+    text
 }

@@ -67,8 +67,9 @@ pub(crate) fn bridge_name(id: &str) -> String {
 }
 
 impl Engine {
-    /// All networks, the default one among them.
+    /// All networks, the default one among them; removals that were interrupted are gone through with first.
     pub(crate) fn networks(&self) -> Result<Vec<Network>, EngineError> {
+        self.sweep_networks()?;
         let known = self.store().read(all)?;
         if find(&known, DEFAULT_NETWORK).is_some() {
             return Ok(known);
@@ -109,7 +110,7 @@ impl Engine {
         if !is_plain(&wanted.name) {
             return Err(NetworkError::Name(wanted.name.clone()).into());
         }
-        self.default_network()?;
+        self.networks()?;
         self.insert_network(wanted, None)
     }
 

@@ -23,7 +23,7 @@ use hull_network::plan::namespace_of;
 use hull_network::publishing::Inside;
 use hull_network::settings::{self, ChangedSetting};
 use hull_network::{Cidr, Endpoint, Mac, Network, NetworkPlan, Subnet, interfaces};
-use hull_store::{Lease, StoreError};
+use hull_store::{CHANGED_SETTING, Lease, StoreError, facts_with, remember};
 use rusqlite::{Transaction, params};
 
 use super::{NetworkError, all, find, resolve};
@@ -198,8 +198,18 @@ impl Engine {
     pub(super) fn forward(&self, network: &Network) -> Result<(), EngineError> {
         for ChangedSetting { name, previous, value } in settings::forward(network).map_err(NetworkError::from)? {
             tracing::warn!("{name} was {previous} and is {value} now, so that networks reach beyond this host");
+            let key = format!("{CHANGED_SETTING}{name}");
+            self.store().write(|tx| Ok::<_, StoreError>(remember(tx, &key, &previous)?))?;
         }
         Ok(())
+    }
+
+    /// Settings of the kernel that were changed for networks, and the value that each had before it last was.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn changed_settings(&self) -> Result<Vec<(String, String)>, EngineError> {
+        self.store().read(|db| Ok(facts_with(db, CHANGED_SETTING).map_err(StoreError::from)?))
     }
 
     /// A container's networks and its places in them, in the order of their interfaces; none when it does not run.

@@ -167,11 +167,11 @@ impl Netlink {
         self.make(RouteNetlinkMessage::NewLink(link))
     }
 
-    /// Makes a pair of interfaces: the host's end, up and in a bridge, and the container's.
+    /// Makes a pair of interfaces: the host's end, up and in a bridge if there is one, and the container's.
     ///
     /// # Errors
     /// The kernel's; neither end exists then.
-    pub fn make_veth(&self, name: &str, bridge: u32, mtu: Option<u32>, peer: &Peer<'_>) -> io::Result<()> {
+    pub fn make_veth(&self, name: &str, bridge: Option<u32>, mtu: Option<u32>, peer: &Peer<'_>) -> io::Result<()> {
         let mut inside = LinkMessage::default();
         inside.attributes.push(LinkAttribute::IfName(peer.name.to_owned()));
         inside.attributes.push(LinkAttribute::Address(peer.mac.to_vec()));
@@ -181,7 +181,7 @@ impl Netlink {
         link.header.flags = LinkFlags::Up;
         link.header.change_mask = LinkFlags::Up;
         link.attributes.push(LinkAttribute::IfName(name.to_owned()));
-        link.attributes.push(LinkAttribute::Controller(bridge));
+        link.attributes.extend(bridge.map(LinkAttribute::Controller));
         link.attributes.extend(mtu.map(LinkAttribute::Mtu));
         link.attributes.push(LinkAttribute::LinkInfo(vec![
             LinkInfo::Kind(InfoKind::Veth),
@@ -441,7 +441,7 @@ mod tests {
             let namespace = own_namespace();
             let inside = Netlink::here().unwrap();
             let peer = Peer { name: "eth0", mac: [2, 0x42, 10, 9, 0, 2], namespace: namespace.as_fd() };
-            host.make_veth("v0", bridge, Some(1400), &peer).unwrap();
+            host.make_veth("v0", Some(bridge), Some(1400), &peer).unwrap();
             let eth0 = inside.index("eth0").unwrap().unwrap();
             inside.add_address(eth0, [10, 9, 0, 2].into(), 24).unwrap();
             inside.add_address(eth0, "fd09::2".parse().unwrap(), 64).unwrap();
