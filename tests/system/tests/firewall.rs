@@ -49,13 +49,13 @@ impl World {
         host.set("ipv4/ip_forward", "1");
         host.set("ipv6/conf/all/forwarding", "1");
         host.wire("eth0", &world.remote, "eth0");
-        host.ip("addr add 192.0.2.1/24 dev eth0; addr add 2001:db8::1/64 dev eth0 nodad");
-        world.remote.ip("addr add 192.0.2.9/24 dev eth0; addr add 2001:db8::9/64 dev eth0 nodad");
+        host.ip("addr add 192.0.2.1/24 dev eth0; addr add 2001:db8::1/64 dev eth0");
+        world.remote.ip("addr add 192.0.2.9/24 dev eth0; addr add 2001:db8::9/64 dev eth0");
         world.remote.ip("route add default via 192.0.2.1; route add default via 2001:db8::1");
         for number in 0..3 {
             host.bridge(&format!("hull{number}"));
             host.ip(&format!("addr add 172.2{number}.0.1/24 dev hull{number}"));
-            host.ip(&format!("addr add fd00:{number}::1/64 dev hull{number} nodad"));
+            host.ip(&format!("addr add fd00:{number}::1/64 dev hull{number}"));
             host.set(&format!("ipv4/conf/hull{number}/route_localnet"), "1");
         }
         for (net, number, last) in [(&world.one, 0, 2), (&world.two, 0, 3), (&world.far, 1, 2), (&world.shut, 2, 2)] {
@@ -63,7 +63,7 @@ impl World {
             host.plug(&own, &format!("hull{number}"), net, "eth0");
             net.ip(&format!("addr add 172.2{number}.0.{last}/24 dev eth0; route add default via 172.2{number}.0.1"));
             net.ip(&format!(
-                "addr add fd00:{number}::{last}/64 dev eth0 nodad; route add default via fd00:{number}::1"
+                "addr add fd00:{number}::{last}/64 dev eth0; route add default via fd00:{number}::1"
             ));
             net.serve("[::]:80");
         }
@@ -186,7 +186,7 @@ fn a_source_that_is_not_the_networks_is_dropped() {
     let world = World::new();
     let net = &world.one;
     net.ip("addr add 172.21.0.77/32 dev eth0; addr add 192.0.2.77/32 dev eth0; addr add 172.20.0.77/32 dev eth0");
-    net.ip("addr add fd00:1::77/128 dev eth0 nodad");
+    net.ip("addr add fd00:1::77/128 dev eth0");
     world.host.set("ipv4/conf/all/rp_filter", "0");
     world.host.set("ipv4/conf/hull0/rp_filter", "0");
     let arrives = |source: &str, at: &str| world.one.datagram(source, &world.host, at);

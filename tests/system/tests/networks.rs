@@ -246,8 +246,8 @@ impl World {
         let (host, remote) = (Net::new(), Net::new());
         host.set("ipv4/ip_forward", "0");
         host.wire("eth0", &remote, "eth0");
-        host.ip("addr add 192.0.2.1/24 dev eth0; addr add 2001:db8::1/64 dev eth0 nodad");
-        remote.ip("addr add 192.0.2.9/24 dev eth0; addr add 2001:db8::9/64 dev eth0 nodad");
+        host.ip("addr add 192.0.2.1/24 dev eth0; addr add 2001:db8::1/64 dev eth0");
+        remote.ip("addr add 192.0.2.9/24 dev eth0; addr add 2001:db8::9/64 dev eth0");
         remote.serve("[::]:80");
         World { host, remote, hull: Hull::with_busybox() }
     }
