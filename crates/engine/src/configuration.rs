@@ -35,6 +35,7 @@ use std::path::{Path, PathBuf};
 
 use hull_image::registry::{Registries, TrustPolicy};
 use hull_image::unpack::UnpackOptions;
+use hull_network::cni;
 use hull_network::publishing::Allowed;
 use hull_network::subnet::Pool;
 use hull_snapshot::Driver;
@@ -62,6 +63,8 @@ pub struct Configuration {
     pub publish: Publish,
     /// Where networks' addresses come from.
     pub network: NetworkSection,
+    /// Where CNI's lists and plugins are: `config-dir = "/etc/cni/net.d"`, `plugin-dirs = ["/opt/cni/bin"]`.
+    pub cni: cni::Folders,
 }
 
 /// `[network]`.

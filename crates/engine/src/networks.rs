@@ -4,15 +4,18 @@
 //! one that is being removed is leased by who does it (networks/definitions.rs), and is nobody's network any more.
 //! Containers' places in networks are networks/places.rs.
 
+pub(crate) mod brought;
 pub(crate) mod definitions;
 pub(crate) mod places;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use hull_network::cni::CniError;
 use hull_network::firewall::{Firewall, FirewallError};
 use hull_network::interfaces::InterfaceError;
 use hull_network::plan::PlanError;
+use hull_network::ports::ContainerPort;
 use hull_network::settings::SettingError;
 use hull_network::subnet::SubnetError;
 use hull_network::{Cidr, Network};
@@ -173,6 +176,15 @@ pub enum NetworkError {
         #[source]
         source: FirewallError,
     },
+    /// A plugin list or a plugin.
+    #[error(transparent)]
+    Cni(#[from] CniError),
+    /// A CNI network of a container that runs.
+    #[error("network {0} is made of CNI plugins: containers are put into it when they start")]
+    CniLive(String),
+    /// A port for a plugin that has to be told its number.
+    #[error("port {0} has no number on the host, which CNI plugins need")]
+    CniPort(ContainerPort),
     /// A setting of the kernel.
     #[error(transparent)]
     Setting(#[from] SettingError),
@@ -202,6 +214,8 @@ impl NetworkError {
             | NetworkError::NoNamespace(_)
             | NetworkError::Namespace { .. }
             | NetworkError::UserNetworksOnly(_)
+            | NetworkError::CniLive(_)
+            | NetworkError::CniPort(_)
             | NetworkError::NoPlace { .. }
             | NetworkError::CannotConnect
             | NetworkError::NoSubnet { .. }
@@ -212,6 +226,7 @@ impl NetworkError {
             | NetworkError::Interface(_)
             | NetworkError::Firewall { .. }
             | NetworkError::Setting(_)
+            | NetworkError::Cni(_)
             | NetworkError::Damaged(_) => ErrorKind::Internal,
         }
     }

@@ -19,7 +19,7 @@ use crate::engine::Engine;
 use crate::error::EngineError;
 use crate::id::ContainerId;
 use crate::list::{network_name, network_names};
-use crate::networks::{self, places};
+use crate::networks::{self, brought, places};
 use crate::record::ContainerRecord;
 use crate::request::{CreateContainer, NamespaceChoice};
 use crate::spec::Effective;
@@ -55,7 +55,7 @@ impl Engine {
     /// missing, so that the other containers' ports come back as well.
     pub(crate) fn publish_at_start(&self, record: &ContainerRecord, plan: &NetworkPlan) -> Result<(), EngineError> {
         let requests = port_requests(record);
-        if plan.attachments.is_empty() {
+        if plan.attachments.is_empty() && plan.cni.is_none() {
             return self.check_ports(&record.request);
         }
         if !self.firewall().is_there()? {
@@ -63,7 +63,7 @@ impl Engine {
         }
         match places::publishing(&plan.attachments) {
             Some(place) => self.publish_ports(&record.id, &requests, places::inside(place)),
-            None if requests.is_empty() => Ok(()),
+            None if requests.is_empty() || plan.cni.as_ref().is_some_and(brought::publishes) => Ok(()),
             None => Err(EngineError::NothingToPublish { mode: network_names(&record.request).join(", ") }),
         }
     }

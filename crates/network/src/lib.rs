@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod claims;
+pub mod cni;
 pub mod firewall;
 pub mod interfaces;
 pub mod mode;

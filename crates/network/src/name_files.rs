@@ -134,7 +134,7 @@ pub fn hosts(own: &OwnName<'_>, further: &str) -> String {
 }
 
 /// The fully qualified name first, then the short one, as hosts(5) wants it.
-fn own_names(own: &OwnName<'_>) -> String {
+pub fn own_names(own: &OwnName<'_>) -> String {
     let full = match own.domainname {
         Some(domain) if !domain.is_empty() && !own.hostname.contains('.') => format!("{}.{domain}", own.hostname),
         _ => own.hostname.to_owned(),

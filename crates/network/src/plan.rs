@@ -5,16 +5,18 @@
 //! pair of interfaces       host   its other end is in the container's namespace from the beginning
 //! addresses, up, routes    container
 //! elements of the table    host   the whole table when somebody has flushed it
+//! plugins of the user      cni/
 //! ```
 //! The container's program is not executed before all of it is done.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 use hull_kernel::netlink::route::Netlink;
 
+use crate::cni::{self, CniError};
 use crate::firewall::{Firewall, FirewallError, Segment};
 use crate::interfaces::{self, InterfaceError};
 use crate::network::{Endpoint, Network};
@@ -30,6 +32,21 @@ pub struct NetworkPlan {
     pub firewall: Firewall,
     /// All networks of the instance, for when the table is missing.
     pub networks: Vec<Network>,
+    /// Networks that the user's plugins make, after Hull's.
+    pub cni: Option<CniPlan>,
+}
+
+/// The places of one start that plugins make.
+#[derive(Debug, Clone)]
+pub struct CniPlan {
+    /// Each place; none has a result yet.
+    pub attachments: Vec<cni::Attachment>,
+    /// The container's folder, with its name files: what the plugins answer is only known when they are in use.
+    pub folder: PathBuf,
+    /// The container's own names, as they stand in /etc/hosts.
+    pub names: String,
+    /// Whether it is to have the name servers that plugins tell of.
+    pub servers: bool,
 }
 
 /// A network that a container is not in.
@@ -46,6 +63,18 @@ pub enum PlanError {
         /// Why.
         #[source]
         source: FirewallError,
+    },
+    /// A plugin's.
+    #[error(transparent)]
+    Cni(#[from] CniError),
+    /// A name file.
+    #[error("writing {}", path.display())]
+    NameFile {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
     },
     /// No conversation with the kernel.
     #[error("opening a netlink socket")]
@@ -67,9 +96,13 @@ impl NetworkPlan {
     /// # Errors
     /// [`PlanError`]; what was made goes with the namespace.
     pub fn wire(&self, pid: i32) -> Result<(), PlanError> {
-        if self.attachments.is_empty() {
-            return Ok(());
+        if !self.attachments.is_empty() {
+            self.wire_own(pid)?;
         }
+        self.cni.as_ref().map_or(Ok(()), |plan| plan.wire(pid))
+    }
+
+    fn wire_own(&self, pid: i32) -> Result<(), PlanError> {
         let namespace = namespace_of(pid)?;
         let host = Netlink::here().map_err(PlanError::Socket)?;
         for (position, (network, endpoint)) in self.attachments.iter().enumerate() {
@@ -91,6 +124,29 @@ impl NetworkPlan {
             }
             result => result.map_err(failed),
         }
+    }
+}
+
+impl CniPlan {
+    fn wire(&self, pid: i32) -> Result<(), PlanError> {
+        let namespace = PathBuf::from(format!("/proc/{pid}/ns/net"));
+        for attachment in &self.attachments {
+            let outcome = attachment.clone().add(&namespace, &self.folder)?;
+            let own = outcome.addresses.iter().map(|own| format!("{}\t{}\n", own.address, self.names));
+            self.append("hosts", &own.collect::<String>())?;
+            if self.servers {
+                let servers = outcome.servers.iter().map(|server| format!("nameserver {server}\n"));
+                self.append("resolv.conf", &servers.collect::<String>())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn append(&self, name: &str, lines: &str) -> Result<(), PlanError> {
+        let path = self.folder.join(name);
+        let file = File::options().append(true).open(&path);
+        file.and_then(|mut file| file.write_all(lines.as_bytes()))
+            .map_err(|source| PlanError::NameFile { path, source })
     }
 }
 

@@ -62,9 +62,7 @@ impl World {
             let own = format!("veth{number}{last}");
             host.plug(&own, &format!("hull{number}"), net, "eth0");
             net.ip(&format!("addr add 172.2{number}.0.{last}/24 dev eth0; route add default via 172.2{number}.0.1"));
-            net.ip(&format!(
-                "addr add fd00:{number}::{last}/64 dev eth0; route add default via fd00:{number}::1"
-            ));
+            net.ip(&format!("addr add fd00:{number}::{last}/64 dev eth0; route add default via fd00:{number}::1"));
             net.serve("[::]:80");
         }
         world.remote.serve("[::]:80");

@@ -9,6 +9,7 @@ mod attacks;
 mod builtin;
 mod cgroups;
 mod clients;
+mod cni;
 mod commit;
 mod crashes;
 mod crowd;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use hull_network::cni::{Attachment, Outcome};
 use hull_network::network::DEFAULT_NETWORK;
 use hull_network::port_list::{self, PortMap};
 use hull_network::{Cidr, Endpoint, Network, Subnet};
@@ -331,6 +332,9 @@ impl Engine {
         for (network, endpoint) in &places {
             networks.insert(network.name.clone(), endpoint_of(network, endpoint));
         }
+        for place in self.cni_places(&record.id)? {
+            networks.insert(place.list.name.clone(), endpoint_of_plugins(&place));
+        }
         // Docker repeats the default network's place above the list.
         let first = networks.get(DEFAULT_NETWORK).cloned().unwrap_or_default();
         Ok(NetworkSettings {
@@ -342,6 +346,23 @@ impl Engine {
             networks,
             ..NetworkSettings::default()
         })
+    }
+}
+
+fn endpoint_of_plugins(place: &Attachment) -> EndpointInspect {
+    let Outcome { addresses, gateways, mac, .. } = place.outcome();
+    let of = |v4: bool| addresses.iter().find(|own| own.address.is_ipv4() == v4);
+    let gateway = |v4: bool| gateways.iter().find(|gateway| gateway.is_ipv4() == v4);
+    let text = |own: Option<&Cidr>| own.map(|own| own.address.to_string()).unwrap_or_default();
+    EndpointInspect {
+        mac_address: mac.map(|mac| mac.to_string()).unwrap_or_default(),
+        gateway: gateway(true).map(ToString::to_string).unwrap_or_default(),
+        ip_address: text(of(true)),
+        ip_prefix_len: of(true).map_or(0, |own| own.prefix.into()),
+        ipv6_gateway: gateway(false).map(ToString::to_string).unwrap_or_default(),
+        global_ipv6_address: text(of(false)),
+        global_ipv6_prefix_len: of(false).map_or(0, |own| own.prefix.into()),
+        ..EndpointInspect::default()
     }
 }
 

@@ -104,7 +104,7 @@ impl NetworkInspect {
         }
     }
 
-    fn named(name: &str, driver: &str, id: String, created: Timestamp) -> NetworkInspect {
+    pub(crate) fn named(name: &str, driver: &str, id: String, created: Timestamp) -> NetworkInspect {
         NetworkInspect {
             name: name.to_owned(),
             id,

@@ -77,6 +77,7 @@ impl Engine {
         // Another runtime has removed the container's own cgroup already, and knows nothing of the instance's.
         cgroup.remove_with_parent()?;
         self.withdraw_ports(id)?;
+        self.release_cni(id)?;
         // Its interfaces have gone with its last process.
         self.store().write(|tx| places::release(tx, id))?;
         let state = self.roots().runtime_state(id.as_str());

@@ -201,6 +201,11 @@ impl Engine {
         let mut list: Vec<_> = networks.iter().map(|network| NetworkInspect::of(network, &members)).collect();
         let created = find(&networks, DEFAULT_NETWORK).map_or(Timestamp::UNIX_EPOCH, |network| network.created);
         list.extend(NetworkInspect::modes(created));
+        // Hull's own network is meant where two have a name.
+        let brought = self.cni_networks()?;
+        let is_hidden = |name: &str| list.iter().any(|own| own.name == name);
+        let brought: Vec<_> = brought.into_iter().filter(|one| !is_hidden(&one.name)).collect();
+        list.extend(brought);
         list.sort_by(|one, other| one.name.cmp(&other.name));
         Ok(list)
     }
@@ -215,7 +220,13 @@ impl Engine {
         if let Some(mode) = NetworkInspect::modes(created).into_iter().find(|one| one.name == name || one.id == name) {
             return Ok(mode);
         }
-        let network = resolve(&networks, name)?;
+        let network = match resolve(&networks, name) {
+            Ok(network) => network,
+            Err(error) => {
+                let brought = self.cni_networks()?.into_iter().find(|one| one.name == name || one.id == name);
+                return brought.ok_or(error.into());
+            }
+        };
         let members = self.store().read(|db| places::in_network(db, Some(&network.id)))?;
         Ok(NetworkInspect::of(network, &members))
     }
@@ -299,6 +310,7 @@ impl Engine {
     /// The firewall's, a setting's.
     pub fn reload_networks(&self) -> Result<(), EngineError> {
         self.restore_firewall()?;
+        self.check_cni()?;
         for network in self.networks_in_use()? {
             self.forward(&network)?;
             interfaces::open_loopback(&network).map_err(NetworkError::from)?;

@@ -26,6 +26,7 @@ use hull_network::{Cidr, Endpoint, Mac, Network, NetworkPlan, Subnet, interfaces
 use hull_store::{CHANGED_SETTING, Lease, StoreError, facts_with, remember};
 use rusqlite::{Transaction, params};
 
+use super::brought::{self, Brought};
 use super::{NetworkError, all, find, resolve};
 use crate::engine::Engine;
 use crate::error::EngineError;
@@ -150,23 +151,40 @@ impl Engine {
         let known = self.networks()?;
         let mut names: Vec<String> = Vec::new();
         for asked in &mut request.networks {
-            let network = resolve(&known, &asked.network)?;
-            check_place(network, asked)?;
-            if names.contains(&network.name) {
-                let (container, network) = (request.name.clone().unwrap_or_default(), network.name.clone());
-                return Err(NetworkError::Connected { container, network }.into());
+            let name = self.check_wish(&known, asked)?;
+            if names.contains(&name) {
+                let container = request.name.clone().unwrap_or_default();
+                return Err(NetworkError::Connected { container, network: name }.into());
             }
-            asked.network.clone_from(&network.name);
-            names.push(network.name.clone());
+            asked.network.clone_from(&name);
+            names.push(name);
         }
         request.network = NamespaceChoice::Network(names.swap_remove(0));
         Ok(())
     }
 
+    /// The name of the network, Hull's or else the user's, that a wish is for.
+    fn check_wish(&self, known: &[Network], asked: &NetworkRequest) -> Result<String, EngineError> {
+        match resolve(known, &asked.network) {
+            Ok(network) => {
+                check_place(network, asked)?;
+                Ok(network.name.clone())
+            }
+            Err(missing @ NetworkError::NotFound(_)) => {
+                let list = self.cni_list(&asked.network)?.ok_or(missing)?;
+                brought::check_place(&list, asked)?;
+                Ok(list.name)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Gives a container that is about to start its places in its networks.
     pub(crate) fn plan_network(&self, record: &ContainerRecord) -> Result<NetworkPlan, EngineError> {
         let firewall = self.firewall();
-        let nothing = NetworkPlan { attachments: Vec::new(), routes_at: None, firewall, networks: Vec::new() };
+        let nothing =
+            NetworkPlan { attachments: Vec::new(), routes_at: None, firewall, networks: Vec::new(), cni: None };
+        self.release_cni(&record.id)?;
         match &record.request.network {
             NamespaceChoice::Network(_) => {}
             NamespaceChoice::Path(path) => return Ok(check_namespace(path).map(|()| nothing)?),
@@ -176,22 +194,44 @@ impl Engine {
         let (_, _, boot) = lease.columns();
         // The host is asked before the transaction, which waits for nobody.
         self.default_network()?;
-        let plan = self.store().write(|tx| {
+        let (own, brought) = self.divided(&record.request.networks)?;
+        let mut plan = self.store().write(|tx| {
             tx.prepare_cached("DELETE FROM endpoints WHERE boot_id <> ?1")?.execute([boot])?;
             release(tx, &record.id)?;
             let networks = all(tx)?;
             let mut attachments = Vec::new();
-            for asked in &record.request.networks {
+            for (asked, interface) in own {
                 let network = resolve(&networks, &asked.network)?;
-                let interface = free_interface(&attachments);
                 attachments.push((network.clone(), place(tx, network, record, asked, interface, boot)?));
             }
             Ok::<_, EngineError>(NetworkPlan { routes_at: routed(&attachments), attachments, networks, ..nothing })
         })?;
+        // Hull's own publish ports where there are both.
+        plan.cni = self.cni_plan(record, &brought, publishing(&plan.attachments).is_none())?;
         for (network, _) in &plan.attachments {
             self.forward(network)?;
         }
         Ok(plan)
+    }
+
+    /// The networks of Hull's and those that the user brings among some, with the interfaces that are for each.
+    fn divided<'a>(
+        &self,
+        wanted: &'a [NetworkRequest],
+    ) -> Result<(Vec<(&'a NetworkRequest, String)>, Vec<Brought>), EngineError> {
+        let known = self.store().read(all)?;
+        let (mut own, mut brought) = (Vec::new(), Vec::new());
+        for (number, asked) in wanted.iter().enumerate() {
+            let interface = format!("eth{number}");
+            match find(&known, &asked.network) {
+                Some(_) => own.push((asked, interface)),
+                None => {
+                    let missing = || NetworkError::NotFound(asked.network.clone());
+                    brought.push((asked.clone(), interface, self.cni_list(&asked.network)?.ok_or_else(missing)?));
+                }
+            }
+        }
+        Ok((own, brought))
     }
 
     /// Has the host pass on a network's packets, and tells of what had to be changed for it.
@@ -239,7 +279,7 @@ impl Engine {
     pub fn connect(&self, container: &str, asked: NetworkRequest) -> Result<(), EngineError> {
         let row = self.row(container)?;
         let pid = self.state_of(&row)?.pid();
-        let network = resolve(&self.networks()?, &asked.network)?.clone();
+        let network = self.own_network(&asked.network)?;
         check_place(&network, &asked)?;
         let asked = NetworkRequest { network: network.name.clone(), ..asked };
         let before = self.places_of(&row.id)?;
@@ -269,6 +309,17 @@ impl Engine {
         })
     }
 
+    /// A network of Hull's, which containers join and leave while they run.
+    fn own_network(&self, name: &str) -> Result<Network, EngineError> {
+        match resolve(&self.networks()?, name) {
+            Ok(network) => Ok(network.clone()),
+            Err(NetworkError::NotFound(_)) if self.cni_list(name)?.is_some() => {
+                Err(NetworkError::CniLive(name.to_owned()).into())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// The kernel's part of connecting a running container.
     fn join_now(
         &self,
@@ -286,6 +337,7 @@ impl Engine {
             routes_at: (!had_routes).then_some(0),
             firewall: self.firewall(),
             networks: self.store().read(all)?,
+            cni: None,
         };
         plan.wire(pid).map_err(NetworkError::from)?;
         places.push((network.clone(), endpoint.clone()));
@@ -304,7 +356,7 @@ impl Engine {
     pub fn disconnect(&self, network: &str, container: &str, force: bool) -> Result<(), EngineError> {
         let row = self.row(container)?;
         let pid = self.state_of(&row)?.pid();
-        let network = resolve(&self.networks()?, network)?.clone();
+        let network = self.own_network(network)?;
         let mut places = self.places_of(&row.id)?;
         let position = places.iter().position(|(one, _)| one.id == network.id);
         let gone = position.map(|position| places.remove(position).1);
