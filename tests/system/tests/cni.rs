@@ -169,7 +169,7 @@ fn debians_plugins_wire_containers_and_give_their_addresses_up() {
     ok(&["run", "-d", "--name", "one", "--network", "lan", "busybox", "sh", "-c", serve]);
     let address = brought.hull.inspect("one")["NetworkSettings"]["Networks"]["lan"]["IPAddress"].clone();
     let address = address.as_str().expect("an address").to_owned();
-    assert_eq!(brought.leases("lan"), [address.clone()]);
+    assert_eq!(brought.leases("lan").as_slice(), std::slice::from_ref(&address));
     ok(&["network", "reload"]);
     let heard = || {
         let asked = ["run", "--rm", "--network", "lan", "busybox", "nc", "-w", "1", &address, "80"];
@@ -181,7 +181,7 @@ fn debians_plugins_wire_containers_and_give_their_addresses_up() {
     // Beside a network of Hull's own.
     let both = ok(&["run", "--rm", "--network", "bridge", "--network", "lan", "busybox", "ip", "-4", "-o", "addr"]);
     assert!(both.contains("eth0") && both.contains("eth1") && both.contains("10.99.0."), "{both}");
-    assert_eq!(brought.leases("lan"), [address.clone()]);
+    assert_eq!(brought.leases("lan").as_slice(), std::slice::from_ref(&address));
 
     // The command and the supervisor are killed; the next command finds what is left of the place.
     let folder = brought.hull.roots().containers();

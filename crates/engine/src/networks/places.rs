@@ -130,6 +130,9 @@ fn may_connect(record: &ContainerRecord) -> Result<(), NetworkError> {
     }
 }
 
+/// A wish for a network of Hull's, and the interface for it.
+type Own<'a> = (&'a NetworkRequest, String);
+
 impl Engine {
     /// Puts a container that asks for nothing into the default network, and refuses networks that are not there, and what
     /// they do not give.
@@ -215,10 +218,7 @@ impl Engine {
     }
 
     /// The networks of Hull's and those that the user brings among some, with the interfaces that are for each.
-    fn divided<'a>(
-        &self,
-        wanted: &'a [NetworkRequest],
-    ) -> Result<(Vec<(&'a NetworkRequest, String)>, Vec<Brought>), EngineError> {
+    fn divided<'a>(&self, wanted: &'a [NetworkRequest]) -> Result<(Vec<Own<'a>>, Vec<Brought>), EngineError> {
         let known = self.store().read(all)?;
         let (mut own, mut brought) = (Vec::new(), Vec::new());
         for (number, asked) in wanted.iter().enumerate() {
