@@ -5,6 +5,7 @@
 //! hull-supervisor  the process that keeps a container                 hull_supervisor
 //! hull-worker      short-lived work for a supervisor                  hull_engine::worker
 //! hull-init        PID 1 of a container started with --init           hull_runtime::init_process
+//! hull-resolver    the names of a network's containers                 hull_network::dns
 //! hello            the program of the built-in image `hello`          hull_engine::builtin
 //! runc, hull-runc  the OCI runtime command line                       oci
 //! ```
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
         Entry::Supervisor => hull_supervisor::run(arguments),
         Entry::Worker => hull_engine::worker::run(arguments),
         Entry::Init => hull_runtime::init_process::run(arguments),
+        Entry::Resolver => hull_network::dns::registration::run(arguments),
         Entry::Hello => hull_engine::hello_main(),
         Entry::Runtime => oci::main(std::iter::once(called_as).chain(arguments).collect()),
         Entry::CommandLine => command_line(std::iter::once(called_as).chain(arguments).collect()),
@@ -48,6 +50,7 @@ enum Entry {
     Supervisor,
     Worker,
     Init,
+    Resolver,
     Hello,
     Runtime,
     CommandLine,
@@ -58,6 +61,7 @@ fn entry(called_as: &OsStr) -> Entry {
         Some("hull-supervisor") => Entry::Supervisor,
         Some("hull-worker") => Entry::Worker,
         Some("hull-init") => Entry::Init,
+        Some("hull-resolver") => Entry::Resolver,
         Some("hello") => Entry::Hello,
         Some("runc" | "hull-runc") => Entry::Runtime,
         _ => Entry::CommandLine,
@@ -76,6 +80,7 @@ mod tests {
             ("hull-supervisor", Entry::Supervisor),
             ("hull-worker", Entry::Worker),
             ("hull-init", Entry::Init),
+            ("hull-resolver", Entry::Resolver),
             ("/hello", Entry::Hello),
             ("runc", Entry::Runtime),
             ("/usr/sbin/hull-runc", Entry::Runtime),

@@ -189,6 +189,9 @@ pub enum EngineError {
         /// What was asked for.
         option: &'static str,
     },
+    /// What the resolver has to know of a container.
+    #[error(transparent)]
+    Names(#[from] hull_network::dns::registration::RegistrationError),
     /// A port that is not published.
     #[error("No public port '{port}' published for {name}")]
     NotPublished {

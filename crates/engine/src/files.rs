@@ -106,6 +106,14 @@ impl NameFiles<'_> {
     }
 }
 
+/// The host's resolv.conf.
+///
+/// # Errors
+/// When it cannot be read; a missing one is empty.
+pub fn host_resolv_conf() -> Result<ResolvConf, FilesError> {
+    Ok(ResolvConf::parse(&read_bounded(Path::new(RESOLV_CONF))?))
+}
+
 /// A file's content up to the limit of what is copied (and one byte more); empty when it is missing.
 fn read_bounded(path: &Path) -> Result<Vec<u8>, FilesError> {
     let mut content = Vec::new();

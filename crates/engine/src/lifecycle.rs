@@ -12,3 +12,4 @@ pub mod remove;
 pub mod start;
 pub mod state;
 pub mod stop;
+pub mod wiring;

@@ -135,6 +135,7 @@ fn launch(state: &Path, file: &Path, session: u32) -> Result<Launch, LaunchFaile
         auto_remove: false,
         log: None,
         oom_events: None,
+        names: None,
     })
 }
 

@@ -15,5 +15,6 @@ pub mod netlink;
 pub mod resctrl;
 pub mod rlimits;
 pub mod seccomp;
+pub mod seqpacket;
 pub mod terminal;
 pub mod tree;

@@ -7,6 +7,7 @@
 
 pub mod claims;
 pub mod cni;
+pub mod dns;
 pub mod firewall;
 pub mod interfaces;
 pub mod mode;

@@ -128,6 +128,9 @@ pub struct Endpoint {
     /// Further names by which the network's containers find it.
     #[serde(default)]
     pub aliases: Vec<String>,
+    /// Its host name, when it has one that was asked for.
+    #[serde(default)]
+    pub hostname: Option<String>,
     /// Its IPv4 address and the length of the subnet's prefix.
     pub ipv4: Option<Cidr>,
     /// Its IPv6 address and the length of the subnet's prefix.

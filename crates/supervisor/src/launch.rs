@@ -20,6 +20,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
+use hull_network::dns::listener::NameSockets;
+use hull_network::dns::registration::Held;
 use rustix::net::{RecvFlags, SendFlags};
 
 use crate::log::LogOptions;
@@ -59,6 +61,8 @@ pub struct Launch {
     pub auto_remove: bool,
     /// Where to log the output; `None` for sessions that are not logged.
     pub log: Option<LogOptions>,
+    /// How it asks for names, if Hull's resolver answers.
+    pub names: Option<Held>,
     /// `memory.events` or `memory.oom_control` of its cgroup, opened for reading.
     pub oom_events: Option<OwnedFd>,
 }
@@ -114,6 +118,7 @@ const FLAG_STDIN_ONCE: u8 = 1 << 2;
 const FLAG_AUTO_REMOVE: u8 = 1 << 3;
 const FLAG_LOG: u8 = 1 << 4;
 const FLAG_OOM_EVENTS: u8 = 1 << 5;
+const FLAG_NAMES: u8 = 1 << 6;
 
 /// Longest launch message in bytes; a failure's text is cut to fit.
 const MAX_MESSAGE: usize = 16 * 1024;
@@ -238,6 +243,10 @@ fn encode(launch: &Launch) -> (Vec<u8>, Vec<BorrowedFd<'_>>) {
         flags |= FLAG_OOM_EVENTS;
         descriptors.push(events.as_fd());
     }
+    if let Some(Held { sockets: Some(sockets), liveness }) = &launch.names {
+        flags |= FLAG_NAMES;
+        descriptors.extend([sockets.udp.as_fd(), sockets.tcp.as_fd(), liveness.as_fd()]);
+    }
     flags |= if launch.stdin_once { FLAG_STDIN_ONCE } else { 0 };
     flags |= if launch.auto_remove { FLAG_AUTO_REMOVE } else { 0 };
     flags |= if launch.log.is_some() { FLAG_LOG } else { 0 };
@@ -278,6 +287,12 @@ fn decode_launched(mut fields: Decoder<'_>, descriptors: Vec<OwnedFd>) -> Result
         LaunchStdio::Streams { stdin, stdout, stderr }
     };
     let oom_events = if has(FLAG_OOM_EVENTS) { Some(descriptor()?) } else { None };
+    let names = if has(FLAG_NAMES) {
+        let sockets = NameSockets { udp: descriptor()?, tcp: descriptor()? };
+        Some(Held { sockets: Some(sockets), liveness: descriptor()? })
+    } else {
+        None
+    };
     let log = if has(FLAG_LOG) {
         let (max_bytes, max_files) = (fields.u64()?, fields.u32()?);
         let path = PathBuf::from(std::ffi::OsString::from_vec(fields.rest().to_vec()));
@@ -294,6 +309,7 @@ fn decode_launched(mut fields: Decoder<'_>, descriptors: Vec<OwnedFd>) -> Result
         auto_remove: has(FLAG_AUTO_REMOVE),
         log,
         oom_events,
+        names,
     })
 }
 
@@ -331,6 +347,7 @@ mod tests {
             auto_remove: false,
             log: Some(LogOptions { path: "/x/log".into(), max_bytes: 5, max_files: 2 }),
             oom_events: None,
+            names: None,
         };
         let worker = std::thread::spawn(move || sender.launched(&launch));
         let Some(LaunchMessage::Launched(launch)) = receiver.receive().unwrap() else { panic!("no launch") };
@@ -361,6 +378,7 @@ mod tests {
             auto_remove: true,
             log: None,
             oom_events: None,
+            names: None,
         };
         let worker = std::thread::spawn(move || sender.launched(&launch));
         assert!(matches!(receiver.receive(), Ok(Some(LaunchMessage::Launched(_)))));

@@ -150,6 +150,7 @@ fn launch_worker(
         auto_remove: options.has("auto"),
         log: (session == 0 && !options.has("nolog")).then_some(log),
         oom_events: File::open(oom_events).ok().map(Into::into),
+        names: None,
     };
     sender.launched(&launch)?;
     Ok(())

@@ -28,6 +28,7 @@ mod looking;
 mod many;
 mod mount_options;
 mod mounts;
+mod names;
 mod neighbours;
 mod networks;
 mod ports;

@@ -22,13 +22,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use hull_kernel::mounts::{self, MountError, Propagation};
-use hull_network::NetworkPlan;
+use hull_network::dns::registration::Held;
 use hull_oci::runtime::{Process, Spec};
 use hull_runtime::plan::Streams;
 use hull_sys::process as sys;
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, PidfdFlags, pidfd_open, set_child_subreaper};
 
+use crate::lifecycle::wiring::{Wiring, WiringError};
 use crate::worker::chain;
 use console::ConsoleSocket;
 
@@ -85,7 +86,7 @@ pub enum ExternalError {
     },
     /// Its container could not be put into a network.
     #[error(transparent)]
-    Network(#[from] hull_network::PlanError),
+    Network(#[from] WiringError),
     /// It failed.
     #[error("{program} {command} failed: {text}")]
     Failed {
@@ -135,7 +136,7 @@ pub(crate) struct ExternalExec<'a> {
 ///
 /// # Errors
 /// See [`ExternalError`]; what the runtime has made it has been told to delete.
-pub(crate) fn run(plan: &ExternalPlan, network: &NetworkPlan) -> Result<ExternalProcess, ExternalError> {
+pub(crate) fn run(plan: &ExternalPlan, wiring: &Wiring) -> Result<(ExternalProcess, Option<Held>), ExternalError> {
     mount_root(plan)?;
     let runtime = Runtime { program: &plan.program, folder: &plan.folder };
     let pid_file = plan.folder.join("pid");
@@ -145,10 +146,10 @@ pub(crate) fn run(plan: &ExternalPlan, network: &NetworkPlan) -> Result<External
     let console = runtime.connect(&mut create, plan.streams.as_ref(), "console.sock".to_owned())?;
     runtime.check("create", create.arg(&plan.id))?;
     let process = runtime.process(&pid_file, console.as_ref()).and_then(|process| {
-        network.wire(process.pid)?;
+        let names = wiring.wire(process.pid)?;
         let mut start = runtime.command();
         start.args(["start", &plan.id]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        runtime.check("start", &mut start).map(|()| process)
+        runtime.check("start", &mut start).map(|()| (process, names))
     });
     if process.is_err() {
         // The failure of the start is what the user needs to hear.

@@ -10,7 +10,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use hull_kernel::mounts::inside;
-use hull_network::resolv_conf::Form;
+use hull_network::dns::registration::{Order, Settings};
+use hull_network::resolv_conf::{Form, ResolvConf};
 use hull_network::{Endpoint, Network, NetworkMode, NetworkPlan};
 use hull_oci::runtime::{LinuxIdMapping, LinuxNamespaceType, Spec};
 use hull_snapshot::Rootfs;
@@ -20,7 +21,7 @@ use rustix::fs::Mode;
 use crate::builtin;
 use crate::engine::Engine;
 use crate::error::EngineError;
-use crate::files::NameFiles;
+use crate::files::{self, NameFiles};
 use crate::id::ContainerId;
 use crate::identity;
 use crate::lifecycle::state::{Action, Phase, Refusal};
@@ -67,6 +68,8 @@ pub struct StartPlan {
     pub stop_timeout_seconds: i64,
     /// What the kernel's network gets.
     pub network: NetworkPlan,
+    /// How it asks for names, if Hull's resolver answers.
+    pub names: Option<Order>,
     /// The OCI runtime to use instead of the built-in one.
     pub runtime: Option<PathBuf>,
 }
@@ -141,9 +144,11 @@ impl Engine {
         self.publish_at_start(&record, &network)?;
         let owner = resolved.id_map.map_or(0, |map| map.host_id);
         self.write_name_files(&record, &resolved.hostname, owner, &donors, &network.attachments)?;
+        let names = self.name_order(&record, &network.attachments)?;
         Ok(StartPlan {
             spec,
             network,
+            names,
             rootfs,
             root,
             init: request.init,
@@ -281,11 +286,32 @@ impl Engine {
             extra_hosts: &record.request.extra_hosts,
             gateways: &gateways(record, places),
             wanted: &record.request.resolver,
-            form: form(places),
+            form: form(record, places)?,
             shared_with: shared.as_deref(),
             owner,
         };
         Ok(files.write(&self.roots().container(record.id.as_str()))?)
+    }
+
+    /// Writes down what the resolver has to know of a container that it answers. Its own servers are asked directly where
+    /// nothing else needs the resolver.
+    fn name_order(
+        &self,
+        record: &ContainerRecord,
+        places: &[(Network, Endpoint)],
+    ) -> Result<Option<Order>, EngineError> {
+        let named = places.iter().find(|(network, _)| !network.is_default());
+        let resolved = form(record, places)? == Form::Resolver;
+        let Some((network, _)) = named.or(places.first()).filter(|_| resolved) else { return Ok(None) };
+        let wanted = &record.request.resolver;
+        let asked = ResolvConf { options: wanted.options.clone(), ..ResolvConf::default() };
+        let settings = Settings {
+            network: network.id.clone(),
+            servers: wanted.servers.clone(),
+            plain_names_stay: asked.ndots().is_some_and(|dots| dots > 0),
+        };
+        settings.write(&self.state_dir(&record.id))?;
+        Ok(Some(Order { roots: self.roots().clone(), container: record.id.to_string() }))
     }
 }
 
@@ -298,11 +324,17 @@ fn gateways(record: &ContainerRecord, places: &[(Network, Endpoint)]) -> Vec<IpA
     }
 }
 
-/// How a container in these networks reaches name servers.
-fn form(places: &[(Network, Endpoint)]) -> Form {
-    match places {
-        [] => Form::Host,
-        places => Form::Network { ipv6: places.iter().any(|(_, endpoint)| endpoint.ipv6.is_some()) },
+/// How a container in these networks reaches name servers. In the default network it asks the host's by itself, unless
+/// the host alone reaches them.
+fn form(record: &ContainerRecord, places: &[(Network, Endpoint)]) -> Result<Form, EngineError> {
+    let ipv6 = places.iter().any(|(_, endpoint)| endpoint.ipv6.is_some());
+    let named = places.iter().any(|(network, _)| !network.is_default());
+    let own_servers = !record.request.resolver.servers.is_empty();
+    match places.is_empty() {
+        true => Ok(Form::Host),
+        false if named => Ok(Form::Resolver),
+        false if !own_servers && files::host_resolv_conf()?.is_of_host_alone(ipv6) => Ok(Form::Resolver),
+        false => Ok(Form::Network { ipv6 }),
     }
 }
 

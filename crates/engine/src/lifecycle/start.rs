@@ -18,7 +18,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use hull_kernel::cgroups::{Cgroup, Layout};
-use hull_network::NetworkPlan;
+use hull_network::dns::registration::Held;
 use hull_oci::runtime::{ConsoleSize, LinuxNamespace, LinuxNamespaceType, Spec};
 use hull_runtime::create::CreateError;
 use hull_runtime::plan::{CgroupDriver, InitPlan, PlanOptions, RootSource, Streams};
@@ -38,6 +38,7 @@ use crate::error::EngineError;
 use crate::id::ContainerId;
 use crate::lifecycle::external::{self, ExternalPlan};
 use crate::lifecycle::prepare::StartPlan;
+use crate::lifecycle::wiring::Wiring;
 use crate::worker::chain;
 
 /// Name of the spec of the present start, in the state folder.
@@ -67,7 +68,7 @@ struct Prepared {
     log: LogOptions,
     stdin_once: bool,
     auto_remove: bool,
-    network: NetworkPlan,
+    wiring: Wiring,
 }
 
 /// Who makes the container's process.
@@ -84,6 +85,7 @@ struct Running {
     pidfd: OwnedFd,
     terminal: Option<OwnedFd>,
     oom_events: Option<OwnedFd>,
+    names: Option<Held>,
 }
 
 /// The supervisor's ends of the container's streams; a terminal's comes later, from the container's devpts.
@@ -144,13 +146,13 @@ impl Engine {
         // Docker's StdinOnce: what is started attached reads its client's stdin to the end; later clients come and go.
         let (stdin_once, auto_remove) =
             (request.interactive && !request.tty && attached.is_some(), request.auto_remove);
-        let network = start.network.clone();
+        let wiring = Wiring { network: start.network.clone(), names: start.names.clone() };
         let way = match start.runtime.clone() {
             Some(program) => Way::External(self.external(id, program, start, streams)?),
             None => Way::BuiltIn(Box::new(built_in(start, streams)?)),
         };
         let listener = start::listen(&state)?;
-        Ok(Prepared { id: id.clone(), way, lock, listener, ends, log, stdin_once, auto_remove, network })
+        Ok(Prepared { id: id.clone(), way, lock, listener, ends, log, stdin_once, auto_remove, wiring })
     }
 
     fn external(
@@ -247,14 +249,14 @@ fn become_supervisor(
 fn work(prepared: Prepared, channel: LaunchSender, report: PipeWriter) -> ! {
     let (log, stdin_once, auto_remove) = (prepared.log, prepared.stdin_once, prepared.auto_remove);
     let ends = prepared.ends;
-    let result = run_container(prepared.way, &prepared.network).and_then(|running| {
+    let result = run_container(prepared.way, &prepared.wiring).and_then(|running| {
         let stdio = match (ends, running.terminal) {
             (SupervisorEnds::Streams { stdin, stdout, stderr }, _) => LaunchStdio::Streams { stdin, stdout, stderr },
             (SupervisorEnds::Terminal { stdin }, Some(master)) => LaunchStdio::Terminal { master, stdin },
             (SupervisorEnds::Terminal { .. }, None) => return Err((125, "the process sent no terminal".to_owned())),
         };
-        let Running { pid, pidfd, oom_events, .. } = running;
-        Ok(Launch { session: 0, pid, pidfd, stdio, stdin_once, auto_remove, log: Some(log), oom_events })
+        let Running { pid, pidfd, oom_events, names, .. } = running;
+        Ok(Launch { session: 0, pid, pidfd, stdio, stdin_once, auto_remove, log: Some(log), oom_events, names })
     });
     let code = match result {
         Ok(launch) => hand_over(channel, &launch, report),
@@ -268,27 +270,31 @@ fn work(prepared: Prepared, channel: LaunchSender, report: PipeWriter) -> ! {
 }
 
 /// Makes the process run; a failure comes as exit code and text.
-fn run_container(way: Way, network: &NetworkPlan) -> Result<Running, (i32, String)> {
+fn run_container(way: Way, wiring: &Wiring) -> Result<Running, (i32, String)> {
     let oom_events =
         |cgroup: &Cgroup| cgroup.oom_events_path().and_then(|path| File::open(path).ok()).map(OwnedFd::from);
     match way {
         Way::BuiltIn(plan) => {
-            let mut wired = Ok(());
-            let created = hull_runtime::create::create_and(*plan, |pid, _| wired = network.wire(pid));
+            let mut wired = Ok(None);
+            let created = hull_runtime::create::create_and(*plan, |pid, _| wired = wiring.wire(pid));
             let created = created.map_err(|error| describe(&error))?;
-            if let Err(error) = wired {
-                created.abandon();
-                return Err((125, chain(&error)));
-            }
+            let names = match wired {
+                Ok(names) => names,
+                Err(error) => {
+                    created.abandon();
+                    return Err((125, chain(&error)));
+                }
+            };
             let started = created.start().map_err(|error| describe(&error))?;
             let oom_events = started.cgroup.as_ref().and_then(oom_events);
-            Ok(Running { pid: started.pid, pidfd: started.pidfd, terminal: started.terminal, oom_events })
+            Ok(Running { pid: started.pid, pidfd: started.pidfd, terminal: started.terminal, oom_events, names })
         }
         Way::External(plan) => {
-            let process = external::run(&plan, network).map_err(|error| external::describe(&error, &plan.command))?;
+            let (process, names) =
+                external::run(&plan, wiring).map_err(|error| external::describe(&error, &plan.command))?;
             let cgroup = Pid::from_raw(process.pid).and_then(|pid| Layout::detect().ok()?.cgroup_of(pid).ok());
             let oom_events = cgroup.as_ref().and_then(oom_events);
-            Ok(Running { pid: process.pid, pidfd: process.pidfd, terminal: process.terminal, oom_events })
+            Ok(Running { pid: process.pid, pidfd: process.pidfd, terminal: process.terminal, oom_events, names })
         }
     }
 }

@@ -448,6 +448,7 @@ fn place(
         container_id: record.id.to_string(),
         name: record.name.clone(),
         aliases: asked.aliases.clone(),
+        hostname: record.request.hostname.clone(),
         ipv4,
         ipv6,
         mac: asked.mac.or(derived).unwrap_or(Mac([2, 0x42, 0, 0, 0, 2])),

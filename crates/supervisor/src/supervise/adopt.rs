@@ -41,6 +41,7 @@ impl Supervisor {
 
     fn adopt_running(&mut self, live: &LiveState) -> io::Result<Option<Session>> {
         let Some(pidfd) = open_process(live)? else { return Ok(None) };
+        let process = pidfd.try_clone()?;
         let mut outputs = self.reopen_outputs(live)?.into_iter();
         let outputs = [outputs.next(), outputs.next()];
         let log = live.log.clone().map(LogWriter::new);
@@ -50,6 +51,7 @@ impl Supervisor {
         live.write(&self.args.state_dir()).map_err(io::Error::other)?;
         self.oom_events = live.oom_events.as_ref().and_then(|path| std::fs::File::open(path).ok()).map(Into::into);
         self.live = Some(live);
+        self.find_names(process);
         Ok(Some(session))
     }
 

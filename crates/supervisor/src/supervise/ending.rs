@@ -83,6 +83,7 @@ impl Supervisor {
             // It fails when the process has ended with the pid namespace, which is the usual case.
             let _ended = hull_sys::signals::send_to_pidfd(session.pidfd.as_fd(), 9);
         }
+        self.names = None;
         self.ending = Some(Ending::new());
     }
 
@@ -102,6 +103,7 @@ impl Supervisor {
             oom_killed: false,
             finished_at,
         });
+        self.names = None;
         self.ending = Some(Ending::new());
     }
 
@@ -120,6 +122,7 @@ impl Supervisor {
 
     /// Nothing was left to supervise from the beginning (see `adopt`).
     pub(super) fn end_at_once(&mut self) {
+        self.names = None;
         self.ending = Some(Ending::new());
     }
 

@@ -111,11 +111,16 @@ impl Supervisor {
     fn take_over(&mut self, mut launch: Launch, pending: &PendingLaunch) -> io::Result<()> {
         let number = launch.session;
         let oom_events = launch.oom_events.take();
+        let names =
+            launch.names.take().map(|held| Ok::<_, io::Error>((launch.pidfd.try_clone()?, held))).transpose()?;
         let (auto_remove, log, tty) = (launch.auto_remove, launch.log.clone(), launch.stdio.is_terminal());
         let mut session = Session::new(launch, &self.poller)?;
         session.wait_status = self.claim(session.pid);
         if number == 0 {
             self.record_launch(&session, LaunchRecord { auto_remove, log, tty, oom_events })?;
+        }
+        if let Some((process, held)) = names {
+            self.hold_names(process, held);
         }
         pending.receiver.acknowledge();
         for signal in &pending.signals {

@@ -13,6 +13,7 @@ mod adopt;
 mod connection;
 mod ending;
 mod launches;
+mod names;
 mod poller;
 mod process;
 mod requests;
@@ -33,6 +34,7 @@ use rustix::time::ClockId;
 use self::connection::Connection;
 use self::ending::{Ending, Outcome};
 use self::launches::PendingLaunch;
+use self::names::Names;
 use self::poller::{Poller, Readiness, Source};
 use self::session::Session;
 use crate::protocol::{AttachFlags, Exited, MAX_FRAME};
@@ -105,6 +107,7 @@ struct Supervisor {
     next_connection: u32,
     live: Option<LiveState>,
     oom_events: Option<OwnedFd>,
+    names: Option<Names>,
     ending: Option<Ending>,
     /// A client has cleaned up, or a worker was started for it.
     cleanup_settled: bool,
@@ -145,6 +148,7 @@ impl Supervisor {
             next_connection: 0,
             live: None,
             oom_events: None,
+            names: None,
             ending: None,
             cleanup_settled: false,
             trouble: None,
@@ -168,6 +172,7 @@ impl Supervisor {
         }
         self.ready = ready;
         self.remove_connections();
+        self.renew_names();
         Ok(())
     }
 
@@ -179,6 +184,7 @@ impl Supervisor {
             Source::Process(session) => self.take_end(session),
             Source::Output(session, stream) => self.take_output(session, stream),
             Source::Input(session) => self.write_input(session),
+            Source::Names => self.take_names(),
             Source::Connection(number) => self.take_connection_event(number, ready),
         }
     }
@@ -187,7 +193,7 @@ impl Supervisor {
     fn timeout(&self) -> Option<Timespec> {
         let quiet = (self.stirred || !self.listening).then_some(QUIET_SECONDS);
         let deadline = self.ending.as_ref().and_then(Ending::seconds_left);
-        let seconds = [quiet, deadline].into_iter().flatten().min()?;
+        let seconds = [quiet, deadline, self.names_due()].into_iter().flatten().min()?;
         Some(Timespec { tv_sec: seconds, tv_nsec: 0 })
     }
 

@@ -29,6 +29,8 @@ pub(super) enum Source {
     Output(u32, Stream),
     /// A session takes more input.
     Input(u32),
+    /// The resolver of names has sent something, or died.
+    Names,
     /// A client has sent something, takes more, or left.
     Connection(u32),
 }
@@ -44,6 +46,7 @@ impl Source {
             Source::Output(session, Stream::Stderr) => (5, session),
             Source::Input(session) => (6, session),
             Source::Connection(connection) => (7, connection),
+            Source::Names => (8, 0),
         };
         EventData::new_u64(kind << 32 | u64::from(number))
     }
@@ -58,7 +61,8 @@ impl Source {
             4 => Source::Output(number, Stream::Stdout),
             5 => Source::Output(number, Stream::Stderr),
             6 => Source::Input(number),
-            _ => Source::Connection(number),
+            7 => Source::Connection(number),
+            _ => Source::Names,
         }
     }
 }

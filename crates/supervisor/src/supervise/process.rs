@@ -89,6 +89,14 @@ impl OomScore {
         self.0.as_ref().map_or(Ok(()), |original| fs::write(OOM_SCORE_FILE, original.trim_end()))
     }
 
+    /// Does something that starts a process, which gets that score.
+    pub(super) fn lent<T>(&self, start: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        self.restore()?;
+        let started = start();
+        self.protect_again()?;
+        started
+    }
+
     fn protect_again(&self) -> io::Result<()> {
         self.0.as_ref().map_or(Ok(()), |_| fs::write(OOM_SCORE_FILE, OOM_SCORE))
     }
@@ -108,10 +116,7 @@ pub(super) fn spawn_self(
     descriptors: &[(BorrowedFd<'_>, RawFd)],
     oom_score: &OomScore,
 ) -> io::Result<i32> {
-    oom_score.restore()?;
-    let spawned = hull_sys::spawn::spawn(SELF_EXE, vectors, descriptors);
-    oom_score.protect_again()?;
-    spawned
+    oom_score.lent(|| hull_sys::spawn::spawn(SELF_EXE, vectors, descriptors))
 }
 
 /// Becomes this binary with other arguments, keeping `lock` at its number; returns only on failure.

@@ -83,6 +83,8 @@ pub enum Condition {
 pub enum Expression {
     /// Loads a field.
     Load(Field, Register),
+    /// Loads a value.
+    Value(Register, Vec<u8>),
     /// Keeps some of a register's bits.
     Mask(Register, Vec<u8>),
     /// Compares.
@@ -110,6 +112,9 @@ impl Expression {
     pub(super) fn encode(&self, attributes: &mut Attributes) {
         match self {
             Expression::Load(field, register) => load(*field, register.number(), attributes),
+            Expression::Value(register, wanted) => named(attributes, "immediate", |data| {
+                data.number(1, register.number()).nested(2, |value| bytes(value, wanted));
+            }),
             Expression::Mask(register, mask) => named(attributes, "bitwise", |data| {
                 data.number(1, register.number()).number(2, register.number()).number(3, mask.len() as u32);
                 data.nested(4, |value| bytes(value, mask)).nested(5, |value| bytes(value, &vec![0; mask.len()]));
