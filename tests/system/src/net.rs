@@ -44,6 +44,11 @@ impl Net {
         net
     }
 
+    /// The one of a process.
+    pub fn of(pid: i32) -> Net {
+        Net { namespace: File::open(format!("/proc/{pid}/ns/net")).expect("its namespace") }
+    }
+
     /// Does something on a thread in the namespace.
     pub fn within<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
         thread::scope(|scope| {

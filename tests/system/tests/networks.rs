@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::io::Write;
+use std::net::UdpSocket;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -283,6 +284,13 @@ fn the_way_out_is_the_hosts_address_and_the_way_in_keeps_the_clients() {
     let world = World::new();
     world.run(&["network", "create", "--ipv6", "web"]);
     world.run(&["run", "-d", "--name", "one", "--network", "web", "-p", "8080:80", "busybox", "sh", "-c", SERVER]);
+    // Any container of the network could send router advertisements.
+    let id = world.run(&["network", "inspect", "-f", "{{.Id}}", "web"]);
+    let setting = format!("/proc/sys/net/ipv6/conf/hull-{}/accept_ra", &id[..10]);
+    assert_eq!(world.host.within(|| std::fs::read_to_string(&setting)).expect("a setting"), "0\n");
+    let inside = Net::of(world.host.within(|| world.hull.pid("one")));
+    let inside = inside.within(|| std::fs::read_to_string("/proc/sys/net/ipv6/conf/eth0/accept_ra"));
+    assert_eq!(inside.expect("a setting"), "0\n");
     let info = world.run(&["info"]);
     assert!(info.contains("Changed Settings:") && info.contains(" net.ipv4.ip_forward: 0 before"), "{info}");
     let exec = |words: &[&str]| world.host.within(|| world.hull.run(&[&["exec", "one"], words].concat())).stdout;
@@ -309,6 +317,27 @@ fn the_way_out_is_the_hosts_address_and_the_way_in_keeps_the_clients() {
     // Straight to the container's address nobody comes from elsewhere, whatever routes they have.
     world.remote.ip(&format!("route add {own} via 192.0.2.1"));
     assert_eq!(World::heard(&world.remote, &format!("{own}:80")), None);
+}
+
+#[test]
+fn udp_that_was_on_its_way_follows_a_port_when_it_is_published_and_withdrawn() {
+    let world = World::new();
+    world.run(&["run", "-d", "--name", "one", "busybox", "sleep", "1000"]);
+    let inside = Net::of(world.host.within(|| world.hull.pid("one")));
+    let server = inside.within(|| UdpSocket::bind("0.0.0.0:9000")).expect("a socket");
+    server.set_read_timeout(Some(Duration::from_millis(200))).expect("a timeout");
+    // The same addresses and ports all the time, more often than a tracked connection is forgotten by itself.
+    let client = world.remote.within(|| UdpSocket::bind("192.0.2.9:7000")).expect("a socket");
+    let heard = || {
+        client.send_to(b"x", "192.0.2.1:9000").expect("sending");
+        server.recv_from(&mut [0; 8]).map(|(_, from)| from.to_string()).ok()
+    };
+    assert_eq!(heard(), None);
+    world.run(&["port", "add", "one", "9000:9000/udp"]);
+    assert_eq!(wait_for("the published port", heard), "192.0.2.9:7000");
+    world.run(&["port", "rm", "one", "9000/udp"]);
+    while server.recv_from(&mut [0; 8]).is_ok() {}
+    assert_eq!(heard(), None);
 }
 
 #[test]
