@@ -13,6 +13,7 @@
 //!   Wait {session}               ------>
 //!                                <------  Exited {...}                  to who is attached or waits
 //!   Status                       ------>  StatusReport {...}
+//!   FindNames                    ------>  Done                          the container has a resolver of names now
 //!   CleanupMine                  ------>                                a promise, before the end of session 0
 //!   CleanupBegin                 ------>  CleanupGranted + lock          after Exited (or Error: somebody else does it)
 //!   CleanupDone                  ------>                                the supervisor ends
@@ -121,6 +122,8 @@ pub enum Request<'a> {
     },
     /// Answer with StatusReport.
     Status,
+    /// The container was given a resolver of names while it runs: hold its sockets from now on. Answered with Done.
+    FindNames,
     /// This client will clean up when session 0 has ended: it will ask to begin within a few seconds.
     CleanupMine,
     /// Asks for the clean-up. Without the grant a client must not touch anything: the container may run again.
@@ -217,6 +220,7 @@ const STATUS: u8 = 0x09;
 const CLEANUP_MINE: u8 = 0x0A;
 const CLEANUP_DONE: u8 = 0x0B;
 const CLEANUP_BEGIN: u8 = 0x0C;
+const FIND_NAMES: u8 = 0x0D;
 
 const WELCOME: u8 = 0x81;
 const STARTED: u8 = 0x82;
@@ -250,6 +254,7 @@ impl<'a> Request<'a> {
                 .rest(file.as_os_str().as_bytes()),
             Request::Wait { session } => Encoder::new(WAIT).u32(*session).done(),
             Request::Status => Encoder::new(STATUS).done(),
+            Request::FindNames => Encoder::new(FIND_NAMES).done(),
             Request::CleanupMine => Encoder::new(CLEANUP_MINE).done(),
             Request::CleanupBegin => Encoder::new(CLEANUP_BEGIN).done(),
             Request::CleanupDone => Encoder::new(CLEANUP_DONE).done(),
@@ -272,6 +277,7 @@ impl<'a> Request<'a> {
             EXEC => return Request::decode_exec(fields),
             WAIT => Request::Wait { session: fields.u32()? },
             STATUS => Request::Status,
+            FIND_NAMES => Request::FindNames,
             CLEANUP_MINE => Request::CleanupMine,
             CLEANUP_BEGIN => Request::CleanupBegin,
             CLEANUP_DONE => Request::CleanupDone,
@@ -412,6 +418,7 @@ mod tests {
             Request::Exec { file: Path::new("e"), attach: Some(AttachFlags::default()) },
             Request::Wait { session: 0 },
             Request::Status,
+            Request::FindNames,
             Request::CleanupMine,
             Request::CleanupBegin,
             Request::CleanupDone,

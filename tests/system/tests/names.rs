@@ -447,3 +447,28 @@ fn what_is_no_question_harms_nobody() {
         assert_eq!(resolver(hull), first);
     });
 }
+
+#[test]
+fn a_container_that_comes_into_a_network_while_it_runs_has_names_there() {
+    apart("nameserver 192.0.2.1\n", |hull| {
+        network(hull, "front", "10.80.1.0/24", false);
+        hull.background(&["--name", "late", "--network", "bridge"], "sleep 1000");
+        hull.background(&["--name", "web", "--network", "front"], "sleep 1000");
+        let at = own_address(hull, "web").expect("an address");
+        assert_eq!(hull.ok(&["exec", "late", "grep", "nameserver", "/etc/resolv.conf"]), "nameserver 192.0.2.1");
+        hull.ok(&["network", "connect", "--alias", "second", "front", "late"]);
+        assert_eq!(hull.ok(&["exec", "late", "grep", "nameserver", "/etc/resolv.conf"]), "nameserver 127.0.0.11");
+        assert_eq!(ask(hull, "late", "web", A), address(at));
+        assert_eq!(ask(hull, "web", "second", A).count, 1);
+        // Its supervisor holds the sockets as if it had always been there.
+        for _ in 0..2 {
+            kill(resolver(hull));
+            assert_eq!(ask(hull, "late", "web", A), address(at));
+        }
+        hull.ok(&["network", "disconnect", "front", "late"]);
+        assert_eq!(hull.ok(&["exec", "late", "grep", "nameserver", "/etc/resolv.conf"]), "nameserver 192.0.2.1");
+        assert_eq!(ask(hull, "late", "late", A).count, 0);
+        hull.ok(&["network", "connect", "front", "late"]);
+        assert_eq!(ask(hull, "late", "web", A), address(at));
+    });
+}

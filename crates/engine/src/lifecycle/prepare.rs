@@ -16,6 +16,7 @@ use hull_network::{Endpoint, Network, NetworkMode, NetworkPlan};
 use hull_oci::runtime::{LinuxIdMapping, LinuxNamespaceType, Spec};
 use hull_snapshot::Rootfs;
 use hull_store::Lease;
+use hull_supervisor::client::Client;
 use rustix::fs::Mode;
 
 use crate::builtin;
@@ -291,6 +292,30 @@ impl Engine {
             owner,
         };
         Ok(files.write(&self.roots().container(record.id.as_str()))?)
+    }
+
+    /// Gives a running container that has come into other networks a way to the resolver, before its resolv.conf says so.
+    /// One that it has already it keeps.
+    pub(crate) fn give_names(
+        &self,
+        record: &ContainerRecord,
+        pid: i32,
+        places: &[(Network, Endpoint)],
+    ) -> Result<(), EngineError> {
+        let state = self.state_dir(&record.id);
+        if form(record, places)? != Form::Resolver {
+            return Ok(());
+        }
+        if Settings::read(&state)?.is_none()
+            && let Some(order) = self.name_order(record, places)?
+        {
+            order.begin(pid)?;
+        }
+        // Without a supervisor, the next one finds them by what has been written down.
+        if let Err(error) = Client::connect(&state).and_then(|mut client| client.find_names()) {
+            tracing::debug!(%error, "telling the supervisor of names");
+        }
+        Ok(())
     }
 
     /// Writes down what the resolver has to know of a container that it answers. Its own servers are asked directly where

@@ -342,6 +342,7 @@ impl Engine {
         plan.wire(pid).map_err(NetworkError::from)?;
         places.push((network.clone(), endpoint.clone()));
         let record = self.record(id)?;
+        self.give_names(&record, pid, &places)?;
         self.rewrite_name_files(&record, &places)?;
         match publishing(&places) {
             Some(place) if !had_ports => self.publish_ports(id, &crate::publish::port_requests(&record), inside(place)),

@@ -15,7 +15,8 @@
 //! The other end of `liveness` is the supervisor's. Nothing is written to it but a resolver's duplicates of the sockets for
 //! who came without; that it ends is how a supervisor learns that the resolver has died, and it then starts another in the
 //! same way. The sockets are open meanwhile, and what is asked waits in them. All who lose the race for the lock find its
-//! winner. A resolver keeps sockets while the container's process lives, which it sees by the pidfd: also when the
+//! winner. A container that comes into a network while it runs is begun with by the command that connects it, and its
+//! supervisor goes the adopter's way. A resolver keeps sockets while the container's process lives, which it sees by the pidfd: also when the
 //! supervisor is killed.
 
 use std::ffi::{OsStr, OsString};

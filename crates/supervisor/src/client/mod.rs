@@ -236,6 +236,18 @@ impl Client {
         })
     }
 
+    /// Has it hold the sockets by which the container asks for names, which it was given while it runs.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn find_names(&mut self) -> Result<(), ClientError> {
+        self.send(&Request::FindNames)?;
+        self.expect(|reply| match reply {
+            Reply::Done => Some(()),
+            _ => None,
+        })
+    }
+
     /// Promises to clean up after the container's end, so that the supervisor waits for [`Client::begin_cleanup`] for a
     /// few seconds instead of having it done at once.
     ///

@@ -65,9 +65,24 @@ impl Supervisor {
             Request::Exec { file, attach } => self.take_exec(number, file, attach),
             Request::Wait { session } => self.wait_for(number, session),
             Request::Status => self.report_status(number),
+            Request::FindNames => self.find_names_now(number),
             Request::CleanupMine => connection.cleanup = CleanupPromise::Made,
             Request::CleanupBegin => self.grant_cleanup(number),
             Request::CleanupDone => self.take_cleanup_done(number),
+        }
+    }
+
+    fn find_names_now(&mut self, number: u32) {
+        if self.names.is_none() {
+            let process = self.session(0).map(|session| session.pidfd.try_clone());
+            match process {
+                Some(Ok(process)) => self.find_names(process),
+                Some(Err(error)) => self.note("hold the container's process", Err(error)),
+                None => {}
+            }
+        }
+        if let Some(connection) = self.connection(number) {
+            connection.reply(&Reply::Done);
         }
     }
 
