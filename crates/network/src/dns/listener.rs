@@ -59,11 +59,23 @@ pub enum ListenError {
 }
 
 impl NameSockets {
-    /// Makes them in a namespace, where the calling thread is for a moment; it must be the only one of its process.
+    /// Makes them in a namespace that has none yet, where the calling thread is for a moment; it must be the only one of its process.
     ///
     /// # Errors
     /// [`ListenError`].
     pub fn open(namespace: BorrowedFd<'_>) -> Result<NameSockets, ListenError> {
+        NameSockets::make(namespace, rules)
+    }
+
+    /// Makes them anew, when nobody holds those any more to which the namespace's table leads.
+    ///
+    /// # Errors
+    /// [`ListenError`].
+    pub fn open_again(namespace: BorrowedFd<'_>) -> Result<NameSockets, ListenError> {
+        NameSockets::make(namespace, rules_anew)
+    }
+
+    fn make(namespace: BorrowedFd<'_>, rules: fn(&[(u8, u16)]) -> Transaction) -> Result<NameSockets, ListenError> {
         within(namespace, || {
             // An address that no interface has yet would be no source of answers: the kernel would choose another.
             let loopback = Netlink::here().and_then(|inside| inside.set_up(LOOPBACK, true));
@@ -75,7 +87,7 @@ impl NameSockets {
             rustix::net::listen(&sockets.tcp, BACKLOG).map_err(|errno| ListenError::Socket(errno.into()))?;
             let ports = [(UDP, &sockets.udp), (TCP, &sockets.tcp)];
             let ports = ports.map(|(protocol, socket)| port(socket).map(|port| (protocol, port)));
-            rules(ports.into_iter().collect::<io::Result<Vec<_>>>().map_err(ListenError::Socket)?).commit()?;
+            rules(&ports.into_iter().collect::<io::Result<Vec<_>>>().map_err(ListenError::Socket)?).commit()?;
             Ok(sockets)
         })
     }
@@ -114,15 +126,27 @@ fn port(socket: &OwnedFd) -> io::Result<u16> {
     Ok(address.port())
 }
 
-/// The table, whether it was there or not.
-fn rules(ports: Vec<(u8, u16)>) -> Transaction {
+/// The table.
+fn rules(ports: &[(u8, u16)]) -> Transaction {
     let mut changes = Transaction::on(TABLE);
-    changes.add_table().delete_table().add_table();
+    add_rules(&mut changes, ports);
+    changes
+}
+
+/// The table, whether it was there or not. To remove one costs the kernel a grace period, which a start does not wait for.
+fn rules_anew(ports: &[(u8, u16)]) -> Transaction {
+    let mut changes = Transaction::on(TABLE);
+    changes.add_table().delete_table();
+    add_rules(&mut changes, ports);
+    changes
+}
+
+fn add_rules(changes: &mut Transaction, ports: &[(u8, u16)]) {
+    changes.add_table();
     changes.add_chain(CHAIN, Some(Base { kind: "nat", hook: Hook::Output, priority: PRIORITY }));
-    for (protocol, port) in ports {
+    for &(protocol, port) in ports {
         changes.add_rule(CHAIN, &redirect(protocol, port));
     }
-    changes
 }
 
 fn redirect(protocol: u8, port: u16) -> [Expression; 11] {
@@ -160,15 +184,15 @@ mod tests {
         let apart = thread::spawn(|| {
             unshare(CLONE_NEWNET).unwrap();
             Netlink::here().unwrap().set_up(LOOPBACK, true).unwrap();
-            let make = || {
+            let make = |rules: fn(&[(u8, u16)]) -> Transaction| {
                 let sockets =
                     NameSockets { udp: bound(SocketType::DGRAM).unwrap(), tcp: bound(SocketType::STREAM).unwrap() };
                 rustix::net::listen(&sockets.tcp, BACKLOG).unwrap();
-                rules(vec![(UDP, port(&sockets.udp).unwrap()), (TCP, port(&sockets.tcp).unwrap())]).commit().unwrap();
+                rules(&[(UDP, port(&sockets.udp).unwrap()), (TCP, port(&sockets.tcp).unwrap())]).commit().unwrap();
                 sockets
             };
-            drop(make());
-            let NameSockets { udp, tcp } = make();
+            drop(make(rules));
+            let NameSockets { udp, tcp } = make(rules_anew);
             let (udp, tcp) = (UdpSocket::from(udp), TcpListener::from(tcp));
             udp.set_nonblocking(false).unwrap();
             tcp.set_nonblocking(false).unwrap();

@@ -284,7 +284,7 @@ fn join(order: &Order, mut member: Member) -> Result<(), RegistrationError> {
 /// New sockets for a container whose sockets nobody has any more, with duplicates for its supervisor.
 fn make_sockets(member: &mut Member) -> Result<(), RegistrationError> {
     if member.sockets.is_none() {
-        let sockets = NameSockets::open(member.process.as_fd())?;
+        let sockets = NameSockets::open_again(member.process.as_fd())?;
         let told = send_duplicates(&member.liveness, &sockets);
         told.map_err(|source| RegistrationError::Process("give the supervisor its sockets", source))?;
         member.sockets = Some(sockets);
