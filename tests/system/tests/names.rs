@@ -247,7 +247,7 @@ fn a_container_in_anothers_network_has_that_ones_names() {
     let hull = Hull::with_busybox();
     hull.background(&["--name", "lender", "--add-host", "db:192.0.2.9", "--dns", "192.0.2.1"], "sleep 1000");
     let shared =
-        hull.inside(&["--network", "container:lender"], "grep db /etc/hosts; grep nameserver /etc/resolv.conf");
+        hull.inside(&["--network", "container:lender"], "grep 192.0.2.9 /etc/hosts; grep nameserver /etc/resolv.conf");
     assert_eq!(shared, "192.0.2.9\tdb\nnameserver 192.0.2.1");
     for (flag, value, said) in [("--dns", "192.0.2.1", "dns"), ("--add-host", "a:192.0.2.1", "host-to-IP mapping")] {
         let refusal =

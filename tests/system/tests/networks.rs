@@ -158,6 +158,8 @@ fn connect_and_disconnect_live() {
     assert!(!reaches(&hull, "two", &one));
     hull.ok(&["network", "connect", "--alias", "second", "web", "two"]);
     assert!(reaches(&hull, "two", &one) && reaches(&hull, "one", &address(&hull, "two", "web")));
+    wait_for("the other's name", || reaches(&hull, "two", "one").then_some(()));
+    assert!(reaches(&hull, "one", "second") && reaches(&hull, "one", "two"));
     let said = hull.refused(1, &["network", "connect", "web", "two"]);
     assert!(said.contains("endpoint with name two already exists in network web"), "{said}");
     let place = &hull.inspect("two")["NetworkSettings"]["Networks"]["web"];
