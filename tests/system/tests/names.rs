@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use hull_sys::process::{CLONE_NEWNET, CLONE_NEWNS, setns, unshare};
 use rustix::process::{Pid, Signal, kill_process};
-use system_tests::{Hull, wait_for};
+use system_tests::{Hull, is_vm, wait_for};
 
 const A: u16 = 1;
 const AAAA: u16 = 28;
@@ -256,6 +256,16 @@ fn a_container_in_anothers_network_has_that_ones_names() {
     }
 }
 
+/// `web` in the network `front` as this machine's getent(1) finds it, which the virtual machine has none of.
+fn asked_by_glibc(hull: &Hull, at: &str) {
+    let by_glibc = hull.ok(&["run", "--rm", "--network", "front", "host", "getent", "ahosts", "web"]);
+    assert!(by_glibc.lines().all(|line| line.starts_with(&format!("{at} "))) && !by_glibc.is_empty(), "{by_glibc}");
+    let denied = hull.run(&["run", "--rm", "--network", "front", "host", "getent", "ahosts", "nobody"]);
+    assert_eq!(denied.code, 2, "{denied:?}");
+    let reverse = hull.ok(&["run", "--rm", "--network", "front", "host", "getent", "hosts", at]);
+    assert!(reverse.ends_with(" web.front"), "{reverse}");
+}
+
 #[test]
 fn containers_of_a_network_find_each_other_by_name() {
     apart("nameserver 127.0.1.1\nsearch a.example\n", |hull| {
@@ -280,18 +290,15 @@ fn containers_of_a_network_find_each_other_by_name() {
         assert_eq!(ask(hull, "hidden", "hidden", A).code, 0);
         assert_eq!(resolvers(hull).len(), 2);
 
-        // Two libraries: busybox' own and this machine's, by /etc/nsswitch.conf.
+        // Two libraries: busybox' own, and this machine's by /etc/nsswitch.conf.
         let conf = hull.ok(&["exec", "db", "grep", "-v", "^#", "/etc/resolv.conf"]);
         assert_eq!(conf, "nameserver 127.0.0.11\nsearch a.example\noptions ndots:0");
         let looked_up = hull.ok(&["exec", "db", "nslookup", "web.front"]);
         assert!(looked_up.contains(&at.to_string()), "{looked_up}");
         hull.ok(&["exec", "db", "ping", "-c", "1", "-w", "20", "web"]);
-        let by_glibc = hull.ok(&["run", "--rm", "--network", "front", "host", "getent", "ahosts", "web"]);
-        assert!(by_glibc.lines().all(|line| line.starts_with(&format!("{at} "))) && !by_glibc.is_empty(), "{by_glibc}");
-        let denied = hull.run(&["run", "--rm", "--network", "front", "host", "getent", "ahosts", "nobody"]);
-        assert_eq!(denied.code, 2, "{denied:?}");
-        let reverse = hull.ok(&["run", "--rm", "--network", "front", "host", "getent", "hosts", &at.to_string()]);
-        assert!(reverse.ends_with(" web.front"), "{reverse}");
+        if !is_vm() {
+            asked_by_glibc(hull, &at.to_string());
+        }
 
         // A name goes with its container.
         hull.ok(&["rm", "-f", "web"]);
