@@ -4,6 +4,7 @@
 //! Each test of the resolver is a host of its own: a thread with a network and mount namespace, in which /etc/resolv.conf
 //! is the test's.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -477,5 +478,30 @@ fn a_container_that_comes_into_a_network_while_it_runs_has_names_there() {
         assert_eq!(ask(hull, "late", "late", A).count, 0);
         hull.ok(&["network", "connect", "front", "late"]);
         assert_eq!(ask(hull, "late", "web", A), address(at));
+    });
+}
+
+#[test]
+fn starts_beside_each_other_share_one_resolver_and_an_alias_leads_to_all() {
+    const CROWD: u8 = 12;
+    apart("nameserver 127.0.1.1\n", |hull| {
+        network(hull, "front", "10.80.1.0/24", false);
+        thread::scope(|scope| {
+            for number in 0..CROWD {
+                let name = format!("c{number}");
+                let flags = ["--name", &name, "--network", "front", "--network-alias", "all"].map(str::to_owned);
+                scope.spawn(move || hull.background(&flags.each_ref().map(String::as_str), "sleep 1000"));
+            }
+        });
+        resolver(hull);
+        assert_eq!(ask(hull, "c0", "all", A).count, u16::from(CROWD));
+        let first: BTreeSet<_> = (0..CROWD).map(|_| ask(hull, "c0", "all", A).tail).collect();
+        assert_eq!(first.len(), usize::from(CROWD), "the order of addresses changes with every answer");
+        kill(resolver(hull));
+        for number in 0..CROWD {
+            let asked = ask(hull, &format!("c{number}"), &format!("c{}", (number + 1) % CROWD), A);
+            assert_eq!(asked.count, 1, "c{number}");
+        }
+        resolver(hull);
     });
 }
