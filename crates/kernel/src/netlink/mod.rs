@@ -7,4 +7,5 @@
 pub mod conntrack;
 mod netfilter;
 pub mod nftables;
+pub mod qdisc;
 pub mod route;
