@@ -13,6 +13,7 @@ use hull_image::registry::RegistryError;
 use hull_kernel::cgroups::CgroupError;
 use hull_kernel::mounts::MountError;
 use hull_kernel::netlink::nftables::NftablesError;
+use hull_network::bandwidth::BandwidthError;
 use hull_network::claims::ClaimError;
 use hull_network::firewall::FirewallError;
 use hull_oci::{Digest, PlatformError, ReferenceError};
@@ -33,6 +34,7 @@ use crate::identity::IdentityError;
 use crate::images::LayerError;
 use crate::lifecycle::external::ExternalError;
 use crate::lifecycle::state::Refusal;
+use crate::lifecycle::update::UpdateConflict;
 use crate::machine::MachineError;
 use crate::names::NameError;
 use crate::networks::NetworkError;
@@ -192,6 +194,26 @@ pub enum EngineError {
     /// What the resolver has to know of a container.
     #[error(transparent)]
     Names(#[from] hull_network::dns::registration::RegistrationError),
+    /// A container without an interface of its own.
+    #[error("conflicting options: --net-rate and the network mode {mode}")]
+    NothingToLimit {
+        /// Its network mode.
+        mode: String,
+    },
+    /// Rates.
+    #[error(transparent)]
+    Bandwidth(#[from] BandwidthError),
+    /// Limits that cannot be changed.
+    #[error("Cannot update container {id}")]
+    Update {
+        /// The container.
+        id: ContainerId,
+        /// Why.
+        source: Box<EngineError>,
+    },
+    /// A limit that another one does not allow.
+    #[error(transparent)]
+    UpdateConflict(#[from] UpdateConflict),
     /// A port that is not published.
     #[error("No public port '{port}' published for {name}")]
     NotPublished {
@@ -404,7 +426,17 @@ impl EngineError {
             EngineError::Network(error) => error.kind(),
             EngineError::NotPublished { .. } => ErrorKind::NotFound,
             EngineError::Ports(ClaimError::Store(error)) => store_kind(error),
-            EngineError::Ports(ClaimError::Publish(_)) | EngineError::NothingToPublish { .. } => ErrorKind::Invalid,
+            EngineError::Ports(ClaimError::Publish(_))
+            | EngineError::NothingToPublish { .. }
+            | EngineError::NothingToLimit { .. }
+            | EngineError::UpdateConflict(_)
+            | EngineError::Bandwidth(
+                BandwidthError::BurstWithoutRate
+                | BandwidthError::BurstTooSmall { .. }
+                | BandwidthError::NoHostEnd { .. }
+                | BandwidthError::Plugins { .. },
+            ) => ErrorKind::Invalid,
+            EngineError::Update { source, .. } => source.kind(),
             EngineError::NamesOfAnother { .. } | EngineError::Files(FilesError::NoGateway(_)) => ErrorKind::Invalid,
             EngineError::Ports(_) => ErrorKind::Conflict,
             EngineError::Copy(error) => error.kind(),
@@ -421,6 +453,7 @@ impl EngineError {
         let hint = match self {
             EngineError::NotRoot { .. } => "run it with sudo; rootless containers come in a later version",
             EngineError::NothingToPublish { .. } => "ports are published from a network: use --network bridge",
+            EngineError::NothingToLimit { .. } => "rates are those of an interface of its own: use --network bridge",
             EngineError::NameTaken { .. } => "choose another --name, or remove that container with `hull rm`",
             EngineError::Refused { refusal, .. } => return refusal.hint().map(str::to_owned),
             EngineError::Spec(SpecError::NoCommand) => "the image names no command: put one after the image's name",

@@ -7,6 +7,7 @@
 
 mod after_boot;
 mod archives;
+mod bandwidth;
 pub mod builtin;
 mod changes;
 mod check;
@@ -76,6 +77,7 @@ pub use lifecycle::remove::RemoveOptions;
 pub use lifecycle::start::reap_supervisors;
 pub use lifecycle::state::{ContainerState, ExitStatus};
 pub use lifecycle::stop::StopOptions;
+pub use lifecycle::update::UpdateContainer;
 pub use list::{ContainerSummary, ListQuery};
 pub use logs::{LogLine, LogStream, LogStreamKind, LogsQuery};
 pub use mount_point::{MountKind, MountPoint};

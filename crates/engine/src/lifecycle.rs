@@ -1,7 +1,8 @@
 //! The life of a container, one file per command on it.
 //!
 //! [`state`] decides what is accepted; [`create`], [`prepare`] and [`start`] lead to a running process, [`stop`],
-//! [`pause`] and [`remove`] away from it, and [`cleanup`] takes up what a run has left.
+//! [`pause`] and [`remove`] away from it, and [`cleanup`] takes up what a run has left. [`update`] changes limits on
+//! the way.
 
 pub mod cleanup;
 pub mod create;
@@ -12,4 +13,5 @@ pub mod remove;
 pub mod start;
 pub mod state;
 pub mod stop;
+pub mod update;
 pub mod wiring;

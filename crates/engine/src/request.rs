@@ -10,6 +10,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use hull_network::Mac;
+use hull_network::bandwidth::Bandwidth;
 use hull_network::name_files::ExtraHost;
 use hull_network::ports::PortRequest;
 use hull_network::resolv_conf::Wanted;
@@ -112,6 +113,9 @@ pub struct CreateContainer {
     pub devices: Vec<DeviceRequest>,
     /// Limits enforced by cgroups.
     pub resources: ResourceRequest,
+    /// How much it may send and receive on each of its interfaces.
+    #[serde(skip_serializing_if = "Bandwidth::is_default")]
+    pub bandwidth: Bandwidth,
     /// OCI runtime program used instead of the built-in one.
     pub runtime: Option<String>,
     /// Ports that the container listens on, `80/tcp`.

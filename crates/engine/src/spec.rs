@@ -24,7 +24,7 @@ use crate::signal::{Signal, SignalError};
 pub(crate) mod capabilities;
 mod devices;
 mod effective;
-mod limits;
+pub(crate) mod limits;
 mod mounts;
 mod namespaces;
 mod seccomp;

@@ -5,6 +5,7 @@
 //! them.
 #![forbid(unsafe_code)]
 
+pub mod bandwidth;
 pub mod claims;
 pub mod cni;
 pub mod dns;

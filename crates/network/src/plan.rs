@@ -4,6 +4,7 @@
 //! bridge, if missing       host   interface, addresses, up
 //! pair of interfaces       host   its other end is in the container's namespace from the beginning
 //! addresses, up, routes    container
+//! rates, if it has any     host
 //! elements of the table    host   the whole table when somebody has flushed it
 //! plugins of the user      cni/
 //! ```
@@ -16,6 +17,7 @@ use std::path::PathBuf;
 
 use hull_kernel::netlink::route::Netlink;
 
+use crate::bandwidth::{self, Bandwidth, BandwidthError};
 use crate::cni::{self, CniError};
 use crate::firewall::{Firewall, FirewallError, Segment};
 use crate::interfaces::{self, InterfaceError};
@@ -32,6 +34,8 @@ pub struct NetworkPlan {
     pub firewall: Firewall,
     /// All networks of the instance, for when the table is missing.
     pub networks: Vec<Network>,
+    /// What the container may send and receive on each of its interfaces.
+    pub bandwidth: Bandwidth,
     /// Networks that the user's plugins make, after Hull's.
     pub cni: Option<CniPlan>,
 }
@@ -76,6 +80,9 @@ pub enum PlanError {
         #[source]
         source: io::Error,
     },
+    /// Rates.
+    #[error(transparent)]
+    Bandwidth(#[from] BandwidthError),
     /// No conversation with the kernel.
     #[error("opening a netlink socket")]
     Socket(#[source] io::Error),
@@ -107,6 +114,9 @@ impl NetworkPlan {
         let host = Netlink::here().map_err(PlanError::Socket)?;
         for (position, (network, endpoint)) in self.attachments.iter().enumerate() {
             interfaces::join(&host, network, endpoint, namespace.as_fd(), self.routes_at == Some(position))?;
+            if !self.bandwidth.is_unlimited() {
+                bandwidth::limit(&host, network, endpoint, &self.bandwidth)?;
+            }
             self.admit(network)?;
             interfaces::open_loopback(network)?;
         }

@@ -6,6 +6,7 @@
 
 mod archives;
 mod attacks;
+mod bandwidth;
 mod builtin;
 mod cgroups;
 mod clients;

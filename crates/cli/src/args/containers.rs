@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use hull_engine::Signal;
 
+use super::bandwidth::BandwidthArgs;
 use super::values;
 
 /// `start`.
@@ -111,6 +112,38 @@ pub struct RemoveArgs {
     /// Remove the container's anonymous volumes as well
     #[arg(short, long)]
     pub volumes: bool,
+    /// Names or ids
+    #[arg(value_name = "CONTAINER", required = true, hide = true)]
+    pub containers: Vec<String>,
+}
+
+/// `update`.
+#[derive(Debug, Args)]
+pub struct UpdateArgs {
+    /// CPU shares (relative weight)
+    #[arg(short = 'c', long, value_name = "WEIGHT", value_parser = values::natural)]
+    pub cpu_shares: Option<u64>,
+    /// Number of CPUs, such as 0.5
+    #[arg(long, value_name = "DECIMAL", value_parser = values::nano_cpus)]
+    pub cpus: Option<u64>,
+    /// CPUs in which to run, such as 0-3 or 0,1
+    #[arg(long, value_name = "LIST")]
+    pub cpuset_cpus: Option<String>,
+    /// Memory limit
+    #[arg(short, long, value_name = "SIZE", value_parser = values::size)]
+    pub memory: Option<u64>,
+    /// Memory that the container keeps under pressure
+    #[arg(long, value_name = "SIZE", value_parser = values::size)]
+    pub memory_reservation: Option<u64>,
+    /// Limit of memory and swap together; -1 for no limit of swap
+    #[arg(long, value_name = "SIZE", value_parser = values::swap_size)]
+    pub memory_swap: Option<i64>,
+    /// How much it may send and receive; 0 for as much as there is
+    #[command(flatten)]
+    pub bandwidth: BandwidthArgs,
+    /// Limit of processes and threads; -1 for none
+    #[arg(long, value_name = "NUMBER", value_parser = values::integer)]
+    pub pids_limit: Option<i64>,
     /// Names or ids
     #[arg(value_name = "CONTAINER", required = true, hide = true)]
     pub containers: Vec<String>,

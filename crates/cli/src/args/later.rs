@@ -34,10 +34,6 @@ pub(crate) const fn switch(long: &'static str, reason: &'static str) -> LaterFla
 pub const RUN: &[LaterFlag] = &[
     value("link", "containers of a user network find each other by name"),
     value("link-local-ip", "only global addresses are given"),
-    value("net-rate", NETWORKS),
-    value("net-rate-in", NETWORKS),
-    value("net-rate-out", NETWORKS),
-    value("net-burst", NETWORKS),
     LaterFlag { harmless: &["no", ""], ..value("restart", "restart policies come with a later release") },
     value("health-cmd", HEALTH),
     value("health-interval", HEALTH),
@@ -120,6 +116,23 @@ pub const CREATE_VOLUME: &[LaterFlag] = &[
     value("type", "cluster volumes belong to swarm"),
 ];
 
+/// The flags of `update` that are refused.
+pub const UPDATE: &[LaterFlag] = &[
+    value("blkio-weight", LIMITS),
+    value("blkio-weight-device", LIMITS),
+    value("cpu-period", "use --cpus"),
+    value("cpu-quota", "use --cpus"),
+    value("cpu-rt-period", LIMITS),
+    value("cpu-rt-runtime", LIMITS),
+    value("cpuset-mems", LIMITS),
+    value("device-read-bps", LIMITS),
+    value("device-read-iops", LIMITS),
+    value("device-write-bps", LIMITS),
+    value("device-write-iops", LIMITS),
+    value("kernel-memory", "the kernel no longer has this limit"),
+    value("restart", "restart policies come with a later release"),
+];
+
 /// The flags of `rm` that are refused.
 pub const REMOVE: &[LaterFlag] = &[LaterFlag { short: Some('l'), ..switch("link", NETWORKS) }];
 
@@ -164,7 +177,6 @@ pub const VERBS: &[&str] = &[
     "swarm",
     "top",
     "trust",
-    "update",
 ];
 
 /// A flag was given whose time has not come.

@@ -13,6 +13,7 @@
     reason = "help texts are doc comments, and brackets mean optional parts there"
 )]
 
+pub mod bandwidth;
 pub mod containers;
 pub mod env;
 pub mod images;

@@ -13,10 +13,12 @@ use hull_engine::request::{
     VolumesFrom,
 };
 
+use hull_network::bandwidth::Bandwidth;
 use hull_network::name_files::ExtraHost;
 use hull_network::ports::PortRequest;
 use hull_network::resolv_conf::Wanted;
 
+use super::bandwidth::BandwidthArgs;
 use super::env::{self, FileError};
 use super::networks::PlaceArgs;
 use super::surroundings::Surroundings;
@@ -133,6 +135,9 @@ pub struct ContainerArgs {
     /// Name of the container
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
+    /// Rates.
+    #[command(flatten)]
+    pub bandwidth: BandwidthArgs,
     /// Networks.
     #[command(flatten)]
     pub places: PlaceArgs,
@@ -333,6 +338,7 @@ impl ContainerArgs {
             ulimits: self.ulimit.clone(),
             devices: self.device.clone(),
             resources: self.resources(),
+            bandwidth: self.bandwidth.change().apply(&Bandwidth::default()),
             runtime: self.runtime.clone(),
             exposed_ports: self.expose.concat(),
             published_ports: self.publish.concat(),

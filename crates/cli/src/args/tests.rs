@@ -111,14 +111,7 @@ fn switches_and_the_border_of_the_image() {
 
 #[test]
 fn flags_of_later_releases_are_refused_by_name() {
-    for flag in [
-        "--link web",
-        "--link-local-ip 169.254.1.1",
-        "--restart always",
-        "--health-cmd x",
-        "--net-rate 1mbit",
-        "--gpus all",
-    ] {
+    for flag in ["--link web", "--link-local-ip 169.254.1.1", "--restart always", "--health-cmd x", "--gpus all"] {
         let error = run_args(&format!("{flag} image")).unwrap_err();
         assert!(error.contains(" is not supported yet ("), "{flag}: {error}");
     }

@@ -32,6 +32,7 @@ mod start;
 mod stop;
 mod system;
 mod table;
+mod update;
 mod version;
 mod volume;
 

@@ -4,11 +4,11 @@ use clap::{Args, FromArgMatches};
 
 use super::{
     attach, changes, completion, cp, create, exec, help, history, image, images, info, inspect, login, logs, man,
-    manifest, network, port, prune, ps, rm, run, start, stop, system, version, volume,
+    manifest, network, port, prune, ps, rm, run, start, stop, system, update, version, volume,
 };
 use crate::args::containers::{
     AttachArgs, CommitArgs, CopyArgs, DiffArgs, ExecArgs, ExportArgs, InspectArgs, InspectOneKindArgs, KillArgs,
-    ListArgs, LogsArgs, NamesArgs, PortArgs, RemoveArgs, StartArgs, StopArgs,
+    ListArgs, LogsArgs, NamesArgs, PortArgs, RemoveArgs, StartArgs, StopArgs, UpdateArgs,
 };
 use crate::args::images::{
     HistoryArgs, ImportArgs, ListImagesArgs, LoadArgs, LoginArgs, LogoutArgs, ManifestInspectArgs, PullArgs, PushArgs,
@@ -119,6 +119,15 @@ const RESTART: Verb = Verb {
     usage: "[OPTIONS] CONTAINER [CONTAINER...]",
     wants: "requires at least 1 argument",
     body: leaf!(StopArgs, stop::restart),
+    ..PLAIN
+};
+
+const UPDATE: Verb = Verb {
+    name: "update",
+    about: "Change the limits of containers",
+    usage: "[OPTIONS] CONTAINER [CONTAINER...]",
+    wants: "requires at least 1 argument",
+    body: leaf!(UpdateArgs, later::UPDATE, update::run),
     ..PLAIN
 };
 
@@ -457,6 +466,7 @@ const CONTAINER: Verb = Verb {
         START,
         STOP,
         UNPAUSE,
+        UPDATE,
         WAIT,
     ]),
     ..PLAIN
@@ -681,7 +691,7 @@ const VOLUME: Verb = Verb {
 
 /// All commands, in the order of the help.
 pub const VERBS: &[Verb] = &[
-    RUN, CREATE, START, STOP, RESTART, PAUSE, UNPAUSE, KILL, WAIT, RM, PS, PORT, LOGS, EXEC, ATTACH, CP, DIFF, COMMIT,
-    EXPORT, INSPECT, PULL, PUSH, IMAGES, RMI, IMPORT, LOAD, SAVE, TAG, HISTORY, LOGIN, LOGOUT, CONTAINER, IMAGE,
-    NETWORK, VOLUME, SYSTEM, MANIFEST, INFO, VERSION, OCI, COMPLETION, MAN, HELP,
+    RUN, CREATE, START, STOP, RESTART, PAUSE, UNPAUSE, UPDATE, KILL, WAIT, RM, PS, PORT, LOGS, EXEC, ATTACH, CP, DIFF,
+    COMMIT, EXPORT, INSPECT, PULL, PUSH, IMAGES, RMI, IMPORT, LOAD, SAVE, TAG, HISTORY, LOGIN, LOGOUT, CONTAINER,
+    IMAGE, NETWORK, VOLUME, SYSTEM, MANIFEST, INFO, VERSION, OCI, COMPLETION, MAN, HELP,
 ];

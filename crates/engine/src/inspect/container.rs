@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use hull_network::bandwidth::{BucketState, Shapers};
 use hull_network::cni::{Attachment, Outcome};
 use hull_network::network::DEFAULT_NETWORK;
 use hull_network::port_list::{self, PortMap};
@@ -166,6 +167,45 @@ pub struct EndpointInspect {
     pub global_ipv6_address: String,
     #[serde(rename = "GlobalIPv6PrefixLen")]
     pub global_ipv6_prefix_len: u32,
+    /// Hull's own: what the kernel does about the interface; absent when it does nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub net_rate: Option<ShapersInspect>,
+}
+
+/// What the kernel does about how much an interface carries.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct ShapersInspect {
+    /// Into the container.
+    #[serde(rename = "In")]
+    pub incoming: Option<ShaperInspect>,
+    /// Out of the container.
+    #[serde(rename = "Out")]
+    pub outgoing: Option<ShaperInspect>,
+}
+
+/// One direction.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct ShaperInspect {
+    /// Bits per second.
+    pub rate: u64,
+    /// What went through.
+    pub sent_bytes: u64,
+    /// Packets for which there was no place to wait.
+    pub dropped_packets: u64,
+}
+
+impl ShapersInspect {
+    fn of(shapers: &Shapers) -> Option<ShapersInspect> {
+        let one = |state: BucketState| ShaperInspect {
+            rate: state.bytes_per_second * 8,
+            sent_bytes: state.sent_bytes,
+            dropped_packets: state.dropped_packets,
+        };
+        let found = ShapersInspect { incoming: shapers.incoming.map(one), outgoing: shapers.outgoing.map(one) };
+        (found.incoming.is_some() || found.outgoing.is_some()).then_some(found)
+    }
 }
 
 impl Engine {
@@ -330,7 +370,11 @@ impl Engine {
         let mut networks: BTreeMap<_, _> =
             network_names(&record.request).into_iter().map(|name| (name, EndpointInspect::default())).collect();
         for (network, endpoint) in &places {
-            networks.insert(network.name.clone(), endpoint_of(network, endpoint));
+            let net_rate = match &endpoint.host_interface {
+                Some(interface) if state.is_running() => ShapersInspect::of(&self.shapers(interface)?),
+                _ => None,
+            };
+            networks.insert(network.name.clone(), EndpointInspect { net_rate, ..endpoint_of(network, endpoint) });
         }
         for place in self.cni_places(&record.id)? {
             networks.insert(place.list.name.clone(), endpoint_of_plugins(&place));
@@ -362,6 +406,7 @@ fn endpoint_of_plugins(place: &Attachment) -> EndpointInspect {
         ipv6_gateway: gateway(false).map(ToString::to_string).unwrap_or_default(),
         global_ipv6_address: text(of(false)),
         global_ipv6_prefix_len: of(false).map_or(0, |own| own.prefix.into()),
+        net_rate: None,
         ..EndpointInspect::default()
     }
 }
@@ -383,5 +428,6 @@ fn endpoint_of(network: &Network, endpoint: &Endpoint) -> EndpointInspect {
         ipv6_gateway: gateway(network.subnet_v6()),
         global_ipv6_address: text(endpoint.ipv6),
         global_ipv6_prefix_len: prefix(endpoint.ipv6),
+        net_rate: None,
     }
 }

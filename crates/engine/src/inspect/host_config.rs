@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use hull_network::bandwidth::Rate;
 use hull_network::port_list::{self, PortBinding};
 use serde::Serialize;
 
 use crate::record::ContainerRecord;
 use crate::request::{CreateContainer, MountRequest, MountSource, NamespaceChoice, SeccompChoice, VolumesFrom};
-use crate::spec::DEFAULT_SHM_BYTES;
+use crate::spec::{DEFAULT_SHM_BYTES, limits};
 
 /// Docker's `HostConfig`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
@@ -74,6 +75,12 @@ pub struct HostConfig {
     pub memory_swappiness: Option<u64>,
     pub oom_kill_disable: Option<bool>,
     pub pids_limit: Option<i64>,
+    /// Hull's own: bits per second into the container on each of its interfaces, 0 for no limit.
+    pub net_rate_in: u64,
+    /// Hull's own: bits per second out of it.
+    pub net_rate_out: u64,
+    /// Hull's own: bytes that go at once; 0 when that follows from the rate.
+    pub net_burst: u32,
     pub ulimits: Vec<UlimitInspect>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub init: Option<bool>,
@@ -177,8 +184,11 @@ impl HostConfig {
             nano_cpus: resources.nano_cpus.unwrap_or(0),
             cpuset_cpus: resources.cpuset_cpus.clone().unwrap_or_default(),
             memory_reservation: resources.memory_reservation_bytes.unwrap_or(0),
-            memory_swap: memory_swap(resources.memory_bytes, resources.memory_swap_bytes),
+            memory_swap: limits::memory_and_swap(resources.memory_bytes, resources.memory_swap_bytes).unwrap_or(0),
             pids_limit: resources.pids_limit,
+            net_rate_in: bits_per_second(request.bandwidth.incoming),
+            net_rate_out: bits_per_second(request.bandwidth.outgoing),
+            net_burst: request.bandwidth.burst_bytes.unwrap_or(0),
             devices: devices(request),
             ulimits: ulimits(request),
             init: request.init.then_some(true),
@@ -189,13 +199,8 @@ impl HostConfig {
     }
 }
 
-/// Docker shows the swap that it will set: twice the memory when nothing else is asked for.
-fn memory_swap(memory: Option<u64>, swap: Option<i64>) -> i64 {
-    match (swap, memory) {
-        (Some(swap), _) if swap != 0 => swap,
-        (_, Some(memory)) => i64::try_from(memory.saturating_mul(2)).unwrap_or(i64::MAX),
-        _ => 0,
-    }
+fn bits_per_second(rate: Option<Rate>) -> u64 {
+    rate.map_or(0, Rate::bits_per_second)
 }
 
 fn some<T>(list: Vec<T>) -> Option<Vec<T>> {

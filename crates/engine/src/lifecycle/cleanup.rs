@@ -78,7 +78,8 @@ impl Engine {
         cgroup.remove_with_parent()?;
         self.withdraw_ports(id)?;
         self.release_cni(id)?;
-        // Its interfaces have gone with its last process.
+        // Its interfaces have gone with its last process; what shaped them has not.
+        self.release_shapers(id)?;
         self.store().write(|tx| places::release(tx, id))?;
         let state = self.roots().runtime_state(id.as_str());
         remove_state(&state).map_err(EngineError::path("remove", &state))

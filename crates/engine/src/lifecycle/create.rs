@@ -104,6 +104,7 @@ impl Engine {
         }
         self.check_networks(&mut request)?;
         self.check_ports(&request)?;
+        self.check_bandwidth(&request)?;
         self.check_early(&request, &machine)?;
         let mut attempts = 1..IMAGE_ATTEMPTS;
         let (image, settled, row) = loop {

@@ -23,7 +23,7 @@ use std::process::{Command, Stdio};
 
 use hull_kernel::mounts::{self, MountError, Propagation};
 use hull_network::dns::registration::Held;
-use hull_oci::runtime::{Process, Spec};
+use hull_oci::runtime::{LinuxResources, Process, Spec};
 use hull_runtime::plan::Streams;
 use hull_sys::process as sys;
 use rustix::fs::{Mode, OFlags};
@@ -219,6 +219,25 @@ pub(crate) fn delete(program: &Path, folder: &Path, id: &str) -> Result<(), Exte
     }
     let text = String::from_utf8_lossy(&output.stderr).trim().to_owned();
     Err(ExternalError::Failed { program: program.to_path_buf(), command: "delete", text })
+}
+
+/// Has the runtime change the limits of a running container.
+///
+/// # Errors
+/// See [`ExternalError`].
+pub(crate) fn update(program: &Path, folder: &Path, id: &str, resources: &LinuxResources) -> Result<(), ExternalError> {
+    let runtime = Runtime { program, folder };
+    let path = folder.join("resources.json");
+    let failed = |source| ExternalError::File { action: "write", path: path.clone(), source };
+    let text = serde_json::to_vec(resources).map_err(|error| failed(error.into()))?;
+    fs::write(&path, text).map_err(failed)?;
+    let mut update = runtime.command();
+    update.args([OsStr::new("update"), OsStr::new("--resources"), path.as_os_str(), OsStr::new(id)]);
+    update.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let updated = runtime.check("update", &mut update);
+    // The folder goes with the container.
+    let _ = fs::remove_file(path);
+    updated
 }
 
 /// A runtime's program and the container's folder, which it is told of in every command.

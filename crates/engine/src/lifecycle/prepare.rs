@@ -141,6 +141,11 @@ impl Engine {
             machine: Machine::read()?,
         };
         let spec = spec::derive(request, &record.image_config, &resolved)?;
+        // What a run that nobody cleaned up has left, before its places are given up.
+        self.release_shapers(&record.id)?;
+        if !request.bandwidth.is_unlimited() {
+            self.sweep_shapers()?;
+        }
         let network = self.plan_network(&record)?;
         self.publish_at_start(&record, &network)?;
         let owner = resolved.id_map.map_or(0, |map| map.host_id);

@@ -131,6 +131,7 @@ pub enum Action {
     Remove { force: bool },
     Exec,
     Attach,
+    Update,
 }
 
 /// What a command has to do.
@@ -170,6 +171,7 @@ pub fn decide(phase: Phase, action: Action) -> Result<Verdict, Refusal> {
         (Action::Remove { force: true }, Running | Paused) => Verdict::Proceed,
         (Action::Remove { .. }, Removing) => Verdict::AlreadyDone,
         (Action::Exec | Action::Attach, Running) => Verdict::Proceed,
+        (Action::Update, Created | Running | Paused | Exited) => Verdict::Proceed,
         _ => return Err(Refusal { action, phase }),
     };
     Ok(verdict)
@@ -201,6 +203,7 @@ impl fmt::Display for Refusal {
             (Action::Exec, Paused) => "container is paused, unpause the container before exec",
             (Action::Attach, Paused) => "cannot attach to a paused container, unpause it first",
             (Action::Attach, _) => "cannot attach to a stopped container, start it first",
+            (Action::Update, _) => "container is marked for removal and cannot be \"update\"",
             (Action::Pause, Paused) => "container is already paused",
             (Action::Unpause, _) => "container is not paused",
             _ => "container is not running",
@@ -223,6 +226,7 @@ impl fmt::Display for Action {
             Action::Remove { .. } => "remove",
             Action::Exec => "exec in",
             Action::Attach => "attach to",
+            Action::Update => "update",
         })
     }
 }
@@ -236,7 +240,7 @@ mod tests {
     const PHASES: [Phase; 7] =
         [Phase::Creating, Phase::Created, Phase::Running, Phase::Paused, Phase::Exited, Phase::Removing, Phase::Dead];
 
-    const ACTIONS: [Action; 10] = [
+    const ACTIONS: [Action; 11] = [
         Action::Start,
         Action::Stop,
         Action::Restart,
@@ -247,6 +251,7 @@ mod tests {
         Action::Remove { force: true },
         Action::Exec,
         Action::Attach,
+        Action::Update,
     ];
 
     /// What an accepted command makes of a phase; `None` is a container that is gone.
@@ -256,7 +261,7 @@ mod tests {
             Action::Stop | Action::Kill => Some(Phase::Exited),
             Action::Pause => Some(Phase::Paused),
             Action::Remove { .. } => None,
-            Action::Exec | Action::Attach => Some(phase),
+            Action::Exec | Action::Attach | Action::Update => Some(phase),
         }
     }
 

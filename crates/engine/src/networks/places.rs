@@ -22,7 +22,7 @@ use hull_network::network::DEFAULT_NETWORK;
 use hull_network::plan::namespace_of;
 use hull_network::publishing::Inside;
 use hull_network::settings::{self, ChangedSetting};
-use hull_network::{Cidr, Endpoint, Mac, Network, NetworkPlan, Subnet, interfaces};
+use hull_network::{Cidr, Endpoint, Mac, Network, NetworkPlan, PlanError, Subnet, bandwidth, interfaces};
 use hull_store::{CHANGED_SETTING, Lease, StoreError, facts_with, remember};
 use rusqlite::{Transaction, params};
 
@@ -185,8 +185,15 @@ impl Engine {
     /// Gives a container that is about to start its places in its networks.
     pub(crate) fn plan_network(&self, record: &ContainerRecord) -> Result<NetworkPlan, EngineError> {
         let firewall = self.firewall();
-        let nothing =
-            NetworkPlan { attachments: Vec::new(), routes_at: None, firewall, networks: Vec::new(), cni: None };
+        let bandwidth = record.request.bandwidth;
+        let nothing = NetworkPlan {
+            attachments: Vec::new(),
+            routes_at: None,
+            firewall,
+            networks: Vec::new(),
+            cni: None,
+            bandwidth,
+        };
         self.release_cni(&record.id)?;
         match &record.request.network {
             NamespaceChoice::Network(_) => {}
@@ -332,16 +339,17 @@ impl Engine {
         self.forward(network)?;
         let had_routes = routed(&places).is_some();
         let had_ports = publishing(&places).is_some();
+        let record = self.record(id)?;
         let plan = NetworkPlan {
             attachments: vec![(network.clone(), endpoint.clone())],
             routes_at: (!had_routes).then_some(0),
             firewall: self.firewall(),
             networks: self.store().read(all)?,
             cni: None,
+            bandwidth: record.request.bandwidth,
         };
         plan.wire(pid).map_err(NetworkError::from)?;
         places.push((network.clone(), endpoint.clone()));
-        let record = self.record(id)?;
         self.give_names(&record, pid, &places)?;
         self.rewrite_name_files(&record, &places)?;
         match publishing(&places) {
@@ -404,6 +412,9 @@ fn leave_now(
     let namespace = namespace_of(pid)?;
     let host = Netlink::here().map_err(NetworkError::Socket)?;
     interfaces::leave(&host, network, endpoint, namespace.as_fd())?;
+    if let Some(interface) = &endpoint.host_interface {
+        bandwidth::release(&host, interface).map_err(PlanError::from)?;
+    }
     match routed(others) {
         Some(next) => Ok(interfaces::route_through(&others[next].0, &others[next].1, namespace.as_fd())?),
         None => Ok(()),

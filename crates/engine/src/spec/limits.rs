@@ -89,15 +89,19 @@ pub(crate) fn resources(request: &ResourceRequest) -> LinuxResources {
 fn memory(request: &ResourceRequest) -> Option<LinuxMemory> {
     let limit = positive(request.memory_bytes);
     let reservation = positive(request.memory_reservation_bytes);
-    // Docker's default: as much swap again as memory.
-    let swap = match (request.memory_swap_bytes, limit) {
+    let swap = memory_and_swap(request.memory_bytes, request.memory_swap_bytes);
+    let any = limit.is_some() || reservation.is_some() || swap.is_some();
+    any.then(|| LinuxMemory { limit, reservation, swap, ..LinuxMemory::default() })
+}
+
+/// Memory and swap together, bytes: what was asked for, or docker's default, as much swap again as memory.
+pub(crate) fn memory_and_swap(memory_bytes: Option<u64>, memory_swap_bytes: Option<i64>) -> Option<i64> {
+    match (memory_swap_bytes, positive(memory_bytes)) {
         (Some(-1), _) => Some(-1),
         (Some(swap), _) if swap > 0 => Some(swap),
         (_, Some(limit)) => Some(limit.saturating_mul(2)),
         _ => None,
-    };
-    let any = limit.is_some() || reservation.is_some() || swap.is_some();
-    any.then(|| LinuxMemory { limit, reservation, swap, ..LinuxMemory::default() })
+    }
 }
 
 fn cpu(request: &ResourceRequest) -> Option<LinuxCpu> {
