@@ -55,8 +55,7 @@ fn bad_arguments_are_refused_by_name() {
 #[test]
 fn flags_of_later_releases_are_refused_by_name() {
     let hull = Hull::with_busybox();
-    for flags in [&["--restart", "always"][..], &["--health-cmd", "true"], &["--no-healthcheck"], &["--net-rate", "1m"]]
-    {
+    for flags in [&["--restart", "always"][..], &["--health-cmd", "true"], &["--no-healthcheck"], &["--gpus", "all"]] {
         let said = hull.refused(125, &[&["run", "--rm"], flags, &["busybox", "true"]].concat());
         assert!(said.contains(flags[0]) && said.contains("not supported yet"), "{flags:?}: {said}");
     }
