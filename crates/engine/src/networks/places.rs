@@ -24,7 +24,7 @@ use hull_network::publishing::Inside;
 use hull_network::settings::{self, ChangedSetting};
 use hull_network::{Cidr, Endpoint, Mac, Network, NetworkPlan, PlanError, Subnet, bandwidth, interfaces};
 use hull_store::{CHANGED_SETTING, Lease, StoreError, facts_with, remember};
-use rusqlite::{Transaction, params};
+use rusqlite::{Connection, Transaction, params};
 
 use super::brought::{self, Brought};
 use super::{NetworkError, all, find, resolve};
@@ -48,12 +48,29 @@ fn give_up(tx: &Transaction<'_>, endpoint: &Endpoint) -> Result<(), StoreError> 
 }
 
 /// The places of the containers of a network, or of all.
-pub(crate) fn in_network(db: &rusqlite::Connection, network_id: Option<&str>) -> Result<Vec<Endpoint>, EngineError> {
+pub(crate) fn in_network(db: &Connection, network_id: Option<&str>) -> Result<Vec<Endpoint>, EngineError> {
     let mut statement = db.prepare_cached(
         "SELECT definition FROM endpoints WHERE ?1 IS NULL OR network_id = ?1 ORDER BY network_id, container_id",
     )?;
     let texts = statement.query_map([network_id], |row| row.get::<_, String>(0))?.collect::<Result<Vec<_>, _>>()?;
     texts.iter().map(|text| Ok(serde_json::from_str(text).map_err(NetworkError::Damaged)?)).collect()
+}
+
+/// A container's networks and its places in them, in the order of their interfaces.
+fn of_container(db: &Connection, id: &ContainerId) -> Result<Vec<(Network, Endpoint)>, EngineError> {
+    let mut statement = db.prepare_cached(
+        "SELECT networks.definition, endpoints.definition FROM endpoints
+         JOIN networks ON networks.id = endpoints.network_id WHERE container_id = ?1",
+    )?;
+    let rows = statement.query_map([id.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let rows = rows.collect::<Result<Vec<(String, String)>, _>>()?;
+    let read = |(network, endpoint): &(String, String)| {
+        let network: Network = serde_json::from_str(network)?;
+        Ok((network, serde_json::from_str::<Endpoint>(endpoint)?))
+    };
+    let mut places = rows.iter().map(read).collect::<Result<Vec<_>, _>>().map_err(NetworkError::Damaged)?;
+    places.sort_by_key(|(_, place)| (place.interface.len(), place.interface.clone()));
+    Ok(places)
 }
 
 /// The addresses of one family that a network's containers have.
@@ -261,22 +278,7 @@ impl Engine {
 
     /// A container's networks and its places in them, in the order of their interfaces; none when it does not run.
     pub(crate) fn places_of(&self, id: &ContainerId) -> Result<Vec<(Network, Endpoint)>, EngineError> {
-        let mut places = self.store().read(|db| {
-            let mut statement = db.prepare_cached(
-                "SELECT networks.definition, endpoints.definition FROM endpoints
-                 JOIN networks ON networks.id = endpoints.network_id WHERE container_id = ?1",
-            )?;
-            let rows = statement.query_map([id.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))?;
-            let rows = rows.collect::<Result<Vec<(String, String)>, _>>()?;
-            let read = |(network, endpoint): &(String, String)| {
-                let network: Network = serde_json::from_str(network)?;
-                Ok((network, serde_json::from_str::<Endpoint>(endpoint)?))
-            };
-            let places = rows.iter().map(read).collect::<Result<Vec<_>, _>>();
-            Ok::<_, EngineError>(places.map_err(NetworkError::Damaged)?)
-        })?;
-        places.sort_by_key(|(_, place)| (place.interface.len(), place.interface.clone()));
-        Ok(places)
+        self.store().read(|db| of_container(db, id))
     }
 
     /// Connects a container to a network: at once when it runs, else from its next start on.
@@ -289,11 +291,11 @@ impl Engine {
         let network = self.own_network(&asked.network)?;
         check_place(&network, &asked)?;
         let asked = NetworkRequest { network: network.name.clone(), ..asked };
-        let before = self.places_of(&row.id)?;
         let lease = Lease::current()?;
         let (_, _, boot) = lease.columns();
-        let endpoint = self.store().write(|tx| {
+        let (before, endpoint) = self.store().write(|tx| {
             let mut record = self.record(&row.id)?;
+            let before = of_container(tx, &row.id)?;
             may_connect(&record)?;
             let is_it = |one: &NetworkRequest| one.network == network.name;
             if record.request.networks.iter().any(is_it) || before.iter().any(|(one, _)| one.id == network.id) {
@@ -306,7 +308,7 @@ impl Engine {
             let place = pid.map(|_| place(tx, &network, &record, &asked, interface, boot)).transpose()?;
             record.request.networks.push(asked.clone());
             record.write(&self.roots().container(row.id.as_str()))?;
-            Ok::<_, EngineError>(place)
+            Ok::<_, EngineError>((before, place))
         })?;
         let (Some(pid), Some(endpoint)) = (pid, endpoint) else { return Ok(()) };
         self.join_now(&row.id, pid, &network, &endpoint, before).inspect_err(|_| {
