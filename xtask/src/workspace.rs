@@ -121,6 +121,11 @@ pub fn inflate() -> Result<PathBuf> {
     example("hull-image", "inflate")
 }
 
+/// The program that asks and answers through published ports, for measurements.
+pub fn requests() -> Result<PathBuf> {
+    example("hull-network", "requests")
+}
+
 fn example(package: &str, name: &str) -> Result<PathBuf> {
     let made = build(&["build", "--release", "--package", package, "--example", name])?;
     let example = made.into_iter().find(|program| program.name == name);

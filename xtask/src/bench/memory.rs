@@ -90,7 +90,7 @@ fn per_container(title: &str, sizes: &[u64], containers: usize) -> Result<Sample
 }
 
 /// The PSS of every process of this place whose executable is `program`: a whole path, or a file name.
-fn sizes_kb(program: &Path) -> Result<Vec<u64>> {
+pub(super) fn sizes_kb(program: &Path) -> Result<Vec<u64>> {
     let hierarchies = cgroups::hierarchies()?;
     let place = &hierarchies.first().context("no cgroup hierarchy")?.mount;
     let mut sizes = Vec::new();

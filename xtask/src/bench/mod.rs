@@ -6,6 +6,7 @@
 //! start      whole container starts, in interleaved rounds
 //! runtime    the runtimes alone, on one bundle, beside the bare system calls
 //! memory     what an idle container costs
+//! network    starts with a network, traffic through published ports, a thousand ports
 //! pull       pulls from a registry on loopback, beside decompression and hashes alone
 //! frequent   no measurement: which functions the frequent commands execute
 //! figures    medians, ratios, the table
@@ -18,6 +19,7 @@ mod bundle;
 mod figures;
 mod frequent;
 mod memory;
+mod network;
 mod pull;
 mod registry;
 mod runtime;
@@ -78,6 +80,8 @@ pub enum Subject {
     Runtime,
     /// What idle detached containers cost.
     Memory,
+    /// Starts with a published port, fifty at once, traffic through ports, a thousand ports.
+    Network,
     /// Pulls from a registry on loopback, and starts of images with one layer and with twenty.
     Pull,
     /// Nothing: the frequent commands run once, and what they execute is recorded.
@@ -105,6 +109,8 @@ pub struct Settings {
     floor: PathBuf,
     /// The program that does with a layer what every pull must.
     inflate: PathBuf,
+    /// The program that asks and answers through published ports.
+    requests: PathBuf,
     images: PathBuf,
 }
 
@@ -149,6 +155,7 @@ pub fn run(args: &Args) -> Result<()> {
         hull: fs::canonicalize(hull(args)?)?,
         floor: workspace::floor()?,
         inflate: workspace::inflate()?,
+        requests: fs::canonicalize(workspace::requests()?)?,
         images: images::folder()?,
     };
     let plan = own.join("settings.json");
@@ -201,6 +208,7 @@ pub fn inside(file: &Path) -> Result<()> {
         Subject::Start => start::whole(&settings),
         Subject::Runtime => runtime::measure(&settings),
         Subject::Memory => memory::measure(&settings),
+        Subject::Network => network::measure(&settings),
         Subject::Pull => pull::measure(&settings),
         Subject::Layout => frequent::record(&settings),
     };
