@@ -34,7 +34,7 @@ const UDP_PORTS: &str = "20000-20999:20000-20999/udp";
 pub fn measure(settings: &Settings) -> Result<()> {
     let peers = Rc::new(Peers::ready()?);
     let hull = Hull::ready(settings)?;
-    let docker = noted("docker", settings.wants("docker").then(|| Docker::ready(settings, peers.clone())));
+    let docker = noted("docker", settings.wants("docker").then(|| Docker::networked(settings, peers.clone())));
     let podman = noted("podman", settings.wants("podman").then(|| Podman::ready(settings, peers.clone())));
     program::quiet(Command::new("ip").args(["address", "add", &format!("{HOST}/32"), "dev", "lo"]))?;
 
@@ -144,6 +144,7 @@ fn traffic(settings: &Settings, ways: &Ways) -> Result<()> {
         let inspect = &ways.each(&inspect)?[index].1;
         let output = Command::new(&inspect.argv[0]).args(&inspect.argv[1..]).envs(&inspect.env).output()?;
         let address = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        ensure!(!address.is_empty(), "{name} has given its container no address");
         served.push((index, name, address, port));
     }
     std::thread::sleep(Duration::from_millis(500));

@@ -130,9 +130,25 @@ pub struct Docker {
 }
 
 impl Docker {
-    /// Starts the daemon.
+    /// Starts the daemon, without a bridge and rules of its own.
     pub fn start(settings: &Settings, peers: Rc<Peers>) -> Result<Docker> {
-        let mut docker = Docker { daemon: start_dockerd(&settings.dir, &peers)?, peers };
+        let configuration = peers.daemon_settings();
+        Docker::configured(settings, peers, &configuration)
+    }
+
+    /// Starts the daemon with its bridge, its proxies and its rules in the measurement's network namespace, and loads the
+    /// image.
+    pub fn networked(settings: &Settings, peers: Rc<Peers>) -> Result<Docker> {
+        let configuration = settings.dir.join("networked.json");
+        fs::write(&configuration, r#"{"storage-driver": "overlay2", "log-level": "warn"}"#)?;
+        let docker = Docker::configured(settings, peers, &configuration)?;
+        let archive = settings.images.join(format!("{IMAGE}.docker.tar")).display().to_string();
+        docker.quiet(&docker.docker(&["load", "--input", &archive])?)?;
+        Ok(docker)
+    }
+
+    fn configured(settings: &Settings, peers: Rc<Peers>, configuration: &Path) -> Result<Docker> {
+        let mut docker = Docker { daemon: start_dockerd(&settings.dir, &peers, configuration)?, peers };
         docker.wait_until_up(&settings.dir)?;
         Ok(docker)
     }
@@ -187,10 +203,10 @@ impl Drop for Docker {
     }
 }
 
-fn start_dockerd(dir: &Path, peers: &Peers) -> Result<Child> {
+fn start_dockerd(dir: &Path, peers: &Peers, configuration: &Path) -> Result<Child> {
     let log = File::create(dir.join("dockerd.log"))?;
     let mut command = peers.command("dockerd")?;
-    command.arg("--config-file").arg(peers.daemon_settings()).arg("--data-root").arg(dir.join("docker"));
+    command.arg("--config-file").arg(configuration).arg("--data-root").arg(dir.join("docker"));
     command.args([
         "--exec-root",
         &format!("{RUN}/docker"),
