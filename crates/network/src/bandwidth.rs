@@ -438,11 +438,8 @@ fn refused<'a>(action: &'static str, interface: &'a str) -> impl Fn(io::Error) -
 
 #[cfg(test)]
 mod tests {
-    use std::thread;
-
-    use hull_sys::process::{CLONE_NEWNET, unshare};
-
     use super::*;
+    use crate::apart::apart;
 
     #[test]
     fn rates_are_read_as_tc_reads_them() {
@@ -543,8 +540,7 @@ mod tests {
 
     #[test]
     fn both_directions_are_limited_changed_and_freed_again() {
-        let apart = thread::spawn(|| {
-            unshare(CLONE_NEWNET).unwrap();
+        apart(|| {
             let host = Netlink::here().unwrap();
             let end = "hv0123456789ab";
             // Any interface will do.
@@ -573,6 +569,5 @@ mod tests {
             let error = limit_interface(&host, end, DEFAULT_MTU_BYTES, &Bandwidth::default()).unwrap_err();
             assert_eq!(error.to_string(), "there is no interface hv0123456789ab on this host");
         });
-        apart.join().unwrap();
     }
 }

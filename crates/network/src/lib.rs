@@ -5,6 +5,8 @@
 //! them.
 #![forbid(unsafe_code)]
 
+#[cfg(test)]
+mod apart;
 pub mod bandwidth;
 pub mod claims;
 pub mod cni;

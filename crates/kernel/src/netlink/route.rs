@@ -393,22 +393,12 @@ fn destination(answer: RouteNetlinkMessage) -> Option<(IpAddr, u8)> {
 
 #[cfg(test)]
 mod tests {
+    use hull_sys::process::unshare;
     use std::fs::File;
     use std::net::UdpSocket;
-    use std::thread;
 
-    use hull_sys::process::unshare;
-
+    use super::super::apart::apart;
     use super::*;
-
-    /// Runs on a thread in a network namespace of its own, which ends with it.
-    fn apart(test: impl FnOnce() + Send + 'static) {
-        let apart = thread::spawn(move || {
-            unshare(CLONE_NEWNET).unwrap();
-            test();
-        });
-        apart.join().unwrap();
-    }
 
     /// The calling thread's namespace. `/proc/self` is the first thread's.
     fn own_namespace() -> File {

@@ -171,18 +171,15 @@ fn redirect(protocol: u8, port: u16) -> [Expression; 11] {
 #[cfg(test)]
 mod tests {
     use std::net::{TcpListener, TcpStream, UdpSocket};
-    use std::thread;
     use std::time::Duration;
 
-    use hull_sys::process::unshare;
-
     use super::*;
+    use crate::apart::apart;
 
     /// In a namespace of the thread's own; `open` is not used, since setns(2) of the process' other threads is not asked.
     #[test]
     fn port_53_leads_to_the_sockets_and_stays_free() {
-        let apart = thread::spawn(|| {
-            unshare(CLONE_NEWNET).unwrap();
+        apart(|| {
             Netlink::here().unwrap().set_up(LOOPBACK, true).unwrap();
             let make = |rules: fn(&[(u8, u16)]) -> Transaction| {
                 let sockets =
@@ -212,6 +209,5 @@ mod tests {
             let stream = TcpStream::connect("127.0.0.11:53").unwrap();
             assert_eq!(tcp.accept().unwrap().1, stream.local_addr().unwrap());
         });
-        apart.join().unwrap();
     }
 }

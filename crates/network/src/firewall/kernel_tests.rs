@@ -1,19 +1,9 @@
 //! The table on the kernel, in a network namespace that ends with the test's thread.
 
-use std::thread;
-
 use hull_kernel::netlink::nftables::{base_chains, table_names};
-use hull_sys::process::{CLONE_NEWNET, unshare};
 
 use super::*;
-
-fn apart(test: impl FnOnce() + Send + 'static) {
-    let apart = thread::spawn(move || {
-        unshare(CLONE_NEWNET).unwrap();
-        test();
-    });
-    apart.join().unwrap();
-}
+use crate::apart::apart;
 
 fn segment(bridge: &str, subnet: &str) -> Segment {
     Segment { bridge: bridge.to_owned(), subnets: vec![(subnet.parse().unwrap(), 24)], internal: false }
