@@ -88,7 +88,7 @@ impl Engine {
         Ok(after)
     }
 
-    /// Has the kernel do it. When the cgroup refuses, the rates go back.
+    /// Has the kernel do it. When the cgroup refuses something, what came before it goes back.
     fn enforce(
         &self,
         row: &ContainerRow,
@@ -100,9 +100,12 @@ impl Engine {
             self.limit_bandwidth(&row.id, &after.bandwidth)?;
         }
         let enforced = self.limit(&row.id, before, after);
-        if enforced.is_err() && changes_rates {
+        if enforced.is_err() {
             // The refusal is what the user needs to hear.
-            let _ = self.limit_bandwidth(&row.id, &before.bandwidth);
+            let _ = self.limit(&row.id, after, before);
+            if changes_rates {
+                let _ = self.limit_bandwidth(&row.id, &before.bandwidth);
+            }
         }
         enforced
     }
