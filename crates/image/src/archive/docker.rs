@@ -7,8 +7,8 @@
 
 use std::sync::Arc;
 
-use hull_oci::Reference;
 use hull_oci::image as media;
+use hull_oci::{Digest, Reference};
 use serde::Deserialize;
 
 use super::ArchiveError;
@@ -62,21 +62,9 @@ fn image<'a>(
         return Err(ArchiveError::document(MANIFEST, source));
     }
     let chain = chain_ids(&diff_ids);
-    let mut layers = Vec::with_capacity(files.len());
-    for ((name, diff_id), chain_id) in files.iter().zip(diff_ids).zip(chain) {
-        let file = spool.named(name, MANIFEST)?;
-        if file.compression == Compression::None && file.digest != diff_id {
-            let (entry, found) = (name.clone(), file.digest.clone());
-            return Err(ArchiveError::WrongLayer { entry, expected: diff_id, found });
-        }
-        layers.push(LayerDescriptor {
-            diff_id,
-            chain_id,
-            digest: file.digest.clone(),
-            media_type: layer_media_type(name, file)?.to_owned(),
-            size_bytes: file.size_bytes,
-        });
-    }
+    let layers = files.iter().zip(diff_ids).zip(chain);
+    let layers = layers.map(|((name, diff_id), chain_id)| layer(name, diff_id, chain_id, spool));
+    let layers = layers.collect::<Result<Vec<_>, _>>()?;
     let names = archived.repo_tags.unwrap_or_default();
     let parse = |name: &String| {
         Reference::parse(name).map_err(|source| ArchiveError::Reference { entry: MANIFEST.to_owned(), source })
@@ -104,6 +92,26 @@ fn image<'a>(
         image.blobs.push(manifest);
     }
     Ok(image)
+}
+
+fn layer(
+    name: &str,
+    diff_id: Digest,
+    chain_id: Digest,
+    spool: &Spool<'_, '_>,
+) -> Result<LayerDescriptor, ArchiveError> {
+    let file = spool.named(name, MANIFEST)?;
+    if file.compression == Compression::None && file.digest != diff_id {
+        let (entry, found) = (name.to_owned(), file.digest.clone());
+        return Err(ArchiveError::WrongLayer { entry, expected: diff_id, found });
+    }
+    Ok(LayerDescriptor {
+        diff_id,
+        chain_id,
+        digest: file.digest.clone(),
+        media_type: layer_media_type(name, file)?.to_owned(),
+        size_bytes: file.size_bytes,
+    })
 }
 
 fn layer_media_type(name: &str, file: &Spooled) -> Result<&'static str, ArchiveError> {
