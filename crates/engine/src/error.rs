@@ -468,6 +468,12 @@ impl EngineError {
             EngineError::Registry(_) if self.kind() == ErrorKind::Unavailable => {
                 "is the registry's address right, and can this machine reach it?"
             }
+            EngineError::Network(NetworkError::NoPool) => {
+                "add pools to [network] in the configuration file, or name a --subnet"
+            }
+            EngineError::Network(NetworkError::Address { .. }) | EngineError::Volume(VolumeError::NoProject { .. }) => {
+                return None;
+            }
             _ if self.kind() == ErrorKind::Exhausted => {
                 "the disk is full: free some space, for example with `hull rmi`"
             }
