@@ -2,11 +2,12 @@
 //!
 //! A network's row is its definition, which never changes; its bridge is made by the first start that needs it. The row of
 //! one that is being removed is leased by who does it (networks/definitions.rs), and is nobody's network any more.
-//! Containers' places in networks are networks/places.rs.
+//! Containers' places in networks are networks/places.rs, and what is left of them for sharers networks/sharing.rs.
 
 pub(crate) mod brought;
 pub(crate) mod definitions;
 pub(crate) mod places;
+pub(crate) mod sharing;
 
 use std::net::IpAddr;
 use std::path::PathBuf;

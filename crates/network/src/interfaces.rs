@@ -123,7 +123,8 @@ pub fn route_through(network: &Network, endpoint: &Endpoint, namespace: Borrowed
     Ok(())
 }
 
-/// Takes a running container out of a network; nothing when it is not in it.
+/// Takes a container out of a network; nothing when it is not in it. Without a namespace it has ended, and what is not
+/// on the host has gone.
 ///
 /// # Errors
 /// [`InterfaceError`].
@@ -131,14 +132,15 @@ pub fn leave(
     host: &Netlink,
     network: &Network,
     endpoint: &Endpoint,
-    namespace: BorrowedFd<'_>,
+    namespace: Option<BorrowedFd<'_>>,
 ) -> Result<(), InterfaceError> {
-    let (name, removed) = match &endpoint.host_interface {
-        Some(name) => (name, remove(host, name)),
-        None => {
+    let (name, removed) = match (&endpoint.host_interface, namespace) {
+        (Some(name), _) => (name, remove(host, name)),
+        (None, Some(namespace)) => {
             let name = &endpoint.interface;
             (name, Netlink::of(namespace).and_then(|inside| remove(&inside, name)))
         }
+        (None, None) => return Ok(()),
     };
     removed.map_err(failed("removing", name, network))
 }

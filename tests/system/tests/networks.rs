@@ -237,6 +237,34 @@ fn macvlan_and_a_namespace_by_its_path() {
     run(&["network", "rm", "lan"]).expect(0);
 }
 
+#[test]
+fn a_network_that_outlives_its_owner_gives_the_address_back() {
+    let hull = Hull::with_busybox();
+    let host = Net::new();
+    let other = Net::new();
+    host.wire("eth7", &other, "eth0");
+    let run = |words: &[&str]| host.within(|| hull.run(words)).expect(0).stdout;
+    run(&["network", "create", "--subnet", "10.66.1.0/24", "web"]);
+    run(&["network", "create", "-d", "macvlan", "--subnet", "10.66.2.0/24", "-o", "parent=eth7", "lan"]);
+    for (network, own) in [("web", "10.66.1.9"), ("lan", "10.66.2.9")] {
+        run(&["run", "-d", "--name", "owner", "--network", network, "--ip", own, "busybox", "sleep", "1000"]);
+        run(&["run", "-d", "--name", "sharer", "--network", "container:owner", "busybox", "sleep", "1000"]);
+        run(&["run", "-d", "--name", "third", "--network", "container:sharer", "busybox", "sleep", "1000"]);
+        let seen = || run(&["exec", "third", "ip", "-o", "addr"]);
+        assert!(seen().contains(own), "{}", seen());
+        run(&["stop", "-t", "0", "owner"]);
+        // The end of the process is told before it is cleaned up; only then is the address free.
+        wait_for("its end", || {
+            run(&["network", "inspect", "-f", "{{len .Containers}}", network]).starts_with('0').then_some(())
+        });
+        assert!(seen().contains("127.0.0.1") && !seen().contains(own), "{}", seen());
+        run(&["start", "owner"]);
+        assert!(!seen().contains(own), "the new run has another namespace: {}", seen());
+        run(&["rm", "-f", "third", "sharer", "owner"]);
+    }
+    run(&["network", "rm", "web", "lan"]);
+}
+
 /// A host with a remote one beside it, and a Hull whose commands run on it.
 struct World {
     host: Net,

@@ -18,6 +18,7 @@ use crate::id::ContainerId;
 use crate::lifecycle::external;
 use crate::lifecycle::remove::RemoveOptions;
 use crate::networks::places;
+use crate::networks::sharing::Sharers;
 use crate::record::ContainerRecord;
 use crate::request::CreateContainer;
 
@@ -77,7 +78,11 @@ impl Engine {
         // Another runtime has removed the container's own cgroup already, and knows nothing of the instance's.
         cgroup.remove_with_parent()?;
         self.withdraw_ports(id)?;
-        self.release_cni(id)?;
+        let sharers = self.sharers(id)?;
+        self.release_cni(id, sharers.as_ref().and_then(Sharers::namespace).as_deref())?;
+        if let Some(sharers) = &sharers {
+            self.take_interfaces(id, sharers)?;
+        }
         // Its interfaces have gone with its last process; what shaped them has not.
         self.release_shapers(id)?;
         self.store().write(|tx| places::release(tx, id))?;

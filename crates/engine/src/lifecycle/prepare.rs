@@ -41,8 +41,8 @@ use crate::volumes;
 const LOG_FILE_BYTES: u64 = 20_000_000;
 /// How many log files are kept, the newest included.
 const LOG_FILES: u32 = 5;
-/// How many containers a user namespace is looked for through, one sharing the next one's.
-const MAXIMUM_LENDERS: usize = 16;
+/// How many containers the owner of a namespace is looked for through, one sharing the next one's.
+pub(crate) const MAXIMUM_LENDERS: usize = 16;
 
 /// What one start will do.
 #[derive(Debug)]
@@ -198,7 +198,11 @@ impl Engine {
             let pid = state.and_then(|state| state.pid()).ok_or_else(not_running)?;
             donors.namespaces.insert(type_, PathBuf::from(format!("/proc/{pid}/ns/{}", proc_name(type_))));
             match type_ {
-                LinuxNamespaceType::Network => donors.network = Some(self.record(&row.id)?),
+                LinuxNamespaceType::Network => {
+                    let lender = self.record(&row.id)?;
+                    self.note_sharer(id, &lender)?;
+                    donors.network = Some(lender);
+                }
                 LinuxNamespaceType::Ipc => donors.shm = Some(PathBuf::from(format!("/proc/{pid}/root/dev/shm"))),
                 LinuxNamespaceType::User => donors.id_map = Some(self.id_map_of(&row, name)?),
                 _ => {}

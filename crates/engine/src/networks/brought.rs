@@ -5,7 +5,7 @@
 //! it. A place that its plugins do not delete is given up with a warning, since a container must not stay for ever because
 //! a plugin has gone.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use hull_network::cni::{self, Attachment, Folders, PluginList, PortMapping};
 use hull_network::name_files::{OwnName, own_names};
@@ -91,10 +91,10 @@ impl Engine {
     }
 
     /// Undoes a container's places, when its run is over. Without a namespace plugins delete what they keep elsewhere.
-    pub(crate) fn release_cni(&self, id: &ContainerId) -> Result<(), EngineError> {
+    pub(crate) fn release_cni(&self, id: &ContainerId, namespace: Option<&Path>) -> Result<(), EngineError> {
         let folder = self.roots().container(id.as_str());
         for attachment in Attachment::in_folder(&folder).map_err(NetworkError::from)? {
-            if let Err(error) = attachment.delete(None, &folder) {
+            if let Err(error) = attachment.delete(namespace, &folder) {
                 let error: &dyn std::error::Error = &error;
                 tracing::warn!(%id, network = attachment.list.name, error, "a CNI plugin does not delete its place");
             }

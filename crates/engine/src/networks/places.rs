@@ -211,7 +211,7 @@ impl Engine {
             cni: None,
             bandwidth,
         };
-        self.release_cni(&record.id)?;
+        self.release_cni(&record.id, None)?;
         match &record.request.network {
             NamespaceChoice::Network(_) => {}
             NamespaceChoice::Path(path) => return Ok(check_namespace(path).map(|()| nothing)?),
@@ -413,7 +413,7 @@ fn leave_now(
 ) -> Result<(), NetworkError> {
     let namespace = namespace_of(pid)?;
     let host = Netlink::here().map_err(NetworkError::Socket)?;
-    interfaces::leave(&host, network, endpoint, namespace.as_fd())?;
+    interfaces::leave(&host, network, endpoint, Some(namespace.as_fd()))?;
     if let Some(interface) = &endpoint.host_interface {
         bandwidth::release(&host, interface).map_err(PlanError::from)?;
     }
