@@ -22,8 +22,8 @@ pub struct NameFiles<'a> {
     pub hostname: &'a str,
     /// NIS domain name.
     pub domainname: Option<&'a str>,
-    /// Its addresses.
-    pub addresses: &'a [IpAddr],
+    /// Its addresses; none where they are not known yet.
+    pub addresses: Option<&'a [IpAddr]>,
     /// Names that it is told besides.
     pub extra_hosts: &'a [ExtraHost],
     /// Addresses at which it reaches the host.
@@ -138,7 +138,7 @@ mod tests {
             network: &NetworkMode::Private,
             hostname: "web",
             domainname: None,
-            addresses: &[],
+            addresses: Some(&[]),
             extra_hosts: &[],
             gateways: &[],
             wanted: &Wanted::default(),
@@ -162,7 +162,7 @@ mod tests {
             network: &NetworkMode::Container("x".into()),
             hostname: "donor",
             domainname: None,
-            addresses: &[],
+            addresses: Some(&[]),
             extra_hosts: &[],
             gateways: &[],
             wanted: &Wanted::default(),

@@ -5,7 +5,7 @@
 //! does it, since the host's names are then its own.
 
 use std::fmt::{self, Write};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -27,8 +27,8 @@ pub struct OwnName<'a> {
     pub hostname: &'a str,
     /// NIS domain name, appended to a host name without a dot.
     pub domainname: Option<&'a str>,
-    /// Addresses of the container; without one its own name leads to its loopback.
-    pub addresses: &'a [IpAddr],
+    /// Addresses of the container; without one its own name leads to its loopback. None where they are not known yet.
+    pub addresses: Option<&'a [IpAddr]>,
 }
 
 /// A name that a container is told besides (`--add-host`).
@@ -124,10 +124,11 @@ pub fn hosts(own: &OwnName<'_>, further: &str) -> String {
     let mut text = LOCAL_LINES.to_owned();
     text.push_str(further);
     let names = own_names(own);
-    if own.addresses.is_empty() {
-        let _ = writeln!(text, "127.0.0.1\t{names}");
-    }
-    for address in own.addresses {
+    let addresses = match own.addresses {
+        Some([]) => &[IpAddr::V4(Ipv4Addr::LOCALHOST)],
+        addresses => addresses.unwrap_or_default(),
+    };
+    for address in addresses {
         let _ = writeln!(text, "{address}\t{names}");
     }
     text
@@ -184,7 +185,9 @@ mod tests {
 
     #[test]
     fn own_name_leads_to_loopback_without_an_address() {
-        let own = OwnName { hostname: "web", domainname: None, addresses: &[] };
+        let own = OwnName { hostname: "web", domainname: None, addresses: None };
+        assert_eq!(last_line(&own), LOCAL_LINES.lines().last().unwrap());
+        let own = OwnName { addresses: Some(&[]), ..own };
         assert_eq!(last_line(&own), "127.0.0.1\tweb");
         assert!(hosts(&own, "").starts_with("127.0.0.1\tlocalhost\n::1\tlocalhost"));
         assert!(hosts(&own, "192.0.2.1\tdb\n").ends_with("\n192.0.2.1\tdb\n127.0.0.1\tweb\n"));
@@ -193,9 +196,9 @@ mod tests {
     #[test]
     fn domain_gives_both_names() {
         let address = ["10.0.0.2".parse().unwrap()];
-        let own = OwnName { hostname: "web", domainname: Some("example.org"), addresses: &address };
+        let own = OwnName { hostname: "web", domainname: Some("example.org"), addresses: Some(&address) };
         assert_eq!(last_line(&own), "10.0.0.2\tweb.example.org web");
-        let own = OwnName { hostname: "a.b.c", domainname: Some("ignored"), addresses: &address };
+        let own = OwnName { hostname: "a.b.c", domainname: Some("ignored"), addresses: Some(&address) };
         assert_eq!(last_line(&own), "10.0.0.2\ta.b.c a");
     }
 

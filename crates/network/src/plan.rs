@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use hull_kernel::netlink::route::Netlink;
 
 use crate::bandwidth::{self, Bandwidth, BandwidthError};
-use crate::cni::{self, CniError};
+use crate::cni::{self, CniError, Outcome};
 use crate::firewall::{Firewall, FirewallError, Segment};
 use crate::interfaces::{self, InterfaceError};
 use crate::network::{Endpoint, Network};
@@ -45,10 +45,17 @@ pub struct NetworkPlan {
 pub struct CniPlan {
     /// Each place; none has a result yet.
     pub attachments: Vec<cni::Attachment>,
-    /// The container's folder, with its name files: what the plugins answer is only known when they are in use.
+    /// Where it is noted what they answer.
+    pub names: CniNames,
+}
+
+/// The name files of a container with such places: what plugins answer is only known when the files are in use.
+#[derive(Debug, Clone)]
+pub struct CniNames {
+    /// The container's folder.
     pub folder: PathBuf,
     /// The container's own names, as they stand in /etc/hosts.
-    pub names: String,
+    pub own: String,
     /// Whether it is to have the name servers that plugins tell of.
     pub servers: bool,
 }
@@ -141,15 +148,26 @@ impl CniPlan {
     fn wire(&self, pid: i32) -> Result<(), PlanError> {
         let namespace = PathBuf::from(format!("/proc/{pid}/ns/net"));
         for attachment in &self.attachments {
-            let outcome = attachment.clone().add(&namespace, &self.folder)?;
-            let own = outcome.addresses.iter().map(|own| format!("{}\t{}\n", own.address, self.names));
-            self.append("hosts", &own.collect::<String>())?;
-            if self.servers {
-                let servers = outcome.servers.iter().map(|server| format!("nameserver {server}\n"));
-                self.append("resolv.conf", &servers.collect::<String>())?;
-            }
+            let outcome = attachment.clone().add(&namespace, &self.names.folder)?;
+            self.names.add(&outcome)?;
         }
         Ok(())
+    }
+}
+
+impl CniNames {
+    /// Adds what plugins have told of a network.
+    ///
+    /// # Errors
+    /// [`PlanError::NameFile`].
+    pub fn add(&self, outcome: &Outcome) -> Result<(), PlanError> {
+        let own = outcome.addresses.iter().map(|own| format!("{}\t{}\n", own.address, self.own));
+        self.append("hosts", &own.collect::<String>())?;
+        if !self.servers {
+            return Ok(());
+        }
+        let servers = outcome.servers.iter().map(|server| format!("nameserver {server}\n"));
+        self.append("resolv.conf", &servers.collect::<String>())
     }
 
     fn append(&self, name: &str, lines: &str) -> Result<(), PlanError> {

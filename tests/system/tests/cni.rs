@@ -90,7 +90,16 @@ fn a_plugin_is_told_what_the_specification_says() {
     let place = &brought.hull.inspect("one")["NetworkSettings"]["Networks"]["told"];
     assert_eq!((&place["IPAddress"], &place["Gateway"]), (&"10.88.0.7".into(), &"10.88.0.1".into()));
     let hosts = brought.ok(&["exec", "one", "cat", "/etc/hosts"]);
-    assert!(hosts.contains(&format!("10.88.0.7\t{}", &id[..12])), "{hosts}");
+    let own = format!("10.88.0.7\t{}", &id[..12]);
+    assert!(hosts.contains(&own) && !hosts.contains(&format!("127.0.0.1\t{}", &id[..12])), "{hosts}");
+    assert!(brought.ok(&["exec", "one", "cat", "/etc/resolv.conf"]).contains("nameserver 10.88.0.1"));
+
+    // Neither is lost when one of Hull's networks comes and goes.
+    brought.ok(&["network", "create", "web"]);
+    brought.ok(&["network", "connect", "web", "one"]);
+    assert!(brought.ok(&["exec", "one", "cat", "/etc/hosts"]).contains(&own));
+    brought.ok(&["network", "disconnect", "web", "one"]);
+    assert_eq!(brought.ok(&["exec", "one", "cat", "/etc/hosts"]), hosts);
     assert!(brought.ok(&["exec", "one", "cat", "/etc/resolv.conf"]).contains("nameserver 10.88.0.1"));
 
     // Checked, and told who there is.

@@ -30,6 +30,7 @@ use crate::lifecycle::stop::DEFAULT_STOP_TIMEOUT_SECONDS;
 use crate::logs::LOG_FILE;
 use crate::machine::Machine;
 use crate::mount_point::MountPoint;
+use crate::networks::NetworkError;
 use crate::record::{Builtin, ContainerRecord};
 use crate::request::{CreateContainer, NamespaceChoice};
 use crate::row::ContainerRow;
@@ -149,7 +150,8 @@ impl Engine {
         let network = self.plan_network(&record)?;
         self.publish_at_start(&record, &network)?;
         let owner = resolved.id_map.map_or(0, |map| map.host_id);
-        self.write_name_files(&record, &resolved.hostname, owner, &donors, &network.attachments)?;
+        let brought = network.cni.is_some();
+        self.write_name_files(&record, &resolved.hostname, owner, &donors, &network.attachments, brought)?;
         let names = self.name_order(&record, &network.attachments)?;
         Ok(StartPlan {
             spec,
@@ -274,9 +276,17 @@ impl Engine {
         places: &[(Network, Endpoint)],
     ) -> Result<(), EngineError> {
         let owner = self.id_map(record)?.map_or(0, |map| map.host_id);
-        self.write_name_files(record, &self.hostname_of(record), owner, &Donors::default(), places)
+        let brought = self.cni_places(&record.id)?;
+        let hostname = self.hostname_of(record);
+        self.write_name_files(record, &hostname, owner, &Donors::default(), places, !brought.is_empty())?;
+        let names = self.cni_names(record);
+        for place in brought {
+            names.add(&place.outcome()).map_err(NetworkError::from)?;
+        }
+        Ok(())
     }
 
+    /// Writes the name files; where there are networks that are `brought`, what plugins tell is added afterwards.
     fn write_name_files(
         &self,
         record: &ContainerRecord,
@@ -292,7 +302,7 @@ impl Engine {
             network: &network_mode(&record.request.network, donors),
             hostname,
             domainname: record.request.domainname.as_deref(),
-            addresses: &addresses,
+            addresses: Some(&addresses[..]).filter(|own| !own.is_empty() || !brought),
             extra_hosts: &record.request.extra_hosts,
             gateways: &gateways(record, places),
             wanted: &record.request.resolver,
@@ -310,6 +320,7 @@ impl Engine {
         record: &ContainerRecord,
         pid: i32,
         places: &[(Network, Endpoint)],
+        brought: bool,
     ) -> Result<(), EngineError> {
         let state = self.state_dir(&record.id);
         if form(record, places)? != Form::Resolver {

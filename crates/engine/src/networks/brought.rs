@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use hull_network::cni::{self, Attachment, Folders, PluginList, PortMapping};
 use hull_network::name_files::{OwnName, own_names};
-use hull_network::plan::CniPlan;
+use hull_network::plan::{CniNames, CniPlan};
 use hull_network::ports::{HostPort, PortRequest};
 use jiff::Timestamp;
 use serde_json::{Map, Value};
@@ -69,8 +69,6 @@ impl Engine {
         if asked.is_empty() {
             return Ok(None);
         }
-        let hostname = self.hostname_of(record);
-        let own = OwnName { hostname: &hostname, domainname: record.request.domainname.as_deref(), addresses: &[] };
         let ports = if publishes { port_mappings(&port_requests(record))? } else { Vec::new() };
         let attachment = |(asked, interface, list): &Brought| {
             Ok(Attachment {
@@ -84,10 +82,19 @@ impl Engine {
         };
         Ok(Some(CniPlan {
             attachments: asked.iter().map(attachment).collect::<Result<_, EngineError>>()?,
-            folder: self.roots().container(record.id.as_str()),
-            names: own_names(&own),
-            servers: record.request.resolver.servers.is_empty(),
+            names: self.cni_names(record),
         }))
+    }
+
+    /// Where it is noted what plugins say of a container's place.
+    pub(crate) fn cni_names(&self, record: &ContainerRecord) -> CniNames {
+        let hostname = self.hostname_of(record);
+        let own = OwnName { hostname: &hostname, domainname: record.request.domainname.as_deref(), addresses: None };
+        CniNames {
+            folder: self.roots().container(record.id.as_str()),
+            own: own_names(&own),
+            servers: record.request.resolver.servers.is_empty(),
+        }
     }
 
     /// Undoes a container's places, when its run is over. Without a namespace plugins delete what they keep elsewhere.
