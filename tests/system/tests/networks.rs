@@ -412,6 +412,10 @@ fn what_is_published_follows_the_hosts_policy_and_comes_back() {
     nft("flush ruleset");
     world.run(&["run", "--rm", "busybox", "true"]);
     wait_for("what the next start restores", || reached(&world.remote).then_some(()));
+    nft("flush ruleset");
+    world.run(&["network", "create", "other"]);
+    world.run(&["network", "connect", "other", "one"]);
+    wait_for("what a connection restores", || reached(&world.remote).then_some(()));
     world.run(&["rm", "-f", "one"]);
     assert!(!reached(&world.host));
 }

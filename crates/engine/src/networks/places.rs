@@ -350,6 +350,10 @@ impl Engine {
             cni: None,
             bandwidth: record.request.bandwidth,
         };
+        // The wiring would make a table without the ports that are published.
+        if !plan.firewall.is_there()? {
+            self.restore_firewall()?;
+        }
         plan.wire(pid).map_err(NetworkError::from)?;
         places.push((network.clone(), endpoint.clone()));
         self.give_names(&record, pid, &places)?;
