@@ -25,7 +25,9 @@ use crate::network::{Endpoint, Link, Mac, Network};
 #[derive(Debug, thiserror::Error)]
 pub enum InterfaceError {
     /// The kernel has no such interfaces.
-    #[error("this kernel has no {driver} interfaces (module {driver}), which network {network} is made of")]
+    #[error(
+        "this kernel has no {driver} interfaces (module {driver}), which network {network} is made of; a container with --network host or none needs none"
+    )]
     NoSuchKind {
         /// The network.
         network: String,
