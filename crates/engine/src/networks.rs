@@ -195,6 +195,11 @@ pub enum NetworkError {
 }
 
 impl NetworkError {
+    /// Whether another container has what was asked for.
+    pub(crate) fn is_taken(&self) -> bool {
+        matches!(self, NetworkError::Address { source: SubnetError::InUse(_) | SubnetError::Full(_), .. })
+    }
+
     /// What kind of failure it is.
     pub fn kind(&self) -> ErrorKind {
         match self {

@@ -219,11 +219,20 @@ impl Engine {
         Ok(self.firewall().ensure(&segments, &publications)?)
     }
 
-    /// The published ports of a container, by port.
+    /// The published ports of a container, by port; none when it does not run.
     ///
     /// # Errors
-    /// The database's.
-    pub fn published_ports(&self, id: &ContainerId) -> Result<Vec<Publication>, EngineError> {
+    /// No such container; the database's.
+    pub fn ports(&self, name: &str) -> Result<Vec<Publication>, EngineError> {
+        let row = self.row(name)?;
+        match self.state_of(&row)?.is_running() {
+            true => self.published_ports(&row.id),
+            false => Ok(Vec::new()),
+        }
+    }
+
+    /// The ports that are noted as the container's, also those of a run that was not cleaned up.
+    pub(crate) fn published_ports(&self, id: &ContainerId) -> Result<Vec<Publication>, EngineError> {
         Ok(self.store().read(|db| claims::of_container(db, id.as_str()))?)
     }
 
@@ -232,10 +241,9 @@ impl Engine {
     /// # Errors
     /// No such container; the kernel's and the database's.
     pub fn port_reach(&self, name: &str) -> Result<(Vec<Reached>, HostPolicy), EngineError> {
-        let id = self.resolve(name)?;
+        let publications = self.ports(name)?;
         let policy = self.host_policy()?;
         let allowed = &self.configuration()?.publish.allow;
-        let publications = self.published_ports(&id)?;
         let reached = publications
             .into_iter()
             .map(|publication| Reached { reach: Reach::of(&publication, &policy, allowed), publication });

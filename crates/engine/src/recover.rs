@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! rows whose lease has died           the container was being created or removed: removed to the end
+//! runs that nobody holds any more     the start was killed, or the supervisor and then the container: what it had is given up
 //! rows without their files            once after a boot (after_boot.rs)
 //! folders without a row               containers/<id>, <state>/<id>, cgroup /<instance>/<id>
 //! volumes nobody finished, anonymous ones' folders without a row, container snapshots without a container
@@ -18,6 +19,7 @@ use std::io;
 use std::path::Path;
 
 use hull_store::Lease;
+use hull_supervisor::record::LiveState;
 use hull_supervisor::start::{self, LOCK_FILE, StartError};
 
 use crate::engine::Engine;
@@ -61,6 +63,7 @@ impl Engine {
             }
         }
         recovered.containers.extend(self.sweep_after_boot(&rows)?);
+        recovered.leftovers += self.sweep_runs(&rows, &seen)?;
         let known: HashSet<&ContainerId> = rows.iter().map(|row| &row.id).collect();
         recovered.leftovers += self.sweep_nameless(&seen, &known)?;
         for name in seen.volumes.iter().filter(|name| !volume_rows.contains(*name)) {
@@ -118,6 +121,34 @@ impl Engine {
         let has_record = self.roots().container(row.id.as_str()).join(record::FILE_NAME).exists();
         let was_whole = row.snapshot_id.is_some() && has_record;
         self.remove_claimed(&row, !was_whole || row.auto_remove)?;
+        Ok(true)
+    }
+
+    /// Cleans up after runs whose start or supervisor was killed and whose process, if there was one, is gone.
+    fn sweep_runs(&self, rows: &[ContainerRow], seen: &Seen) -> Result<usize, EngineError> {
+        let mut swept = 0;
+        for row in rows.iter().filter(|row| row.lease.is_none() && seen.states.contains(&row.id)) {
+            swept += usize::from(self.sweep_run(row)?);
+        }
+        Ok(swept)
+    }
+
+    fn sweep_run(&self, row: &ContainerRow) -> Result<bool, EngineError> {
+        let state_dir = self.roots().runtime_state(row.id.as_str());
+        // A start that is under way, or a supervisor, has the lock.
+        let _lock = match start::lock(&state_dir) {
+            Ok(Some(lock)) => lock,
+            Ok(None) => return Ok(false),
+            Err(StartError::Lock { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(error.into()),
+        };
+        match LiveState::read(&state_dir)? {
+            // An orphan, for an adopter.
+            Some(live) if live.is_running() => return Ok(false),
+            Some(live) => drop(self.exit_of_unseen(&self.roots().container(row.id.as_str()), &live)?),
+            None => {}
+        }
+        self.finish(&row.id)?;
         Ok(true)
     }
 

@@ -121,15 +121,17 @@ impl Engine {
             Err(StartError::Lock { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        let exit = match ExitRecord::read(folder)? {
-            Some(exit) => exit,
-            None => {
-                let unknown = ExitRecord::unknown(Some(live.started_at), None);
-                unknown.write(folder)?;
-                unknown
-            }
-        };
-        Ok(Some(exited(&exit)))
+        Ok(Some(exited(&self.exit_of_unseen(folder, live)?)))
+    }
+
+    /// The record of an end, made if nobody has written one. The caller holds the container's lock.
+    pub(crate) fn exit_of_unseen(&self, folder: &Path, live: &LiveState) -> Result<ExitRecord, EngineError> {
+        if let Some(exit) = ExitRecord::read(folder)? {
+            return Ok(exit);
+        }
+        let unknown = ExitRecord::unknown(Some(live.started_at), None);
+        unknown.write(folder)?;
+        Ok(unknown)
     }
 
     pub(crate) fn supervisor_args(&self, id: &ContainerId) -> SupervisorArgs {

@@ -64,6 +64,13 @@ pub enum ClaimError {
     Store(#[from] StoreError),
 }
 
+impl ClaimError {
+    /// Whether another container has what was asked for.
+    pub fn is_taken(&self) -> bool {
+        matches!(self, ClaimError::Published { .. } | ClaimError::RangeTaken { .. } | ClaimError::NoneFree { .. })
+    }
+}
+
 impl From<rusqlite::Error> for ClaimError {
     fn from(error: rusqlite::Error) -> ClaimError {
         ClaimError::Store(error.into())

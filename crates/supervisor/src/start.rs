@@ -11,7 +11,7 @@
 //! close-on-exec. Paths are passed as they are, so they must be absolute.
 
 use std::ffi::{CStr, OsStr, OsString};
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
@@ -72,7 +72,7 @@ pub enum StartError {
 /// The lock lives as long as any duplicate of the descriptor, also in other processes.
 ///
 /// # Errors
-/// [`StartError::Lock`].
+/// [`StartError::Lock`], of the kind `NotFound` when the folder is being removed by somebody else.
 pub fn lock(state_dir: &Path) -> Result<Option<OwnedFd>, StartError> {
     let path = state_dir.join(LOCK_FILE);
     let failed = |source| StartError::Lock { path: path.clone(), source };
@@ -85,9 +85,18 @@ pub fn lock(state_dir: &Path) -> Result<Option<OwnedFd>, StartError> {
         .open(&path)
         .map_err(failed)?;
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        // Removed between open and lock, it is a file that nobody sees.
+        Ok(()) if !is_at(&file, &path) => Err(failed(io::ErrorKind::NotFound.into())),
         Ok(()) => Ok(Some(file.into())),
         Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
-        Err(errno) => Err(StartError::Lock { path, source: errno.into() }),
+        Err(errno) => Err(failed(errno.into())),
+    }
+}
+
+fn is_at(file: &File, path: &Path) -> bool {
+    match (rustix::fs::fstat(file), rustix::fs::stat(path)) {
+        (Ok(held), Ok(seen)) => (held.st_dev, held.st_ino) == (seen.st_dev, seen.st_ino),
+        _ => false,
     }
 }
 

@@ -512,3 +512,29 @@ fn killed_commands_leave_no_place_port_or_network_that_the_next_one_does_not_rem
     });
     hull.ok(&["rm", "-f", "one"]);
 }
+
+#[test]
+fn a_killed_start_keeps_no_address_or_port_from_others() {
+    let hull = Hull::with_busybox();
+    let moments = if is_vm() { 6 } else { 40 };
+    let places = ["--network", "web", "--ip", "10.66.3.9", "-p", "127.0.0.1:8093:80", "busybox"];
+    hull.ok(&["network", "create", "--subnet", "10.66.3.0/24", "web"]);
+    hull.ok(&[&["create", "--name", "one"], &places[..], &["sleep", "1000"]].concat());
+    let members = || hull.ok(&["network", "inspect", "-f", "{{range .Containers}}{{.Name}} {{end}}", "web"]);
+    kill_at_many_moments(&hull, &["start", "one"], moments, |hull, moment| {
+        wait_for(&format!("the places of a start killed at {moment}"), || {
+            let other = hull.run(&[&["run", "--rm"], &places[..], &["true"]].concat());
+            let is_held = other.stderr.contains("published by") || other.stderr.contains("already in use");
+            assert!(other.code == 0 || is_held, "at {moment}: {other:?}");
+            // Past some moment the start goes on to its end without its client.
+            (other.code == 0 || hull.status("one") == "running").then_some(())
+        });
+        if hull.status("one") == "running" {
+            hull.ok(&["stop", "-t", "0", "one"]);
+        }
+        wait_for(&format!("nothing left at {moment}"), || members().is_empty().then_some(()));
+        assert_eq!((hull.ok(&["port", "one"]), published(hull)), (String::new(), Vec::new()), "at {moment}");
+    });
+    hull.ok(&["rm", "one"]);
+    hull.ok(&["network", "rm", "web"]);
+}

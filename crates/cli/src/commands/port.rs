@@ -65,8 +65,7 @@ pub fn run(arguments: PortArgs, context: &Context) -> Result<u8, Failure> {
 
 fn list(container: &str, port: Option<ContainerPort>, context: &Context) -> Result<u8, Failure> {
     let engine = context.engine()?;
-    let id = engine.resolve(container)?;
-    let publications = engine.published_ports(&id)?;
+    let publications = engine.ports(container)?;
     let mut text = String::new();
     match port {
         None => {

@@ -142,13 +142,7 @@ impl Engine {
             machine: Machine::read()?,
         };
         let spec = spec::derive(request, &record.image_config, &resolved)?;
-        // What a run that nobody cleaned up has left, before its places are given up.
-        self.release_shapers(&record.id)?;
-        if !request.bandwidth.is_unlimited() {
-            self.sweep_shapers()?;
-        }
-        let network = self.plan_network(&record)?;
-        self.publish_at_start(&record, &network)?;
+        let network = self.give_places(&record)?;
         let owner = resolved.id_map.map_or(0, |map| map.host_id);
         let brought = network.cni.is_some();
         self.write_name_files(&record, &resolved.hostname, owner, &donors, &network.attachments, brought)?;
@@ -168,6 +162,26 @@ impl Engine {
             runtime: request.runtime.clone().map(PathBuf::from),
             record,
         })
+    }
+
+    /// The container's places in its networks, with its ports published.
+    fn give_places(&self, record: &ContainerRecord) -> Result<NetworkPlan, EngineError> {
+        // What a run that nobody cleaned up has left, before its places are given up.
+        self.release_shapers(&record.id)?;
+        if !record.request.bandwidth.is_unlimited() {
+            self.sweep_shapers()?;
+        }
+        let give = || {
+            let network = self.plan_network(record)?;
+            self.publish_at_start(record, &network)?;
+            Ok(network)
+        };
+        match give() {
+            // By a container that runs, or by a run whose end nobody has seen.
+            Err(EngineError::Network(error)) if error.is_taken() => self.recover().and_then(|_| give()),
+            Err(EngineError::Ports(error)) if error.is_taken() => self.recover().and_then(|_| give()),
+            result => result,
+        }
     }
 
     /// A container that somebody creates or removes is not started; what a dead command left is swept.
@@ -294,6 +308,7 @@ impl Engine {
         owner: u32,
         donors: &Donors,
         places: &[(Network, Endpoint)],
+        brought: bool,
     ) -> Result<(), EngineError> {
         let own = places.iter().flat_map(|(_, endpoint)| [endpoint.ipv4, endpoint.ipv6]).flatten();
         let addresses: Vec<_> = own.map(|own| own.address).collect();
@@ -320,7 +335,6 @@ impl Engine {
         record: &ContainerRecord,
         pid: i32,
         places: &[(Network, Endpoint)],
-        brought: bool,
     ) -> Result<(), EngineError> {
         let state = self.state_dir(&record.id);
         if form(record, places)? != Form::Resolver {

@@ -136,8 +136,11 @@ impl Engine {
             match start::lock(&state_dir) {
                 Ok(Some(lock)) => return Ok(Idle::Locked(Some(lock))),
                 Ok(None) => {}
+                // Removed by a clean-up; if it is there again, by another start.
                 Err(StartError::Lock { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-                    return Ok(Idle::Locked(None));
+                    if !state_dir.exists() {
+                        return Ok(Idle::Locked(None));
+                    }
                 }
                 Err(error) => return Err(error.into()),
             }

@@ -340,9 +340,7 @@ fn take_lock(state: &Path, id: &ContainerId) -> Result<OwnedFd, EngineError> {
             Err(errno) => return Err(failed(errno.into())),
         }
         match start::lock(state) {
-            // The folder may have been removed between open and lock: then this lock is on a file nobody sees.
-            Ok(Some(lock)) if is_at(&lock, &state.join(start::LOCK_FILE)) => return Ok(lock),
-            Ok(Some(_)) => {}
+            Ok(Some(lock)) => return Ok(lock),
             Ok(None) if attempt + 1 < ATTEMPTS && is_changing(state) => {
                 std::thread::sleep(std::time::Duration::from_millis(10));
             }
@@ -352,13 +350,6 @@ fn take_lock(state: &Path, id: &ContainerId) -> Result<OwnedFd, EngineError> {
         }
     }
     Err(EngineError::AlreadyStarted { id: id.clone() })
-}
-
-fn is_at(file: &OwnedFd, path: &Path) -> bool {
-    match (rustix::fs::fstat(file), rustix::fs::stat(path)) {
-        (Ok(held), Ok(seen)) => (held.st_dev, held.st_ino) == (seen.st_dev, seen.st_ino),
-        _ => false,
-    }
 }
 
 /// Whether who holds the lock of this folder is cleaning up after an end, or still starting the container.

@@ -196,6 +196,7 @@ impl Engine {
     /// # Errors
     /// The database's.
     pub fn list_networks(&self) -> Result<Vec<NetworkInspect>, EngineError> {
+        self.recover()?;
         let networks = self.networks()?;
         let members = self.store().read(|db| places::in_network(db, None))?;
         let mut list: Vec<_> = networks.iter().map(|network| NetworkInspect::of(network, &members)).collect();
@@ -215,6 +216,7 @@ impl Engine {
     /// # Errors
     /// [`NetworkError::NotFound`].
     pub fn inspect_network(&self, name: &str) -> Result<NetworkInspect, EngineError> {
+        self.recover()?;
         let networks = self.networks()?;
         let created = find(&networks, DEFAULT_NETWORK).map_or(Timestamp::UNIX_EPOCH, |network| network.created);
         if let Some(mode) = NetworkInspect::modes(created).into_iter().find(|one| one.name == name || one.id == name) {
@@ -239,6 +241,7 @@ impl Engine {
         if RESERVED.contains(&name) {
             return Err(NetworkError::Predefined(name.to_owned(), "removed").into());
         }
+        self.recover()?;
         let network = resolve(&self.networks()?, name)?.clone();
         if network.is_default() {
             return Err(NetworkError::Predefined(network.name, "removed").into());
