@@ -14,6 +14,8 @@ pub use libc::{
     CLONE_NEWCGROUP, CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUSER, CLONE_NEWUTS, CLONE_PARENT,
 };
 
+use crate::signals;
+
 /// Time namespace (time_namespaces(7)); shares its bit with the exit signal, so clone3(2) only.
 pub const CLONE_NEWTIME: i32 = 0x80;
 
@@ -299,23 +301,10 @@ pub fn with_inherited<T>(number: RawFd, borrower: impl FnOnce(BorrowedFd<'_>) ->
     borrower(unsafe { BorrowedFd::borrow_raw(number) })
 }
 
-/// Sets every catchable signal to its default action and unblocks all of them (signal(7)), as a new program expects.
+/// Gives every signal its default action and unblocks all of them (signal(7)), as a new program expects.
 pub fn default_signals() {
-    for signal in 1..=libc::SIGRTMAX() {
-        // SAFETY: SIG_DFL installs no handler code; uncatchable numbers just fail with EINVAL.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
-    }
-    unblock_signals();
-}
-
-/// Empties the signal mask of the calling thread (sigprocmask(2)).
-pub fn unblock_signals() {
-    // SAFETY: the set is initialised by sigemptyset before it is read.
-    unsafe {
-        let mut set = std::mem::zeroed();
-        libc::sigemptyset(&mut set);
-        libc::sigprocmask(libc::SIG_SETMASK, &set, std::ptr::null_mut());
-    }
+    signals::restore_all_defaults();
+    signals::unblock_all();
 }
 
 /// Starts a new anonymous session keyring (keyctl(2) `KEYCTL_JOIN_SESSION_KEYRING`), or one called `name`.

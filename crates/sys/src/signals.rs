@@ -1,11 +1,12 @@
 //! Signals as data: blocking, ignoring, signalfd(2), and sending through a pidfd (pidfd_send_signal(2)).
 //!
 //! No handler code is ever installed: a program that wants to react to a signal blocks it and reads it from a
-//! [`SignalFd`], so everything happens in its own loop. Signal numbers are the kernel's, 1 to 64.
+//! [`SignalFd`], so everything happens in its own loop. Signal numbers are the kernel's, 1 to 64, and so are sets of them:
+//! each libc keeps other real-time signals out of its own.
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 /// Number of the highest signal of the kernel (`_NSIG`).
 pub const HIGHEST: i32 = 64;
@@ -13,25 +14,32 @@ pub const HIGHEST: i32 = 64;
 /// A set of signals, blocked in the calling thread as long as this value lives.
 #[derive(Debug)]
 pub struct Blocked {
-    previous: libc::sigset_t,
+    previous: u64,
 }
 
 /// Blocks `signals` in the calling thread (sigprocmask(2)) until the returned value is dropped.
 pub fn block(signals: &[i32]) -> Blocked {
-    let set = set_of(signals);
-    let mut previous = MaybeUninit::uninit();
-    // SAFETY: set is initialised, previous is valid for writes; SIG_BLOCK with valid pointers cannot fail.
-    let previous = unsafe {
-        libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, previous.as_mut_ptr());
-        previous.assume_init()
-    };
-    Blocked { previous }
+    Blocked { previous: change_mask(libc::SIG_BLOCK, set_of(signals)) }
+}
+
+/// Unblocks every signal in the calling thread (sigprocmask(2)).
+pub fn unblock_all() {
+    change_mask(libc::SIG_SETMASK, 0);
+}
+
+/// Changes the calling thread's mask and returns the one before.
+fn change_mask(how: i32, set: u64) -> u64 {
+    let mut previous = 0_u64;
+    // SAFETY: set and previous are whole kernel sets, valid for reads and writes; with a valid how this cannot fail.
+    unsafe {
+        libc::syscall(libc::SYS_rt_sigprocmask, how, &raw const set, &raw mut previous, size_of::<u64>());
+    }
+    previous
 }
 
 impl Drop for Blocked {
     fn drop(&mut self) {
-        // SAFETY: previous was filled by the kernel when the signals were blocked.
-        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.previous, std::ptr::null_mut()) };
+        change_mask(libc::SIG_SETMASK, self.previous);
     }
 }
 
@@ -85,13 +93,14 @@ impl SignalFd {
     /// signalfd(2)'s.
     pub fn new(signals: &[i32]) -> io::Result<SignalFd> {
         let set = set_of(signals);
-        // SAFETY: -1 asks for a new descriptor; set is initialised.
-        let fd = unsafe { libc::signalfd(-1, &raw const set, libc::SFD_NONBLOCK | libc::SFD_CLOEXEC) };
+        let flags = libc::SFD_NONBLOCK | libc::SFD_CLOEXEC;
+        // SAFETY: -1 asks for a new descriptor; set is a whole kernel set.
+        let fd = unsafe { libc::syscall(libc::SYS_signalfd4, -1, &raw const set, size_of::<u64>(), flags) };
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
         // SAFETY: the kernel has just returned this new descriptor to us alone.
-        Ok(SignalFd(unsafe { OwnedFd::from_raw_fd(fd) }))
+        Ok(SignalFd(unsafe { OwnedFd::from_raw_fd(fd as RawFd) }))
     }
 
     /// Takes one pending signal's number, or `None` when nothing is pending.
@@ -132,16 +141,10 @@ pub fn send_to_pidfd(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-fn set_of(signals: &[i32]) -> libc::sigset_t {
-    let mut set = MaybeUninit::uninit();
-    // SAFETY: sigemptyset initialises the set before it is used; sigaddset refuses invalid numbers with EINVAL.
-    unsafe {
-        libc::sigemptyset(set.as_mut_ptr());
-        for signal in signals {
-            libc::sigaddset(set.as_mut_ptr(), *signal);
-        }
-        set.assume_init()
-    }
+/// The kernel's set of some signals; without 32 and 33, by which libc ends threads and changes ids in all of them.
+fn set_of(signals: &[i32]) -> u64 {
+    let own = signals.iter().filter(|signal| (1..=HIGHEST).contains(signal) && !(32..=33).contains(*signal));
+    own.fold(0, |set, signal| set | 1 << (signal - 1))
 }
 
 #[cfg(test)]
@@ -150,12 +153,15 @@ mod tests {
 
     #[test]
     fn a_blocked_signal_is_read_and_not_delivered() {
-        let _blocked = block(&[libc::SIGUSR1]);
-        let signals = SignalFd::new(&[libc::SIGUSR1]).unwrap();
-        assert_eq!(signals.take().unwrap(), None);
-        // SAFETY: raise takes an integer; the signal is blocked in this thread.
-        unsafe { libc::raise(libc::SIGUSR1) };
-        assert_eq!(signals.take().unwrap(), Some(libc::SIGUSR1));
-        assert_eq!(signals.take().unwrap(), None);
+        // 34 is kept for itself by musl, as 32 and 33 are by both.
+        for signal in [libc::SIGUSR1, 34, HIGHEST] {
+            let _blocked = block(&[signal]);
+            let signals = SignalFd::new(&[signal]).unwrap();
+            assert_eq!(signals.take().unwrap(), None);
+            // SAFETY: integers; the signal is blocked in this thread.
+            unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), libc::gettid(), signal) };
+            assert_eq!(signals.take().unwrap(), Some(signal));
+            assert_eq!(signals.take().unwrap(), None);
+        }
     }
 }

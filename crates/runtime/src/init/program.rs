@@ -132,7 +132,7 @@ fn finish(plan: &ProcessPlan, init_program: Option<RawFd>) -> InitFailure {
     {
         return InitFailure::new(Step::WorkingDirectory, plan.cwd.display().to_string(), errno);
     }
-    sys::unblock_signals();
+    signals::unblock_all();
     if let Some(hooks) = &plan.hooks
         && let Err(error) = hooks.run(HookKind::StartContainer, Some(getpid().as_raw_nonzero().get()))
     {

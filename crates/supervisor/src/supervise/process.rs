@@ -125,6 +125,6 @@ pub(super) fn exec_self(vectors: &ExecVectors, lock: BorrowedFd<'_>, oom_score: 
         return error;
     }
     signals::restore_default(&IGNORED);
-    hull_sys::process::unblock_signals();
+    signals::unblock_all();
     hull_sys::process::execve(SELF_EXE, vectors)
 }
