@@ -120,10 +120,10 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Vm(args) => vm::run(&args).map(fine),
         Task::Cuts(args) => vm::cuts::run(&args).map(fine),
         Task::Conformance(args) => conformance::run(&args).map(fine),
-        Task::Musl => musl::hull().map(|path| {
-            println!("{}", path.display());
-            ExitCode::SUCCESS
-        }),
+        Task::Musl => {
+            println!("{}", musl::Musl::ready()?.hull()?.display());
+            Ok(ExitCode::SUCCESS)
+        }
         Task::Bench(args) => bench::run(&args).map(|()| ExitCode::SUCCESS),
         Task::Layout => bench::layout().map(|()| ExitCode::SUCCESS),
         Task::Inside(Inside::Join { plan }) => contained::join(&plan).map(|()| ExitCode::SUCCESS),

@@ -47,6 +47,7 @@ struct Report<'a> {
     unit: &'a str,
     rows: Vec<Row>,
     machine: String,
+    libc: &'a str,
     command: String,
 }
 
@@ -75,7 +76,8 @@ pub fn print(settings: &Settings, title: &str, unit: &str, samples: &[Samples]) 
     let place = if settings.on_tmpfs { "on tmpfs" } else { "on disk" };
     let machine = ci::machine_line()?;
     let command = settings.command.clone();
-    let report = Report { title, unit, rows: rows(samples), machine, command };
+    let libc = settings.measured.libc.as_str();
+    let report = Report { title, unit, rows: rows(samples), machine, libc, command };
     if settings.json {
         println!("{}", serde_json::to_string(&report)?);
         return Ok(());
@@ -85,7 +87,7 @@ pub fn print(settings: &Settings, title: &str, unit: &str, samples: &[Samples]) 
     for row in &report.rows {
         println!("{:<28} {:>10.2} {:>10.2} {:>8.2}", row.name, row.p10, row.median, row.ratio);
     }
-    println!("{}\n{}", report.machine, report.command);
+    println!("{}, hull with {libc}\n{}", report.machine, report.command);
     Ok(())
 }
 

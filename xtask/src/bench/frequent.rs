@@ -24,9 +24,9 @@ pub fn record(settings: &Settings) -> Result<()> {
     let filtered = make_bundle(settings, "filtered", &["/bin/true"], Some(&filter))?;
     let sleeping = make_bundle(settings, "sleeping", &["/bin/sleep", "1000"], Some(&filter))?;
     let hull = Hull::ready(settings)?;
-    let mut recorder = Recorder::new(&settings.hull)?;
+    let mut recorder = Recorder::new(&settings.measured.hull)?;
 
-    let program = settings.hull.display().to_string();
+    let program = settings.measured.hull.display().to_string();
     let mut runtime = |words: &[&str]| {
         let own = [&program, "oci", "--root", "/run/hull-layout"];
         recorder.run(&own.iter().chain(words).map(|word| word.to_string()).collect::<Vec<_>>())

@@ -56,7 +56,7 @@ fn hull(settings: &Settings) -> Result<Samples> {
         names.push(name);
     }
     std::thread::sleep(Duration::from_secs(1));
-    let sizes = sizes_kb(&settings.hull)?;
+    let sizes = sizes_kb(&settings.measured.hull)?;
     for name in &names {
         worker.time(&hull.start(&["rm", "--force", name]))?;
     }

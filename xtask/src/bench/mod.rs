@@ -36,8 +36,9 @@ use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::contained::{self, Request};
+use crate::musl::Musl;
 use crate::peers::Peers;
-use crate::{images, layout, musl, workspace};
+use crate::{images, layout, workspace};
 
 /// The longest a measurement may take.
 const LIMIT: Duration = Duration::from_secs(3600);
@@ -63,7 +64,7 @@ pub struct Args {
     /// Pause before each start, in milliseconds: a machine that has been idle.
     #[arg(long, default_value_t = 0)]
     idle_ms: u64,
-    /// The build with glibc, where the toolchain has both.
+    /// The build with glibc instead of the one with musl.
     #[arg(long)]
     glibc: bool,
     /// Figures as JSON.
@@ -104,14 +105,23 @@ pub struct Settings {
     dir: PathBuf,
     /// Whether a tmpfs is to be mounted there.
     on_tmpfs: bool,
-    hull: PathBuf,
-    /// The program that makes the bare system calls of a container.
-    floor: PathBuf,
+    #[serde(flatten)]
+    measured: Measured,
     /// The program that does with a layer what every pull must.
     inflate: PathBuf,
     /// The program that asks and answers through published ports.
     requests: PathBuf,
     images: PathBuf,
+}
+
+/// The programs that are measured, made alike.
+#[derive(Serialize, Deserialize)]
+struct Measured {
+    hull: PathBuf,
+    /// The program that makes the bare system calls of a container.
+    floor: PathBuf,
+    /// What they are linked with.
+    libc: String,
 }
 
 /// `cargo xtask layout`: runs the frequent commands once and puts their functions side by side.
@@ -152,8 +162,7 @@ pub fn run(args: &Args) -> Result<()> {
         command: format!("cargo xtask {}", std::env::args().skip(1).collect::<Vec<_>>().join(" ")),
         on_tmpfs: args.dir.is_none(),
         dir: fs::canonicalize(&dir)?,
-        hull: fs::canonicalize(hull(args)?)?,
-        floor: workspace::floor()?,
+        measured: measured(args)?,
         inflate: workspace::inflate()?,
         requests: fs::canonicalize(workspace::requests()?)?,
         images: images::folder()?,
@@ -165,16 +174,24 @@ pub fn run(args: &Args) -> Result<()> {
     ended
 }
 
-/// The program to measure: musl as releases are, where that can be built.
-fn hull(args: &Args) -> Result<PathBuf> {
+/// The programs to measure: with musl as releases are, where that can be built.
+fn measured(args: &Args) -> Result<Measured> {
+    let made = |hull: PathBuf, floor: PathBuf, libc: &str| {
+        Ok(Measured { hull: fs::canonicalize(hull)?, floor: fs::canonicalize(floor)?, libc: libc.into() })
+    };
     if args.subject == Subject::Layout {
-        return layout::link();
+        return made(layout::link()?, workspace::floor()?, "glibc");
     }
-    if !args.glibc && std::env::var_os("HULL_BIN").is_none() && musl::is_there() {
-        musl::hull()
-    } else {
-        workspace::hull()
+    if std::env::var_os("HULL_BIN").is_some() {
+        return made(workspace::hull()?, workspace::floor()?, "what HULL_BIN has");
     }
+    if !args.glibc {
+        match Musl::ready() {
+            Ok(musl) => return made(musl.hull()?, musl.floor()?, "musl"),
+            Err(error) => eprintln!("there is no build with musl to measure: {error:#}"),
+        }
+    }
+    made(workspace::hull()?, workspace::floor()?, "glibc")
 }
 
 fn contain(plan: &Path, dir: &Path) -> Result<()> {

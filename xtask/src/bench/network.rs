@@ -187,7 +187,7 @@ fn memory_kb(settings: &Settings) -> Result<f64> {
         ["Slab:", "KernelStack:", "PageTables:", "Percpu:", "VmallocUsed:"].iter().any(|name| line.starts_with(name))
     });
     let kernel: u64 = kernel.filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok()).sum();
-    Ok((kernel + super::memory::sizes_kb(&settings.hull)?.iter().sum::<u64>()) as f64)
+    Ok((kernel + super::memory::sizes_kb(&settings.measured.hull)?.iter().sum::<u64>()) as f64)
 }
 
 /// A thousand published UDP ports: what they add to a start, and to memory while they are there.

@@ -54,7 +54,8 @@ pub fn measure(settings: &Settings) -> Result<()> {
     let filtered = make_bundle(settings, "filtered", &["/bin/true"], Some(&filter))?;
     let compiled = settings.dir.join("filter");
     let config = Path::new(&filtered).join("config.json");
-    program::quiet(Command::new(&settings.floor).arg("compile").args([&config, &compiled])).context("floor compile")?;
+    program::quiet(Command::new(&settings.measured.floor).arg("compile").args([&config, &compiled]))
+        .context("floor compile")?;
 
     run(settings, &runtimes, &plain, "-", settings.idle_ms, "run: six namespaces, no filter")?;
     let compiled = compiled.display().to_string();
@@ -75,7 +76,8 @@ fn runtimes(settings: &Settings) -> Result<Vec<Runtime>> {
     let peers = Peers::ready()?;
     let mut runtimes = Vec::new();
     if settings.wants("hull") {
-        let argv = [&settings.hull.display().to_string(), "oci", "--root", "/run/hull-bench-oci"].map(str::to_string);
+        let argv =
+            [&settings.measured.hull.display().to_string(), "oci", "--root", "/run/hull-bench-oci"].map(str::to_string);
         let start = Start { argv: argv.to_vec(), env: Default::default() };
         runtimes.push(Runtime { name: "hull oci", start, sees_v2: true });
     }
@@ -119,7 +121,7 @@ fn floor(settings: &Settings, bundle: &str, filter: &str) -> Result<Start> {
     let state = Path::new("/run/hull-bench-floor");
     fs::create_dir_all(state)?;
     let words = [&format!("{bundle}/rootfs"), &state.display().to_string(), "{id}", filter].map(str::to_string);
-    let mut argv = vec![settings.floor.display().to_string(), "run".into()];
+    let mut argv = vec![settings.measured.floor.display().to_string(), "run".into()];
     argv.extend(words);
     for hierarchy in cgroups::hierarchies()? {
         let mark = if hierarchy.is_v2 { "+" } else { "" };

@@ -93,7 +93,7 @@ impl Hull {
     }
 
     fn at(settings: &Settings, name: &str, options: &[String]) -> Hull {
-        let hull = settings.hull.display().to_string();
+        let hull = settings.measured.hull.display().to_string();
         let root = settings.dir.join(name).display().to_string();
         let mut argv = vec![hull, "--root".into(), root, "--state".into(), format!("/run/{name}-bench")];
         argv.extend_from_slice(options);
