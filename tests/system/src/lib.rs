@@ -3,8 +3,8 @@
 //! The lane says it through the environment: `HULL_BIN` (the program under test), `HULL_TEST_DIR` (where a test makes
 //! its root and state folders; nothing may be left there), `HULL_TEST_IMAGES` (`busybox`, `five-layers` and `debian` as
 //! `<name>.docker.tar` and `<name>.oci.tar`, and `debian.tar`), `HULL_PEERS` (scripts that run other container tools;
-//! not set in the virtual machine) and `HULL_LANE` (`host` or `vm`). Started by hand without them, tests take what the
-//! last build and `cargo xtask peers` left in the target folder.
+//! not set in the virtual machine) and `HULL_LANE` (`host` or `vm`). Without them tests do not run: what they do to networks
+//! and cgroups is for a host of their own, which `cargo xtask test system` makes.
 //!
 //! ```text
 //! hull        one Hull in folders of its own, which proves at its end that nothing of it is left
@@ -34,7 +34,7 @@ pub mod systemd;
 pub mod terminal;
 pub mod tree;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
@@ -50,21 +50,19 @@ pub fn given(name: &str) -> Result<PathBuf> {
 
 /// The program under test.
 pub fn hull() -> Result<PathBuf> {
-    let built = ["release", "debug"].map(|profile| target().join(format!("{}/{profile}/hull", triple())));
-    let found = given("HULL_BIN").or_else(|error| built.into_iter().find(|path| path.exists()).ok_or(error));
-    found.context("there is no hull: cargo build --release -p hull")
+    given("HULL_BIN")
 }
 
 /// The file of a test image, such as `busybox.docker.tar`.
 pub fn image(file: &str) -> PathBuf {
-    let path = given("HULL_TEST_IMAGES").unwrap_or_else(|_| target().join("images")).join(file);
+    let path = given("HULL_TEST_IMAGES").expect("the test images").join(file);
     assert!(path.exists(), "there is no {}: cargo xtask peers makes the test images", path.display());
     path
 }
 
 /// Where tests make their folders.
 pub fn test_folder() -> PathBuf {
-    given("HULL_TEST_DIR").unwrap_or_else(|_| target().join("system"))
+    given("HULL_TEST_DIR").expect("a folder")
 }
 
 /// The folder with scripts for the other container tools; `None` in the virtual machine.
@@ -75,12 +73,4 @@ pub fn peers() -> Option<PathBuf> {
 /// Whether this is the virtual machine, where cgroup v2 is all there is and everything takes several times longer.
 pub fn is_vm() -> bool {
     std::env::var_os("HULL_LANE").is_some_and(|lane| lane == "vm")
-}
-
-fn target() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target")
-}
-
-fn triple() -> String {
-    format!("{}-unknown-linux-gnu", std::env::consts::ARCH)
 }
