@@ -387,6 +387,15 @@ impl EngineError {
         move |source| EngineError::Path { action, path, source }
     }
 
+    /// Whether another container has the address or port that was asked for.
+    pub(crate) fn is_taken(&self) -> bool {
+        match self {
+            EngineError::Network(error) => error.is_taken(),
+            EngineError::Ports(error) => error.is_taken(),
+            _ => false,
+        }
+    }
+
     /// What kind of failure it is.
     pub fn kind(&self) -> ErrorKind {
         match self {

@@ -20,13 +20,14 @@ use std::path::Path;
 
 use hull_store::Lease;
 use hull_supervisor::record::LiveState;
-use hull_supervisor::start::{self, LOCK_FILE, StartError};
+use hull_supervisor::start::LOCK_FILE;
 
 use crate::engine::Engine;
 use crate::error::EngineError;
 use crate::id::ContainerId;
 use crate::record;
 use crate::row::{self, ContainerRow};
+use crate::status::free_lock;
 use crate::volumes;
 
 /// What was swept.
@@ -136,12 +137,7 @@ impl Engine {
     fn sweep_run(&self, row: &ContainerRow) -> Result<bool, EngineError> {
         let state_dir = self.roots().runtime_state(row.id.as_str());
         // A start that is under way, or a supervisor, has the lock.
-        let _lock = match start::lock(&state_dir) {
-            Ok(Some(lock)) => lock,
-            Ok(None) => return Ok(false),
-            Err(StartError::Lock { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(false),
-            Err(error) => return Err(error.into()),
-        };
+        let Some(_lock) = free_lock(&state_dir)? else { return Ok(false) };
         match LiveState::read(&state_dir)? {
             // An orphan, for an adopter.
             Some(live) if live.is_running() => return Ok(false),
@@ -174,12 +170,7 @@ impl Engine {
         match state_dir.exists() {
             false => Ok(true),
             true if !state_dir.join(LOCK_FILE).exists() => Ok(false),
-            true => match start::lock(&state_dir) {
-                Ok(lock) => Ok(lock.is_some()),
-                // Somebody else is sweeping it.
-                Err(StartError::Lock { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(false),
-                Err(error) => Err(error.into()),
-            },
+            true => Ok(free_lock(&state_dir)?.is_some()),
         }
     }
 }

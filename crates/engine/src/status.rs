@@ -13,6 +13,7 @@
 //!
 //! The lock is tried only where its holder matters, so that looking at containers never disturbs one that starts.
 
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -30,6 +31,14 @@ use crate::row::ContainerRow;
 /// How long a supervisor may take from the end of the process to the exit record.
 const RECORD_TIMEOUT: Duration = Duration::from_secs(10);
 const RECORD_POLL: Duration = Duration::from_millis(2);
+
+/// The lock of a state folder; none when somebody has it, or is removing the folder.
+pub(crate) fn free_lock(state_dir: &Path) -> Result<Option<OwnedFd>, EngineError> {
+    match start::lock(state_dir) {
+        Err(StartError::Lock { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        result => Ok(result?),
+    }
+}
 
 impl Engine {
     /// Where a container is in its life. A container whose supervisor died gets a new one on the way.
@@ -92,13 +101,7 @@ impl Engine {
 
     /// Starts a new supervisor for a running container that has none.
     fn adopt_orphan(&self, id: &ContainerId, state_dir: &Path) -> Result<(), EngineError> {
-        let lock = match start::lock(state_dir) {
-            Ok(Some(lock)) => lock,
-            Ok(None) => return Ok(()),
-            // It has ended meanwhile, and the clean-up has removed the folder.
-            Err(StartError::Lock { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(error.into()),
-        };
+        let Some(lock) = free_lock(state_dir)? else { return Ok(()) };
         // It may have ended, and its supervisor with it, just before the lock was taken.
         if LiveState::read(state_dir)?.is_some_and(|live| live.is_running()) {
             tracing::info!(%id, "the supervisor is gone, starting another");
@@ -114,13 +117,7 @@ impl Engine {
         folder: &Path,
         live: &LiveState,
     ) -> Result<Option<ContainerState>, EngineError> {
-        let _lock = match start::lock(state_dir) {
-            Ok(Some(lock)) => lock,
-            Ok(None) => return Ok(None),
-            // The clean-up removed the folder in between.
-            Err(StartError::Lock { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error.into()),
-        };
+        let Some(_lock) = free_lock(state_dir)? else { return Ok(None) };
         Ok(Some(exited(&self.exit_of_unseen(folder, live)?)))
     }
 

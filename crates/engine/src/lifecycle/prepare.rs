@@ -114,11 +114,7 @@ impl Engine {
         let donors = self.donors(id, request)?;
         volumes::check_binds(&record.mounts)?;
 
-        let root = match donors.id_map {
-            None => rootfs.mount_detached()?,
-            // The first mount that writes has to be the shifted one, and a missing working directory is made inside.
-            Some(_) => rootfs.clone().as_view().mount_detached()?,
-        };
+        let root = mount(&rootfs, donors.id_map)?;
         let identity = identity::look_up(root.as_fd(), &effective.user, &request.group_add)?;
         if donors.id_map.is_none() {
             make_workdir(root.as_fd(), &effective)?;
@@ -144,8 +140,8 @@ impl Engine {
         let spec = spec::derive(request, &record.image_config, &resolved)?;
         let network = self.give_places(&record)?;
         let owner = resolved.id_map.map_or(0, |map| map.host_id);
-        let brought = network.cni.is_some();
-        self.write_name_files(&record, &resolved.hostname, owner, &donors, &network.attachments, brought)?;
+        let (places, brought) = (&network.attachments, network.cni.is_some());
+        self.write_name_files(&record, &resolved.hostname, owner, &donors, places, brought)?;
         let names = self.name_order(&record, &network.attachments)?;
         Ok(StartPlan {
             spec,
@@ -174,13 +170,19 @@ impl Engine {
         let give = || {
             let network = self.plan_network(record)?;
             self.publish_at_start(record, &network)?;
-            Ok(network)
+            Ok::<_, EngineError>(network)
         };
-        match give() {
-            // By a container that runs, or by a run whose end nobody has seen.
-            Err(EngineError::Network(error)) if error.is_taken() => self.recover().and_then(|_| give()),
-            Err(EngineError::Ports(error)) if error.is_taken() => self.recover().and_then(|_| give()),
-            result => result,
+        let taken = match give() {
+            Err(error) if error.is_taken() => error,
+            result => return result,
+        };
+        // By a container that runs, or by a run whose end nobody has seen.
+        match self.recover() {
+            Ok(_) => give(),
+            Err(error) => {
+                tracing::warn!(%error, "sweeping what may have it");
+                Err(taken)
+            }
         }
     }
 
@@ -421,6 +423,15 @@ fn proc_name(type_: LinuxNamespaceType) -> &'static str {
         LinuxNamespaceType::Cgroup => "cgroup",
         LinuxNamespaceType::Time => "time",
     }
+}
+
+/// Mounts the root file system, detached; with a user namespace only to be looked at.
+fn mount(rootfs: &Rootfs, id_map: Option<LinuxIdMapping>) -> Result<OwnedFd, EngineError> {
+    Ok(match id_map {
+        None => rootfs.mount_detached()?,
+        // The first mount that writes has to be the shifted one, and a missing working directory is made inside.
+        Some(_) => rootfs.clone().as_view().mount_detached()?,
+    })
 }
 
 /// Makes a missing working directory in the container's own layer, as docker does; the runtime goes there later.

@@ -393,9 +393,10 @@ fn destination(answer: RouteNetlinkMessage) -> Option<(IpAddr, u8)> {
 
 #[cfg(test)]
 mod tests {
-    use hull_sys::process::unshare;
     use std::fs::File;
     use std::net::UdpSocket;
+
+    use hull_sys::process::unshare;
 
     use super::super::apart::apart;
     use super::*;
