@@ -45,11 +45,11 @@ use clap::error::ErrorKind;
 use clap::{ArgMatches, FromArgMatches};
 use hull_engine::Engine;
 use hull_store::Roots;
-use tracing_subscriber::filter::LevelFilter;
 
 use crate::args::system::{GlobalArgs, LogFormat};
 use crate::args::{self, Body, Purpose, Verb};
 use crate::error::{ExitRule, Failure, exit_code, report};
+use crate::output::messages;
 
 pub use table::VERBS;
 
@@ -91,7 +91,7 @@ pub fn main(words: Vec<OsString>) -> ExitCode {
         Err(error) => return without_command(&error, &words),
     };
     let (verb, matches) = chosen(VERBS, &matches);
-    tell(crate::oci::level(verb, matches).unwrap_or(global.log_level), global.log_format);
+    messages::tell(crate::oci::level(verb, matches).unwrap_or(global.log_level), global.log_format);
     let context = Context { global };
     let Body::Leaf { run, .. } = verb.body else {
         return ExitCode::FAILURE;
@@ -143,20 +143,6 @@ fn chosen<'a>(verbs: &'static [Verb], matches: &'a ArgMatches) -> (&'static Verb
     match verb.body {
         Body::Leaf { .. } => (verb, inner),
         Body::Group(verbs) => chosen(verbs, inner),
-    }
-}
-
-/// Has messages of the asked level written to stderr.
-pub fn tell(level: tracing::Level, format: LogFormat) {
-    let builder = tracing_subscriber::fmt()
-        .with_max_level(LevelFilter::from_level(level))
-        .with_writer(std::io::stderr)
-        .with_target(false);
-    match format {
-        LogFormat::Text => {
-            builder.without_time().with_ansi(hull_kernel::terminal::is_terminal(std::io::stderr())).init();
-        }
-        LogFormat::Json => builder.json().init(),
     }
 }
 

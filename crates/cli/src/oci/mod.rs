@@ -33,8 +33,9 @@ use self::args::{KillArgs, OciArgs, OciCommand};
 use self::report::{Gravity, Log};
 use crate::args::system::LogFormat;
 use crate::args::{Verb, later};
-use crate::commands::{Context, tell, write_stdout};
+use crate::commands::{Context, write_stdout};
 use crate::error::Failure;
+use crate::output::messages;
 
 /// Exit code of a failure.
 const FAILED: u8 = 1;
@@ -70,7 +71,7 @@ fn begin(arguments: OciArgs, name: &str) -> ExitCode {
 }
 
 fn tell_what_is_done(debug: bool) {
-    tell(if debug { tracing::Level::DEBUG } else { tracing::Level::WARN }, LogFormat::Text);
+    messages::tell(if debug { tracing::Level::DEBUG } else { tracing::Level::WARN }, LogFormat::Text);
 }
 
 /// Help, version, and command lines that are none.

@@ -77,16 +77,21 @@ pub(super) fn prepare_cpuset(mount: &Path, folder: &Path) -> Result<(), CgroupEr
 
 /// A v1 cpuset without processors or memory nodes takes no process; it gets its parent's, after the parent has.
 pub(super) fn fill_cpuset(mount: &Path, folder: &Path) -> Result<(), CgroupError> {
-    let here = Folder::at(folder);
     for file in ["cpuset.cpus", "cpuset.mems"] {
-        if !here.read(file)?.trim().is_empty() || folder == mount {
-            continue;
-        }
-        let Some(parent) = folder.parent() else { continue };
-        fill_cpuset(mount, parent)?;
-        here.write(file, Folder::at(parent).read(file)?.trim())?;
+        fill(mount, folder, file)?;
     }
     Ok(())
+}
+
+/// One file of them; what it has now.
+fn fill(mount: &Path, folder: &Path, file: &str) -> Result<String, CgroupError> {
+    let here = Folder::at(folder);
+    let own = here.read(file)?.trim().to_owned();
+    let parent = folder.parent().filter(|_| own.is_empty() && folder != mount);
+    let Some(parent) = parent else { return Ok(own) };
+    let value = fill(mount, parent, file)?;
+    here.write(file, &value)?;
+    Ok(value)
 }
 
 /// Removes a cgroup and those below it. One that is not there counts as removed. What stays busy is tried again until
