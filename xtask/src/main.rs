@@ -82,7 +82,11 @@ enum Task {
     /// Measures Hull beside its peers.
     Bench(bench::Args),
     /// Records which functions the frequent commands execute, for the linker to put side by side.
-    Layout,
+    Layout {
+        /// Of the build with glibc instead of the one with musl.
+        #[arg(long)]
+        glibc: bool,
+    },
     /// What this program runs itself as.
     #[command(hide = true, subcommand)]
     Inside(Inside),
@@ -125,7 +129,7 @@ fn run(task: Task) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Task::Bench(args) => bench::run(&args).map(|()| ExitCode::SUCCESS),
-        Task::Layout => bench::layout().map(|()| ExitCode::SUCCESS),
+        Task::Layout { glibc } => bench::layout(glibc).map(|()| ExitCode::SUCCESS),
         Task::Inside(Inside::Join { plan }) => contained::join(&plan).map(|()| ExitCode::SUCCESS),
         Task::Inside(Inside::Run { plan }) => contained::inside(&plan).map(ExitCode::from),
         Task::Inside(Inside::Guest { plan }) => vm::guest::run(&plan).map(|()| ExitCode::SUCCESS),

@@ -56,17 +56,23 @@ impl Musl {
 
     /// The release build of `hull`.
     pub fn hull(&self) -> Result<PathBuf> {
-        self.build(&["--package", "hull"], "hull")
+        self.hull_with(&[])
+    }
+
+    /// The same, with more in the environment of the build.
+    pub fn hull_with(&self, env: &[(&str, &Path)]) -> Result<PathBuf> {
+        self.build(&["--package", "hull"], "hull", env)
     }
 
     /// The program that makes the bare system calls of a container, for measurements.
     pub fn floor(&self) -> Result<PathBuf> {
-        self.build(&["--package", "hull-runtime", "--example", "floor"], "floor")
+        self.build(&["--package", "hull-runtime", "--example", "floor"], "floor", &[])
     }
 
-    fn build(&self, what: &[&str], name: &str) -> Result<PathBuf> {
+    fn build(&self, what: &[&str], name: &str, more: &[(&str, &Path)]) -> Result<PathBuf> {
         let own: Vec<&str> = self.arguments.iter().map(String::as_str).collect();
-        let env: Vec<_> = self.env.iter().map(|(name, value)| (name.as_str(), Path::new(value))).collect();
+        let own_env = self.env.iter().map(|(name, value)| (name.as_str(), Path::new(value)));
+        let env: Vec<_> = own_env.chain(more.iter().copied()).collect();
         let made = workspace::build_with(&[&["build", "--release"], what, &own].concat(), &env)?;
         let program = made.into_iter().find(|program| program.name == name);
         Ok(program.with_context(|| format!("cargo built no program called {name}"))?.path)

@@ -23,10 +23,9 @@ use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use std::process::ExitCode;
 
-/// musl's own allocator maps and unmaps a page for every few objects: a third of the page faults of a short command.
 #[cfg(target_env = "musl")]
 #[global_allocator]
-static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
+static ALLOCATOR: hull_sys::allocator::Allocator = hull_sys::allocator::Allocator;
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os();

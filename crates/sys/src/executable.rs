@@ -112,9 +112,11 @@ fn map_again(segment: &Segment, file: BorrowedFd<'_>) -> io::Result<()> {
     if mapped == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Puts a copy of a segment that is written in its place, in memory of no file.
+/// Puts a copy of a segment that is written in its place, in memory of no file. All of it is written at once, so that
+/// its pages may come at once as well.
 fn copy(segment: &Segment) -> io::Result<()> {
-    let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_POPULATE;
     // SAFETY: a new mapping wherever the kernel likes.
     let place = unsafe { libc::mmap(std::ptr::null_mut(), segment.length, protection, flags, -1, 0) };
     if place == libc::MAP_FAILED {

@@ -3,6 +3,7 @@
 //! Each function says in its documentation which man page it follows; each `unsafe` block names the concrete
 //! fact that makes it sound. No policy lives here: what to mount, clone or allow is decided above.
 
+pub mod allocator;
 pub mod bpf;
 pub mod executable;
 pub mod fs_ids;

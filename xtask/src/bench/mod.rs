@@ -43,6 +43,10 @@ use crate::{images, layout, workspace};
 /// The longest a measurement may take.
 const LIMIT: Duration = Duration::from_secs(3600);
 
+/// What programs are linked with.
+const MUSL: &str = "musl";
+const GLIBC: &str = "glibc";
+
 /// `cargo xtask bench`.
 #[derive(clap::Args)]
 pub struct Args {
@@ -125,7 +129,7 @@ struct Measured {
 }
 
 /// `cargo xtask layout`: runs the frequent commands once and puts their functions side by side.
-pub fn layout() -> Result<()> {
+pub fn layout(glibc: bool) -> Result<()> {
     let args = Args {
         subject: Subject::Layout,
         rounds: 1,
@@ -133,11 +137,11 @@ pub fn layout() -> Result<()> {
         dir: None,
         only: Vec::new(),
         idle_ms: 0,
-        glibc: true,
+        glibc,
         json: false,
     };
     run(&args)?;
-    layout::install(&frequent::script()?)
+    layout::install(&frequent::script()?, if glibc { GLIBC } else { MUSL })
 }
 
 /// Prepares everything that needs the network, and measures in a contained place.
@@ -180,18 +184,19 @@ fn measured(args: &Args) -> Result<Measured> {
         Ok(Measured { hull: fs::canonicalize(hull)?, floor: fs::canonicalize(floor)?, libc: libc.into() })
     };
     if args.subject == Subject::Layout {
-        return made(layout::link()?, workspace::floor()?, "glibc");
+        let musl = if args.glibc { None } else { Some(Musl::ready()?) };
+        return made(layout::link(musl)?, workspace::floor()?, "either");
     }
     if std::env::var_os("HULL_BIN").is_some() {
         return made(workspace::hull()?, workspace::floor()?, "what HULL_BIN has");
     }
     if !args.glibc {
         match Musl::ready() {
-            Ok(musl) => return made(musl.hull()?, musl.floor()?, "musl"),
+            Ok(musl) => return made(musl.hull()?, musl.floor()?, MUSL),
             Err(error) => eprintln!("there is no build with musl to measure: {error:#}"),
         }
     }
-    made(workspace::hull()?, workspace::floor()?, "glibc")
+    made(workspace::hull()?, workspace::floor()?, GLIBC)
 }
 
 fn contain(plan: &Path, dir: &Path) -> Result<()> {

@@ -1,13 +1,17 @@
 //! The linker's map: which piece of which file lies at which address.
 //!
 //! lld writes one line for each output section, each input section in it, and each symbol in that, told apart by what
-//! their last column looks like: `FILE:(SECTION)` is an input section. Addresses and sizes are hexadecimal.
+//! their last column looks like: `FILE:(SECTION)` is an input section. GNU ld tells them apart by their indentation, and
+//! breaks the line after a long name. Addresses and sizes are hexadecimal.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+
+/// What GNU ld writes above the sections that the program has.
+const GNU_BEGINNING: &str = "\nLinker script and memory map\n";
 
 /// A piece of code as the linker took it from a file: one function of a Rust crate, or a file of libc.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +36,47 @@ impl Map {
     }
 
     fn parse(text: &str) -> Map {
+        let mut map = match text.split_once(GNU_BEGINNING) {
+            Some((_, text)) => Map::parse_gnu(text),
+            None => Map::parse_lld(text),
+        };
+        map.functions.sort_unstable();
+        map.functions.dedup();
+        map
+    }
+
+    /// GNU ld names no local symbols. A section that was made for one function begins with it, though.
+    fn parse_gnu(text: &str) -> Map {
+        let mut map = Map { sections: BTreeMap::new(), functions: Vec::new() };
+        let mut is_code = false;
+        let mut lines = text.lines().peekable();
+        while let Some(line) = lines.next() {
+            let mut words: Vec<&str> = line.split_ascii_whitespace().collect();
+            let indentation = line.len() - line.trim_start().len();
+            if indentation == 1 && words.len() == 1 {
+                words.extend(lines.peek().iter().flat_map(|next| next.split_ascii_whitespace()));
+            }
+            match (indentation, &words[..]) {
+                (0, [_, ..]) => is_code = false,
+                (1, &[name, address, size, file]) if name.starts_with('.') => {
+                    let (Some(address), Some(size)) = (hexadecimal(address), hexadecimal(size)) else { continue };
+                    is_code = name.starts_with(".text") && address > 0 && size > 0;
+                    if !is_code {
+                        continue;
+                    }
+                    map.sections.insert(address, Section { file: file.to_owned(), name: name.to_owned() });
+                    if name != ".text" {
+                        map.functions.push(address);
+                    }
+                }
+                (2.., &[address, _]) if is_code => map.functions.extend(hexadecimal(address)),
+                _ => {}
+            }
+        }
+        map
+    }
+
+    fn parse_lld(text: &str) -> Map {
         let mut map = Map { sections: BTreeMap::new(), functions: Vec::new() };
         let mut is_code = false;
         for line in text.lines().skip(1) {
@@ -52,8 +97,6 @@ impl Map {
                 None => {}
             }
         }
-        map.functions.sort_unstable();
-        map.functions.dedup();
         map
     }
 
@@ -61,6 +104,11 @@ impl Map {
     pub fn section_of(&self, address: u64) -> Option<&Section> {
         self.sections.range(..=address).next_back().map(|(_, section)| section)
     }
+}
+
+/// A number of GNU ld's.
+fn hexadecimal(word: &str) -> Option<u64> {
+    u64::from_str_radix(word.strip_prefix("0x")?, 16).ok()
 }
 
 fn section(what: &str) -> Option<Section> {
@@ -138,6 +186,40 @@ mod tests {
         assert_eq!(pattern(0x437d41).as_deref(), Some("*(.text._RNvCs*_4hull4main)"));
         assert_eq!(pattern(0x437d71).as_deref(), Some("*libc.a:malloc.o(.text)"));
         assert_eq!(pattern(0x1000), None);
+    }
+
+    const GNU_TEXT: &str = "
+Discarded input sections
+
+ .text          0x0000000000000000        0x0 /usr/lib/x/libc.a(free.lo)
+
+Linker script and memory map
+
+LOAD /usr/lib/crt1.o
+
+.text.frequent  0x0000000000401010   0x1ff1b8
+ *crt1.o(.text)
+ .text._RNvCsab1gEmfK2I_4hull4main
+                0x0000000000401010       0x1d hull.cgu.0.o
+ *fill*         0x000000000040102d        0x3
+ .text          0x0000000000401030       0x32 /usr/lib/x/libc.a(memcpy.lo)
+                0x0000000000401030                memcpy
+                0x0000000000401034                __memcpy_fwd_alias_1
+ .text.malloc   0x0000000000401070        0x8 /usr/lib/x/libc.a(malloc.lo)
+
+.rodata         0x0000000000502000        0x8
+ .rodata.a      0x0000000000502000        0x8 hull.cgu.0.o
+                0x0000000000502000                table
+";
+
+    #[test]
+    fn the_other_linkers_map_is_read() {
+        let map = Map::parse(GNU_TEXT);
+        assert_eq!(map.functions, [0x40_1010, 0x40_1030, 0x40_1034, 0x40_1070]);
+        let pattern = |address| map.section_of(address).map(Section::pattern);
+        assert_eq!(pattern(0x40_1011).as_deref(), Some("*(.text._RNvCs*_4hull4main)"));
+        assert_eq!(pattern(0x40_1034).as_deref(), Some("*libc.a:memcpy.lo(.text)"));
+        assert_eq!(pattern(0x40_1070).as_deref(), Some("*libc.a:malloc.lo(.text.malloc)"));
     }
 
     #[test]

@@ -7,8 +7,8 @@
 //! script    the sections that were reached, in the order of their first execution, as a linker script
 //! ```
 //!
-//! The script is `crates/cli/layout/x86_64.ld`, which `crates/cli/build.rs` gives to the linker. Crates' hashes in
-//! symbol names are wildcards there, so that it stays good when dependencies or the compiler change.
+//! The scripts are `crates/cli/layout/x86_64-LIBC.ld`, of which `crates/cli/build.rs` gives one to the linker. Crates'
+//! hashes in symbol names are wildcards there, so that it stays good when dependencies or the compiler change.
 
 mod map;
 mod tracer;
@@ -19,12 +19,15 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
+use crate::musl::Musl;
 use crate::workspace;
 use map::Map;
 use tracer::Tracer;
 
-/// Where the linker script is.
-const SCRIPT: &str = "crates/cli/layout/x86_64.ld";
+/// Where the linker scripts are.
+const SCRIPTS: &str = "crates/cli/layout";
+/// What `crates/cli/build.rs` takes the name of the map from.
+const MAP_VARIABLE: &str = "HULL_LINK_MAP";
 /// What stands above the sections.
 const SCRIPT_HEAD: &str =
     "/* Made by `cargo xtask layout`: the functions of the frequent commands, in the order in which
@@ -39,17 +42,22 @@ const SCRIPT_TAIL: &str = "  }
 INSERT BEFORE .text;
 ";
 
-/// Builds hull as it is released, with a map beside it.
-pub fn link() -> Result<PathBuf> {
+/// Builds hull, with musl as releases are or else with glibc, and a map beside it.
+pub fn link(musl: Option<Musl>) -> Result<PathBuf> {
     let map = map_file()?;
     // Only a link makes a map.
     let _ = fs::remove_file(&map);
-    let made = workspace::build_with(&["build", "--release", "--package", "hull"], &[("HULL_LINK_MAP", &map)])?;
-    let hull = made.into_iter().find(|program| program.name == "hull").context("cargo built no hull")?;
+    let hull = match musl {
+        Some(musl) => musl.hull_with(&[(MAP_VARIABLE, &map)])?,
+        None => {
+            let made = workspace::build_with(&["build", "--release", "--package", "hull"], &[(MAP_VARIABLE, &map)])?;
+            made.into_iter().find(|program| program.name == "hull").context("cargo built no hull")?.path
+        }
+    };
     if !map.exists() {
         bail!("the linker made no map: touch crates/cli/build.rs");
     }
-    Ok(hull.path)
+    Ok(hull)
 }
 
 /// Where the map is.
@@ -90,11 +98,12 @@ impl Recorder {
     }
 }
 
-/// Puts a new script in its place in the tree.
-pub fn install(script: &Path) -> Result<()> {
-    let target = workspace::root().join(SCRIPT);
+/// Puts a new script in its place in the tree: that of the build with this C library.
+pub fn install(script: &Path, libc: &str) -> Result<()> {
+    let name = format!("{SCRIPTS}/{}-{libc}.ld", std::env::consts::ARCH);
+    let target = workspace::root().join(&name);
     fs::copy(script, &target)?;
     let lines = fs::read_to_string(&target)?.lines().count();
-    println!("{SCRIPT}: {lines} lines");
+    println!("{name}: {lines} lines");
     Ok(())
 }

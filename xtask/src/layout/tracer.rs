@@ -2,7 +2,8 @@
 //!
 //! Each function begins with a breakpoint (`int3`) in every process that executes the traced program. The first thread
 //! that reaches one stops; its byte is put back in that process, the function is noted, and it goes on. Children are
-//! traced from their first instruction; processes that execute another program are let run.
+//! traced from their first instruction; processes that execute another program are let run. A container's first process
+//! maps the program anew (`hull_sys::executable`), so system calls are watched as well, for that one.
 
 use std::collections::HashSet;
 use std::fs::{self, File};
@@ -66,7 +67,8 @@ impl Tracer {
         let options = Options::PTRACE_O_TRACEEXEC
             | Options::PTRACE_O_TRACEFORK
             | Options::PTRACE_O_TRACEVFORK
-            | Options::PTRACE_O_TRACECLONE;
+            | Options::PTRACE_O_TRACECLONE
+            | Options::PTRACE_O_TRACESYSGOOD;
         ptrace::seize(pid, options)?;
         kill(pid, Signal::SIGCONT)?;
         self.live.insert(pid);
@@ -106,6 +108,12 @@ impl Tracer {
                     }
                     resume(pid, None)?;
                 }
+                WaitStatus::PtraceSyscall(_) => {
+                    if self.has_mapped_code(pid) {
+                        self.insert(pid)?;
+                    }
+                    resume(pid, None)?;
+                }
                 WaitStatus::Stopped(_, signal) => {
                     self.live.insert(pid);
                     let is_ours = signal == Signal::SIGTRAP && self.pass(pid)?;
@@ -120,6 +128,14 @@ impl Tracer {
     fn is_program(&self, pid: Pid) -> bool {
         let metadata = fs::metadata(format!("/proc/{pid}/exe"));
         metadata.is_ok_and(|found| (found.dev(), found.ino()) == self.program)
+    }
+
+    /// Whether a process returns from an mmap(2) of the code, which is then without breakpoints.
+    fn has_mapped_code(&self, pid: Pid) -> bool {
+        const PAGE: u64 = 4096;
+        let place = self.begins_at & !(PAGE - 1);
+        let is_mmap = |registers: &nix::libc::user_regs_struct| registers.orig_rax == nix::libc::SYS_mmap as u64;
+        ptrace::getregs(pid).is_ok_and(|registers| is_mmap(&registers) && registers.rax == place)
     }
 
     /// Puts breakpoints where nothing has been executed yet.
@@ -152,7 +168,7 @@ impl Tracer {
 
 /// A process may be gone before it is told to go on.
 fn resume(pid: Pid, signal: Option<Signal>) -> Result<()> {
-    match ptrace::cont(pid, signal) {
+    match ptrace::syscall(pid, signal) {
         Err(Errno::ESRCH) | Ok(()) => Ok(()),
         Err(errno) => Err(errno.into()),
     }

@@ -37,6 +37,9 @@ use crate::commands::{Context, write_stdout};
 use crate::error::Failure;
 use crate::output::messages;
 
+/// What these commands need of the stack and of the heap, or nearly.
+const STACK_BYTES: usize = 64 * 1024;
+const HEAP_BYTES: usize = 80 * 1024;
 /// Exit code of a failure.
 const FAILED: u8 = 1;
 /// Exit code of an exec that failed, which is none of the process's own.
@@ -66,6 +69,8 @@ pub fn below_hull(words: &[OsString]) -> Option<ExitCode> {
 }
 
 fn begin(arguments: OciArgs, name: &str) -> ExitCode {
+    hull_sys::memory::populate_stack(STACK_BYTES);
+    hull_sys::memory::populate_heap(HEAP_BYTES);
     tell_what_is_done(arguments.front.debug);
     ExitCode::from(carry_out_and_tell(&arguments, name))
 }
