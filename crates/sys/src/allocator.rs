@@ -17,24 +17,29 @@ fn heap() -> MutexGuard<'static, Dlmalloc> {
     HEAP.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+// Each of these is a call: link-time optimisation would put the whole of it wherever something is allocated.
 // SAFETY: the heap is used under its lock, and its functions keep the contract for what they are given: blocks of the
 // layout asked for, which come back with the same.
 unsafe impl GlobalAlloc for Allocator {
+    #[inline(never)]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: a layout has a size and an alignment that malloc takes.
         unsafe { heap().malloc(layout.size(), layout.align()) }
     }
 
+    #[inline(never)]
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         // SAFETY: as above.
         unsafe { heap().calloc(layout.size(), layout.align()) }
     }
 
+    #[inline(never)]
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         // SAFETY: by the caller's contract the block is of this heap and has this layout.
         unsafe { heap().free(block, layout.size(), layout.align()) }
     }
 
+    #[inline(never)]
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
         // SAFETY: as above, and the new size is one that a layout may have.
         unsafe { heap().realloc(block, layout.size(), layout.align(), new_size) }

@@ -10,6 +10,8 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use rustix::io::Errno;
+use rustix::mount::{UnmountFlags, unmount};
 
 use super::Settings;
 use super::figures::{self, Samples};
@@ -43,7 +45,21 @@ pub fn measure(settings: &Settings) -> Result<()> {
     crowds(settings, &ways)?;
     traffic(settings, &ways)?;
     ports(settings, &ways.hull)?;
-    program::quiet(Command::new("ip").args(["address", "delete", &format!("{HOST}/32"), "dev", "lo"]))
+    drop(ways);
+    program::quiet(Command::new("ip").args(["address", "delete", &format!("{HOST}/32"), "dev", "lo"]))?;
+    remove_bridges()
+}
+
+/// Every engine keeps its default bridge, and podman's plugins the place where namespaces have names.
+fn remove_bridges() -> Result<()> {
+    let text = program::output(Command::new("ip").args(["-o", "link", "show", "type", "bridge"]))?;
+    for name in text.lines().filter_map(|line| line.split(": ").nth(1)) {
+        program::quiet(Command::new("ip").args(["link", "delete", name]))?;
+    }
+    match unmount("/run/netns", UnmountFlags::DETACH) {
+        Err(Errno::INVAL | Errno::NOENT) | Ok(()) => Ok(()),
+        Err(errno) => Err(errno).context("/run/netns"),
+    }
 }
 
 /// Those that can be measured here.
@@ -64,6 +80,13 @@ impl Ways {
             each.push(("podman", podman.podman(words)?));
         }
         Ok(each)
+    }
+
+    /// The command of one of them that removes running containers at once: podman's would wait for ten seconds.
+    fn removal(&self, index: usize, names: &[&str]) -> Result<Start> {
+        let is_podman = self.each(&[])?[index].0 == "podman";
+        let words: &[&str] = if is_podman { &["rm", "-f", "--time", "0"] } else { &["rm", "-f"] };
+        Ok(self.each(&[words, names].concat())?.swap_remove(index).1)
     }
 }
 
@@ -100,7 +123,7 @@ fn crowds(settings: &Settings, ways: &Ways) -> Result<()> {
     let names: Vec<String> = (0..CROWD).map(|number| format!("crowd-{number}")).collect();
     let mut samples: Vec<Samples> = ways.each(&[])?.iter().map(|(name, _)| Samples::of(name)).collect();
     for _ in 0..settings.rounds.min(ROUNDS) {
-        for (index, samples) in samples.iter_mut().enumerate().filter(|(_, samples)| samples.name != "podman") {
+        for (index, samples) in samples.iter_mut().enumerate() {
             let began = Instant::now();
             let mut children = Vec::new();
             for name in &names {
@@ -111,8 +134,7 @@ fn crowds(settings: &Settings, ways: &Ways) -> Result<()> {
                 ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
             }
             samples.add(began.elapsed());
-            let words: Vec<&str> = ["rm", "-f"].into_iter().chain(names.iter().map(String::as_str)).collect();
-            quiet(&ways.each(&words)?[index].1)?;
+            quiet(&ways.removal(index, &names.iter().map(String::as_str).collect::<Vec<_>>())?)?;
         }
     }
     figures::print(settings, "Fifty containers on a bridge, started at once", "ms", &samples)
@@ -133,14 +155,12 @@ fn traffic(settings: &Settings, ways: &Ways) -> Result<()> {
     let program = settings.requests.display().to_string();
     let mount = format!("{program}:/requests:ro");
     let mut served = Vec::new();
-    for (index, port) in [(0, "8081"), (1, "8082")] {
+    for (index, (name, _)) in ways.each(&[])?.into_iter().enumerate() {
+        let port = (8081 + index).to_string();
         let publish = format!("{port}:80");
         let run = ["run", "-d", "--name", "server", "-v", &mount, "-p", &publish, IMAGE, "/requests", "serve", "80"];
         let inspect = ["inspect", "-f", "{{.NetworkSettings.IPAddress}}", "server"];
-        let Some((name, run)) = ways.each(&run)?.into_iter().nth(index).filter(|(name, _)| *name != "podman") else {
-            continue;
-        };
-        quiet(&run)?;
+        quiet(&ways.each(&run)?[index].1)?;
         let inspect = &ways.each(&inspect)?[index].1;
         let output = Command::new(&inspect.argv[0]).args(&inspect.argv[1..]).envs(&inspect.env).output()?;
         let address = String::from_utf8_lossy(&output.stdout).trim().to_owned();
@@ -175,7 +195,7 @@ fn traffic(settings: &Settings, ways: &Ways) -> Result<()> {
         figures::print(settings, title, unit, &samples)?;
     }
     for (index, ..) in &served {
-        quiet(&ways.each(&["rm", "-f", "server"])?[*index].1)?;
+        quiet(&ways.removal(*index, &["server"])?)?;
     }
     Ok(())
 }

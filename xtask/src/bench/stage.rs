@@ -28,6 +28,9 @@ const DAEMON_LIMIT: Duration = Duration::from_secs(60);
 
 /// Where daemons write of their own accord; the machine's own folders are read-only here anyway.
 const COVERED: [&str; 2] = ["/opt", "/var/cache"];
+/// Where they write beside what is there: dockerd makes /etc/docker, podman's plugins /var/lib/cni. It goes to folders of
+/// the measurement, with these names.
+const OVERLAID: [(&str, &str); 2] = [("/etc", "etc"), ("/var/lib", "var-lib")];
 
 /// Mounts a tmpfs where one is asked for, and over what daemons want to write to.
 pub fn prepare_folders(settings: &Settings) -> Result<()> {
@@ -37,7 +40,9 @@ pub fn prepare_folders(settings: &Settings) -> Result<()> {
     for path in covered() {
         tmpfs(path)?;
     }
-    cover_etc(&settings.dir)?;
+    for (path, name) in OVERLAID {
+        overlay(path, &settings.dir, name)?;
+    }
     fs::create_dir_all(RUN)?;
     Ok(())
 }
@@ -47,19 +52,18 @@ pub fn remove_folders(settings: &Settings) -> Result<()> {
     if settings.on_tmpfs {
         unmount(&settings.dir, UnmountFlags::DETACH)?;
     }
-    for path in covered().chain([Path::new("/etc")]) {
+    for path in covered().chain(OVERLAID.iter().map(|(path, _)| Path::new(path))) {
         unmount(path, UnmountFlags::DETACH)?;
     }
     Ok(())
 }
 
-/// dockerd makes /etc/docker: what is written to /etc goes to a folder of the measurement.
-fn cover_etc(dir: &Path) -> Result<()> {
-    let (upper, work) = (dir.join("etc"), dir.join("etc-work"));
+fn overlay(path: &str, dir: &Path, name: &str) -> Result<()> {
+    let (upper, work) = (dir.join(name), dir.join(format!("{name}-work")));
     fs::create_dir_all(&upper)?;
     fs::create_dir_all(&work)?;
-    let options = format!("lowerdir=/etc,upperdir={},workdir={}", upper.display(), work.display());
-    mount(c"overlay", c"/etc", c"overlay", MountFlags::empty(), &*CString::new(options)?).context("overlay on /etc")
+    let options = CString::new(format!("lowerdir={path},upperdir={},workdir={}", upper.display(), work.display()))?;
+    mount(c"overlay", path, c"overlay", MountFlags::empty(), &*options).with_context(|| format!("overlay on {path}"))
 }
 
 fn covered() -> impl Iterator<Item = &'static Path> {
