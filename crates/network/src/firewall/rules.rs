@@ -111,18 +111,18 @@ fn base(kind: &'static str, hook: Hook, priority: i32) -> Option<Base> {
 
 fn raw(table: &mut Transaction) {
     table.add_chain("raw", base("filter", Hook::Prerouting, PRIORITY_RAW));
-    let from_bridge = arriving_by_bridge();
+    // Every packet comes here: what is asked first is asked once.
+    table.add_rule("raw", &rule([&by_bridge(Field::InterfaceIn, IsNot), &[Do(Accept)]]));
     for field in [Field::SourceNet4, Field::DestinationNet4] {
-        table.add_rule("raw", &rule([&from_bridge, &family(FAMILY_4), &is(field, &[LOOPBACK_NET]), &[Do(Drop)]]));
+        table.add_rule("raw", &rule([&family(FAMILY_4), &is(field, &[LOOPBACK_NET]), &[Do(Drop)]]));
     }
     let foreign = own_source(Field::InterfaceIn, Field::Source4, SOURCES_4, IsNot);
-    table.add_rule("raw", &rule([&family(FAMILY_4), &from_bridge, &foreign, &[Do(Drop)]]));
+    table.add_rule("raw", &rule([&family(FAMILY_4), &foreign, &[Do(Drop)]]));
     // An address that is being looked for has none yet, and neighbours speak with link-local ones.
-    let link_local = link_local_source();
-    table.add_rule("raw", &rule([&from_bridge, &family(FAMILY_6), &link_local, &[Do(Accept)]]));
-    table.add_rule("raw", &rule([&from_bridge, &family(FAMILY_6), &is(Field::Source6, &[0; 16]), &[Do(Accept)]]));
+    table.add_rule("raw", &rule([&family(FAMILY_6), &link_local_source(), &[Do(Accept)]]));
+    table.add_rule("raw", &rule([&family(FAMILY_6), &is(Field::Source6, &[0; 16]), &[Do(Accept)]]));
     let foreign = own_source(Field::InterfaceIn, Field::Source6, SOURCES_6, IsNot);
-    table.add_rule("raw", &rule([&family(FAMILY_6), &from_bridge, &foreign, &[Do(Drop)]]));
+    table.add_rule("raw", &rule([&family(FAMILY_6), &foreign, &[Do(Drop)]]));
 }
 
 /// A chain that translates what is published; it is jumped to with packets for this host.
