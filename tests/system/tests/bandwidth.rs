@@ -126,10 +126,9 @@ impl Limited {
                     sent += 1.0;
                 }
             });
+            let _end = EndOnDrop(&ended);
             let mut buffer = [0; 2048];
-            let rate = counted(|| receiver.recv(&mut buffer).map_or(0, |bytes| bytes as u64));
-            ended.store(true, Ordering::Relaxed);
-            rate
+            counted(|| receiver.recv(&mut buffer).map_or(0, |bytes| bytes as u64))
         })
     }
 
@@ -153,6 +152,15 @@ impl Limited {
         }
         let why = if late == ATTEMPTS_WITH_LATE_TIMERS { LATE_TIMERS } else { "too little" };
         panic!("{} {what}: {why}: {measured:?}", self.name);
+    }
+}
+
+/// Tells threads that something has ended, also by a panic: a scope waits for them.
+struct EndOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for EndOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 
@@ -180,8 +188,9 @@ fn with_timers_watched<T>(act: impl FnOnce() -> T) -> (T, f64) {
     thread::scope(|scope| {
         let processors = thread::available_parallelism().expect("processors").get();
         let watchers: Vec<_> = (0..processors).map(|processor| scope.spawn(move || watch(processor))).collect();
+        let end = EndOnDrop(&ended);
         let done = act();
-        ended.store(true, Ordering::Relaxed);
+        drop(end);
         let lost = watchers.into_iter().map(|watcher| watcher.join().expect("a watcher"));
         (done, lost.fold(0.0, f64::max))
     })
