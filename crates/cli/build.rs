@@ -1,9 +1,10 @@
 //! Tells the linker to put the functions of the frequent commands side by side.
 //!
-//! `layout/x86_64-LIBC.ld` adds to the linker's own script one section in front of the others, with the functions that these
-//! commands execute (`cargo xtask layout` makes it anew). A program maps what it executes in pieces of 64 kB: without
-//! this, most of what a runtime has in memory are neighbours of functions that it never calls. A name in the list that
-//! no longer exists does no harm. Linkers that were chosen by the user may not know the script, so they do not get it.
+//! `layout/x86_64-LIBC.ld` adds to the linker's own script one section in front of the others, with the functions that
+//! these commands execute (`cargo xtask layout` makes it anew). A program maps what it executes in pieces of 64 kB:
+//! without this, most of what a runtime has in memory are neighbours of functions that it never calls. A name in the
+//! list that no longer exists does no harm. Linkers that were chosen by the user may not know the script, so they do not
+//! get it.
 //!
 //! `HULL_LINK_MAP` names a file for the linker's map, which is what the list is made from.
 

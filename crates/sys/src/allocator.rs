@@ -1,7 +1,8 @@
 //! The heap of programs that are linked with musl.
 //!
-//! musl's own allocator maps and unmaps pages for every few objects, which is a third of the page faults of a short
-//! command. Doug Lea's takes 64 kB at a time and keeps them. The C libraries in the program go on with musl's.
+//! musl's own allocator maps and unmaps pages for every few objects: some thirty system calls of a short command, and the
+//! page faults after them. Doug Lea's takes 64 kB at a time and keeps them. The C libraries in the program go on with
+//! musl's.
 
 use std::alloc::{GlobalAlloc, Layout};
 use std::sync::{Mutex, MutexGuard, PoisonError};
