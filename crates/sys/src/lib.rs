@@ -5,6 +5,7 @@
 
 pub mod allocator;
 pub mod bpf;
+pub mod closing;
 pub mod executable;
 pub mod fs_ids;
 pub mod loop_device;

@@ -100,13 +100,15 @@ pub struct Transaction {
     /// What each change is, for an error that names it.
     changes: Vec<String>,
     sets: u32,
+    /// Whether anything is removed.
+    removes: bool,
 }
 
 impl Transaction {
     /// No changes yet.
     pub fn on(table: &str) -> Transaction {
-        let mut transaction =
-            Transaction { table: table.to_owned(), requests: Vec::new(), changes: Vec::new(), sets: 0 };
+        let (requests, changes) = (Vec::new(), Vec::new());
+        let mut transaction = Transaction { table: table.to_owned(), requests, changes, sets: 0, removes: false };
         transaction.bracket(BATCH_BEGIN, 0);
         transaction
     }
@@ -119,6 +121,7 @@ impl Transaction {
 
     /// The table and everything in it.
     pub fn delete_table(&mut self) -> &mut Self {
+        self.removes = true;
         let attributes = self.named(1);
         self.push(DELETE_TABLE, 0, "deleting it".to_owned(), &attributes)
     }
@@ -162,6 +165,7 @@ impl Transaction {
 
     /// Elements out of a set; one that is not there is an error (`ENOENT`).
     pub fn delete_elements(&mut self, set: &str, elements: &[Element]) -> &mut Self {
+        self.removes = true;
         self.elements(DELETE_ELEMENTS, 0, set, elements, "deleting elements from")
     }
 
@@ -194,8 +198,12 @@ impl Transaction {
         let last = self.changes.len() as u32;
         self.bracket(BATCH_END, last + 1);
         let socket = Netfilter::open().map_err(NftablesError::Socket)?;
+        let answers = socket.tell(&self.requests).map_err(NftablesError::Socket);
+        if self.removes {
+            socket.close_without_waiting();
+        }
         let mut answered = false;
-        for answer in socket.tell(&self.requests).map_err(NftablesError::Socket)? {
+        for answer in answers? {
             match answer {
                 Answer::Verdict { sequence, result: Err(source) } => return Err(self.refused(sequence, source)),
                 Answer::Verdict { sequence, result: Ok(()) } => answered |= sequence == last,
