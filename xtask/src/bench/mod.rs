@@ -6,7 +6,8 @@
 //! start      whole container starts, in interleaved rounds
 //! runtime    the runtimes alone, on one bundle, beside the bare system calls
 //! memory     what an idle container costs
-//! network    starts with a network, traffic through published ports, a thousand ports
+//! network    starts with a network, a thousand ports
+//! traffic    requests and bytes through published ports
 //! pull       pulls from a registry on loopback, beside decompression and hashes alone
 //! frequent   no measurement: which functions the frequent commands execute
 //! figures    medians, ratios, the table
@@ -25,6 +26,7 @@ mod registry;
 mod runtime;
 mod stage;
 mod start;
+mod traffic;
 pub mod worker;
 
 use std::collections::BTreeMap;
@@ -149,6 +151,9 @@ pub fn run(args: &Args) -> Result<()> {
     Peers::ready()?;
     if args.subject == Subject::Pull {
         images::debian()?;
+    }
+    if args.subject == Subject::Network {
+        traffic::Tools::unpack()?;
     }
     let own = workspace::folder("bench")?;
     let dir = match &args.dir {

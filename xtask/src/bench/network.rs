@@ -1,15 +1,15 @@
-//! What networks cost: starts with a published port, many at once, requests and bytes through ports, a thousand ports.
+//! What networks cost: starts with a published port, many at once, traffic through ports, a thousand ports.
 //!
-//! Peers are docker and podman, where they can be measured. Traffic goes between programs of the tree
-//! (`crates/network/examples/requests.rs`), mounted into the container, so that no client or server is another one's. The
-//! host's own address is one that its loopback interface is given for the time; a remote host would measure its own wire.
+//! Peers are docker and podman, where they can be measured. The host's own address is one that its loopback interface is
+//! given for the time.
 
 use std::fs;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 
@@ -17,6 +17,7 @@ use super::Settings;
 use super::figures::{self, Samples};
 use super::stage::{Docker, Hull, IMAGE, Podman};
 use super::start::{Candidate, noted, rounds};
+use super::traffic;
 use super::worker::{Start, Worker};
 use crate::peers::Peers;
 use crate::program;
@@ -24,16 +25,22 @@ use crate::program;
 /// Containers that are started at once.
 const CROWD: usize = 50;
 /// How often traffic is measured at each place, and a crowd or a thousand ports are started, at most.
-const ROUNDS: usize = 7;
-/// How long traffic is measured, seconds.
-const SECONDS: &str = "1";
+pub const ROUNDS: usize = 7;
 /// An address of the host's own (TEST-NET-2).
-const HOST: &str = "198.51.100.1";
+pub const HOST: &str = "198.51.100.1";
 /// What a thousand ports are published with.
 const UDP_PORTS: &str = "20000-20999:20000-20999/udp";
 
+/// How the test host is set: it forwarded before any engine came, so that dockerd does not close the forward hook to all
+/// but its own; and bridged packets do not pass the hooks of IP, as where the module br_netfilter is not loaded.
+const HOST_SETTINGS: [(&str, &str); 2] =
+    [("/proc/sys/net/ipv4/ip_forward", "1"), ("/proc/sys/net/bridge/bridge-nf-call-iptables", "0")];
+
 /// Prints every table.
 pub fn measure(settings: &Settings) -> Result<()> {
+    for (path, value) in HOST_SETTINGS.iter().filter(|(path, _)| Path::new(path).exists()) {
+        fs::write(path, value).with_context(|| path.to_string())?;
+    }
     let peers = Rc::new(Peers::ready()?);
     let hull = Hull::ready(settings)?;
     let docker = noted("docker", settings.wants("docker").then(|| Docker::networked(settings, peers.clone())));
@@ -43,7 +50,7 @@ pub fn measure(settings: &Settings) -> Result<()> {
     let ways = Ways { hull, docker, podman };
     starts(settings, &ways)?;
     crowds(settings, &ways)?;
-    traffic(settings, &ways)?;
+    traffic::measure(settings, &ways)?;
     ports(settings, &ways.hull)?;
     drop(ways);
     program::quiet(Command::new("ip").args(["address", "delete", &format!("{HOST}/32"), "dev", "lo"]))?;
@@ -63,7 +70,7 @@ fn remove_bridges() -> Result<()> {
 }
 
 /// Those that can be measured here.
-struct Ways {
+pub struct Ways {
     hull: Hull,
     docker: Option<Docker>,
     podman: Option<Podman>,
@@ -71,7 +78,7 @@ struct Ways {
 
 impl Ways {
     /// A command of each, under its name.
-    fn each(&self, words: &[&str]) -> Result<Vec<(&'static str, Start)>> {
+    pub fn each(&self, words: &[&str]) -> Result<Vec<(&'static str, Start)>> {
         let mut each = vec![("hull", self.hull.start(words))];
         if let Some(docker) = &self.docker {
             each.push(("docker", docker.docker(words)?));
@@ -83,7 +90,7 @@ impl Ways {
     }
 
     /// The command of one of them that removes running containers at once: podman's would wait for ten seconds.
-    fn removal(&self, index: usize, names: &[&str]) -> Result<Start> {
+    pub fn removal(&self, index: usize, names: &[&str]) -> Result<Start> {
         let is_podman = self.each(&[])?[index].0 == "podman";
         let words: &[&str] = if is_podman { &["rm", "-f", "--time", "0"] } else { &["rm", "-f"] };
         Ok(self.each(&[words, names].concat())?.swap_remove(index).1)
@@ -114,7 +121,8 @@ fn spawn(start: &Start) -> Result<Child> {
     command.spawn().with_context(|| start.argv[0].clone())
 }
 
-fn quiet(start: &Start) -> Result<()> {
+/// Runs a command and expects it to end well.
+pub fn quiet(start: &Start) -> Result<()> {
     program::quiet(Command::new(&start.argv[0]).args(&start.argv[1..]).envs(&start.env))
 }
 
@@ -138,66 +146,6 @@ fn crowds(settings: &Settings, ways: &Ways) -> Result<()> {
         }
     }
     figures::print(settings, "Fifty containers on a bridge, started at once", "ms", &samples)
-}
-
-/// A number that a program prints.
-fn number(start: &Start) -> Result<f64> {
-    let output = Command::new(&start.argv[0]).args(&start.argv[1..]).envs(&start.env).output()?;
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    match said.trim().parse() {
-        Ok(number) if output.status.success() => Ok(number),
-        _ => bail!("{}: {said}{}", start.argv.join(" "), String::from_utf8_lossy(&output.stderr)),
-    }
-}
-
-/// Requests and bytes per second straight to a container and through its published port.
-fn traffic(settings: &Settings, ways: &Ways) -> Result<()> {
-    let program = settings.requests.display().to_string();
-    let mount = format!("{program}:/requests:ro");
-    let mut served = Vec::new();
-    for (index, (name, _)) in ways.each(&[])?.into_iter().enumerate() {
-        let port = (8081 + index).to_string();
-        let publish = format!("{port}:80");
-        let run = ["run", "-d", "--name", "server", "-v", &mount, "-p", &publish, IMAGE, "/requests", "serve", "80"];
-        let inspect = ["inspect", "-f", "{{.NetworkSettings.IPAddress}}", "server"];
-        quiet(&ways.each(&run)?[index].1)?;
-        let inspect = &ways.each(&inspect)?[index].1;
-        let output = Command::new(&inspect.argv[0]).args(&inspect.argv[1..]).envs(&inspect.env).output()?;
-        let address = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-        ensure!(!address.is_empty(), "{name} has given its container no address");
-        served.push((index, name, address, port));
-    }
-    std::thread::sleep(Duration::from_millis(500));
-    for (verb, title, unit) in
-        [("ask", "Requests on open connections", "1/s"), ("send", "Bytes of one connection", "Mbit/s")]
-    {
-        let mut samples: Vec<Samples> = Vec::new();
-        let mut places = Vec::new();
-        for (index, name, address, port) in &served {
-            let by_host = |at: String| Start {
-                argv: vec![program.clone(), verb.into(), at, SECONDS.into()],
-                env: Default::default(),
-            };
-            let own = format!("{HOST}:{port}");
-            let hairpin = ways.each(&["exec", "server", "/requests", verb, &own, SECONDS])?[*index].1.clone();
-            places.push((format!("{name}, straight"), by_host(format!("{address}:80"))));
-            places.push((format!("{name}, host's address"), by_host(own)));
-            places.push((format!("{name}, 127.0.0.1"), by_host(format!("127.0.0.1:{port}"))));
-            places.push((format!("{name}, from itself"), hairpin));
-        }
-        samples.extend(places.iter().map(|(name, _)| Samples::of(name)));
-        for round in 0..settings.rounds.min(ROUNDS) {
-            for turn in 0..places.len() {
-                let index = (round + turn) % places.len();
-                samples[index].values.push(number(&places[index].1)?);
-            }
-        }
-        figures::print(settings, title, unit, &samples)?;
-    }
-    for (index, ..) in &served {
-        quiet(&ways.removal(*index, &["server"])?)?;
-    }
-    Ok(())
 }
 
 /// What the kernel and the processes of Hull have of memory, kB: slabs, page tables, per-cpu data (proc(5), meminfo).

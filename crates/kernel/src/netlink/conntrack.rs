@@ -31,6 +31,17 @@ pub struct Destination {
 /// The kernel's, other than that a connection has ended meanwhile.
 pub fn forget_udp(destinations: &HashSet<Destination>, inside: &HashSet<Destination>) -> io::Result<usize> {
     let socket = Netfilter::open()?;
+    let count = forget_udp_over(&socket, destinations, inside);
+    // Often a removal from a table has just been before it.
+    socket.close_without_waiting();
+    count
+}
+
+fn forget_udp_over(
+    socket: &Netfilter,
+    destinations: &HashSet<Destination>,
+    inside: &HashSet<Destination>,
+) -> io::Result<usize> {
     let mut requests = Vec::new();
     let mut count = 0;
     for (family, attributes) in socket.list(SUBSYSTEM << 8 | GET, 0)? {

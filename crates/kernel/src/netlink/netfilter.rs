@@ -100,9 +100,9 @@ impl Netfilter {
         Ok(Netfilter(socket))
     }
 
-    /// Closes the socket without waiting for what its last request removed. The kernel takes removed parts of a table
-    /// apart after a grace period (about 10 ms), and whoever closes a socket of this kind waits for that, because the
-    /// kernel then looks for tables that belonged to the socket.
+    /// Closes the socket without waiting for what was removed from tables. The kernel takes that apart after a grace period
+    /// (about 10 ms), and whoever closes a socket of this kind waits for it, because the kernel then looks for tables that
+    /// belonged to the socket.
     pub(super) fn close_without_waiting(self) {
         // Where rings are not allowed it is closed as any file is.
         let _ = hull_sys::closing::by_kernel(&self.0);
