@@ -210,9 +210,12 @@ impl Engine {
         Ok(self.store().write(|tx| claims::release_some(tx, id.as_str(), withdrawn))?)
     }
 
-    /// Makes the firewall's table anew from what the store knows.
+    /// Makes the firewall's table anew from what the store knows, and tells of other tables that no rule of Hull's can open.
     pub(crate) fn restore_firewall(&self) -> Result<(), EngineError> {
         let policy = self.host_policy()?;
+        for closed in &policy.forward {
+            tracing::warn!("{closed}: networks reach other hosts, and others them, only where its own rules let them");
+        }
         let mut publications = self.store().read(claims::all)?.into_iter().map(|(_, one)| one).collect::<Vec<_>>();
         self.decide_reach(&mut publications, &policy)?;
         let segments: Vec<_> = self.store().read(networks::all)?.iter().filter_map(Segment::of).collect();

@@ -409,6 +409,18 @@ fn what_is_published_follows_the_hosts_policy_and_comes_back() {
         world.run(&["network", "reload"]);
         wait_for("what was flushed", || reached(&world.remote).then_some(()));
     }
+    // What passes is for other tables to let pass; the host's own traffic does not pass through that hook.
+    nft("table ip filter {
+           chain FORWARD { type filter hook forward priority 0; policy drop; }
+         }");
+    let said = world.host.within(|| world.hull.run(&["network", "reload"])).expect(0).stderr;
+    let why = "the chain ip filter FORWARD has policy drop";
+    assert!(said.contains(&format!("{why}: networks reach other hosts")), "{said}");
+    assert!(world.run(&["port", "--why", "one"]).contains(&format!("forward: {why}")));
+    assert!(!reached(&world.remote));
+    wait_for("the host itself", || reached(&world.host).then_some(()));
+    nft("add rule ip filter FORWARD iifname hull* accept; add rule ip filter FORWARD oifname hull* accept");
+    wait_for("what its rules let through", || reached(&world.remote).then_some(()));
     nft("flush ruleset");
     world.run(&["run", "--rm", "busybox", "true"]);
     wait_for("what the next start restores", || reached(&world.remote).then_some(()));

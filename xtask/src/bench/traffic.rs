@@ -27,14 +27,14 @@ use serde_json::Value;
 
 use super::Settings;
 use super::figures::{self, Samples};
-use super::network::{HOST, ROUNDS, Ways, quiet};
+use super::network::{HOST, Ways, quiet};
 use super::stage::IMAGE;
 use super::worker::Start;
 use crate::apt::Apt;
 use crate::workspace;
 
 /// How long traffic is measured, seconds.
-const SECONDS: &str = "2";
+const SECONDS: &str = "1";
 /// How long servers may take until they accept.
 const SERVERS_LIMIT: Duration = Duration::from_secs(10);
 const PACKAGES: [&str; 3] = ["iperf3", "nginx-light", "wrk"];
@@ -200,7 +200,7 @@ pub fn measure(settings: &Settings, ways: &Ways) -> Result<()> {
     for load in &LOADS {
         let places = places(ways, &tools, load, &served)?;
         let mut samples: Vec<Samples> = places.iter().map(|(name, _)| Samples::of(name)).collect();
-        for round in 0..settings.rounds.min(ROUNDS) {
+        for round in 0..settings.rounds {
             for turn in 0..places.len() {
                 let index = (round + turn) % places.len();
                 samples[index].values.push(number(load, &places[index].1)?);
