@@ -89,6 +89,12 @@ impl Ways {
         Ok(each)
     }
 
+    /// A command of one of them.
+    pub fn one(&self, index: usize, words: &[String]) -> Result<Start> {
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        Ok(self.each(&words)?.swap_remove(index).1)
+    }
+
     /// The command of one of them that removes running containers at once: podman's would wait for ten seconds.
     pub fn removal(&self, index: usize, names: &[&str]) -> Result<Start> {
         let is_podman = self.each(&[])?[index].0 == "podman";

@@ -216,27 +216,22 @@ pub fn measure(settings: &Settings, ways: &Ways) -> Result<()> {
 
 /// Starts the containers of one engine, and every server.
 fn serve(settings: &Settings, ways: &Ways, tools: &Tools, index: usize, engine: &'static str) -> Result<Served> {
-    let engine_command = |words: &[String]| -> Result<Start> {
-        let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        Ok(ways.each(&words)?.swap_remove(index).1)
-    };
     let mut served = Served { index, engine, address: String::new() };
     let mounts = tools.mounts(settings)?;
-    let run = |name: &str| [words(&["run", "-d", "--name", name]), mounts.clone()].concat();
-    let mut server = run(SERVER);
-    for load in &LOADS {
-        server.extend(words(&["-p", &format!("{}:{}", served.published(load.port), load.port)]));
-    }
-    server.extend(words(&[IMAGE, REQUESTS, "serve", "80"]));
-    quiet(&engine_command(&server)?)?;
-    quiet(&engine_command(&[run(NEIGHBOUR), words(&[IMAGE, "sleep", "10000"])].concat())?)?;
+    let publish = |load: &Load| words(&["-p", &format!("{}:{}", served.published(load.port), load.port)]);
+    let run = |name: &str, flags: Vec<String>, program: &[&str]| {
+        let argv = [words(&["run", "-d", "--name", name]), mounts.clone(), flags, words(&[IMAGE]), words(program)];
+        quiet(&ways.one(index, &argv.concat())?)
+    };
+    run(SERVER, LOADS.iter().flat_map(publish).collect(), &[REQUESTS, "serve", "80"])?;
+    run(NEIGHBOUR, Vec::new(), &["sleep", "10000"])?;
     for server in [
         words(&["/tools/usr/bin/iperf3", "-s", "-p", "81"]),
         words(&["/tools/usr/sbin/nginx", "-e", "/dev/null", "-c", "/nginx.conf"]),
     ] {
-        quiet(&engine_command(&[words(&["exec", "-d", SERVER]), tools.inside(&server)].concat())?)?;
+        quiet(&ways.one(index, &[words(&["exec", "-d", SERVER]), tools.inside(&server)].concat())?)?;
     }
-    let inspect = engine_command(&words(&["inspect", "-f", "{{.NetworkSettings.IPAddress}}", SERVER]))?;
+    let inspect = ways.one(index, &words(&["inspect", "-f", "{{.NetworkSettings.IPAddress}}", SERVER]))?;
     served.address = said(&inspect)?.trim().to_owned();
     ensure!(!served.address.is_empty(), "{engine} has given its container no address");
     LOADS.iter().try_for_each(|load| accepts(&served.address, load.port))?;
@@ -260,10 +255,8 @@ fn places(ways: &Ways, tools: &Tools, load: &Load, served: &[Served]) -> Result<
     for one in served {
         let straight = (load.client)(&one.address, load.port);
         let published = |at: &str| (load.client)(at, one.published(load.port));
-        let within = |container: &str, argv: &[String]| -> Result<Start> {
-            let exec = [words(&["exec", container]), tools.inside(argv)].concat();
-            let exec: Vec<&str> = exec.iter().map(String::as_str).collect();
-            Ok(ways.each(&exec)?.swap_remove(one.index).1)
+        let within = |container: &str, argv: &[String]| {
+            ways.one(one.index, &[words(&["exec", container]), tools.inside(argv)].concat())
         };
         for (place, client) in [
             ("straight", tools.on_host(&straight)),

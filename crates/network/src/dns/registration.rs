@@ -77,13 +77,15 @@ impl Settings {
     /// Name of the file in `<state>/<container>/`.
     pub const FILE: &'static str = "names.json";
 
-    /// Writes them.
+    /// Writes them, at once: whoever reads them, also after a kill, finds all of them or what was there before.
     ///
     /// # Errors
     /// [`RegistrationError::File`].
     pub fn write(&self, state: &Path) -> Result<(), RegistrationError> {
         let path = state.join(Settings::FILE);
-        let written = serde_json::to_vec(self).map_err(io::Error::from).and_then(|text| fs::write(&path, text));
+        let temporary = state.join(format!("{}.{}", Settings::FILE, std::process::id()));
+        let written = serde_json::to_vec(self).map_err(io::Error::from).and_then(|text| fs::write(&temporary, text));
+        let written = written.and_then(|()| fs::rename(&temporary, &path));
         written.map_err(|source| RegistrationError::File { action: "write", path, source })
     }
 
@@ -448,6 +450,7 @@ mod tests {
             Settings { network: "n".to_owned(), servers: vec!["192.0.2.1".parse().unwrap()], plain_names_stay: true };
         settings.write(folder.path()).unwrap();
         assert_eq!(Settings::read(folder.path()).unwrap(), Some(settings));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing else is left of writing");
         fs::write(folder.path().join(Settings::FILE), "{").unwrap();
         assert!(Settings::read(folder.path()).is_err());
     }
