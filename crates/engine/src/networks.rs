@@ -159,6 +159,9 @@ pub enum NetworkError {
     /// The routes could not be read.
     #[error("reading the host's routes")]
     Routes(#[source] std::io::Error),
+    /// The network namespace could not be locked.
+    #[error("locking the network namespace to choose a subnet")]
+    Lock(#[source] std::io::Error),
     /// No conversation with the kernel.
     #[error("opening a netlink socket")]
     Socket(#[source] std::io::Error),
@@ -227,6 +230,7 @@ impl NetworkError {
             | NetworkError::NoSubnet { .. }
             | NetworkError::Address { .. } => ErrorKind::Invalid,
             NetworkError::Routes(_)
+            | NetworkError::Lock(_)
             | NetworkError::Socket(_)
             | NetworkError::Plan(_)
             | NetworkError::Interface(_)

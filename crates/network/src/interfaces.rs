@@ -12,12 +12,16 @@
 //! No router advertisement counts on a bridge or in a container: they could come from any container of the network
 //! (CVE-2020-13401, CVE-2020-10749). An interface without IPv6 addresses does not speak IPv6.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use hull_kernel::netlink::route::{Netlink, Peer, Upper, within};
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 
 use crate::network::{Endpoint, Link, Mac, Network};
 
@@ -59,6 +63,10 @@ pub enum InterfaceError {
 }
 
 const EOPNOTSUPP: i32 = 95;
+/// How long others may choose a subnet and make its bridge, which takes milliseconds.
+const LOCK_LIMIT: Duration = Duration::from_secs(2);
+/// How long is waited before the lock is tried again.
+const LOCK_PAUSE: Duration = Duration::from_millis(2);
 
 /// Makes a failed step's error.
 fn failed(action: &str, interface: &str, network: &Network) -> impl FnOnce(io::Error) -> InterfaceError {
@@ -66,6 +74,35 @@ fn failed(action: &str, interface: &str, network: &Network) -> impl FnOnce(io::E
     move |source| match source.raw_os_error() {
         Some(EOPNOTSUPP) => InterfaceError::NoSuchKind { network, driver, source },
         _ => InterfaceError::Refused { action, network, source },
+    }
+}
+
+/// Keeps the other Hulls of the calling thread's network namespace from choosing subnets while the file is open: a lock
+/// (flock(2)) on the namespace itself (namespaces(7)). Any user may lock a namespace and must not keep others from having
+/// networks, so that the lock is waited for only so long.
+///
+/// # Errors
+/// When the namespace cannot be opened or locked.
+pub fn lock_subnets() -> io::Result<File> {
+    let namespace = File::open("/proc/thread-self/ns/net")?;
+    let end = Instant::now() + LOCK_LIMIT;
+    loop {
+        match flock(&namespace, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) if Instant::now() < end => thread::sleep(LOCK_PAUSE),
+            Ok(()) | Err(Errno::WOULDBLOCK) => return Ok(namespace),
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+/// Makes what the host has of a network while no container is in it: its bridge, with the gateways' addresses.
+///
+/// # Errors
+/// [`InterfaceError`].
+pub fn prepare(host: &Netlink, network: &Network) -> Result<(), InterfaceError> {
+    match &network.link {
+        Link::Bridge { bridge } => ensure_bridge(host, bridge, network).map(drop),
+        Link::Macvlan { .. } | Link::Ipvlan { .. } => Ok(()),
     }
 }
 

@@ -193,6 +193,19 @@ fn connect_and_disconnect_live() {
 }
 
 #[test]
+fn hulls_that_begin_at_once_beside_each_other_choose_different_subnets() {
+    const HULLS: usize = 6;
+    let hulls: Vec<Hull> = (0..HULLS).map(|_| Hull::new()).collect();
+    let start = |hull: &Hull| hull.command(&["network", "ls"]).stdout(Stdio::null()).spawn().expect("starting hull");
+    for mut list in hulls.iter().map(start).collect::<Vec<_>>() {
+        assert!(list.wait().expect("its end").success());
+    }
+    let subnet = |hull: &Hull| hull.ok(&["network", "inspect", "-f", "{{(index .IPAM.Config 0).Subnet}}", "bridge"]);
+    let subnets: BTreeSet<String> = hulls.iter().map(subnet).collect();
+    assert_eq!(subnets.len(), HULLS, "{subnets:?}");
+}
+
+#[test]
 fn fifty_at_once_have_fifty_addresses() {
     const CONTAINERS: usize = 50;
     let hull = Hull::with_busybox();

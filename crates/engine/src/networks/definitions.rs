@@ -1,7 +1,7 @@
 //! Networks made, listed and removed by themselves.
 //!
 //! ```text
-//! create    row                                             the first start makes the bridge
+//! create    lock of the namespace → row → bridge            the next start makes a bridge that is missing
 //! remove    lease, if nobody is in it → table → bridge → row
 //! ```
 //! A network with a lease is nobody's network any more; whoever finds a dead one goes through with the removal. The
@@ -114,7 +114,19 @@ impl Engine {
         self.insert_network(wanted, None)
     }
 
+    /// Chooses, and shows what it has chosen to others before they choose: by a row to this Hull's, by the bridge and its
+    /// route to other Hulls of the network namespace.
     fn insert_network(&self, wanted: &NewNetwork, bridge: Option<String>) -> Result<String, EngineError> {
+        let _others_wait = interfaces::lock_subnets().map_err(NetworkError::Lock)?;
+        let network = self.insert_chosen(wanted, bridge)?;
+        let host = Netlink::here().map_err(NetworkError::Socket)?;
+        if let Err(error) = interfaces::prepare(&host, &network) {
+            tracing::debug!(%error, "the bridge is left to the first start");
+        }
+        Ok(network.id)
+    }
+
+    fn insert_chosen(&self, wanted: &NewNetwork, bridge: Option<String>) -> Result<Network, EngineError> {
         for attempt in 1.. {
             let network = self.defined(wanted, bridge.clone())?;
             let inserted = self.store().write(|tx| {
@@ -127,7 +139,7 @@ impl Engine {
             match inserted {
                 Err(EngineError::Network(NetworkError::Overlap { .. }))
                     if wanted.subnets.is_empty() && attempt < ATTEMPTS => {}
-                result => return result.map(|()| network.id),
+                result => return result.map(|()| network),
             }
         }
         unreachable!("the last attempt returns")
