@@ -16,19 +16,12 @@ use std::time::{Duration, Instant};
 use hull_kernel::netlink::route::Netlink;
 use hull_sys::process::{CLONE_NEWNET, setns};
 use rustix::net::sockopt::set_socket_recv_buffer_size_force;
-use rustix::thread::{CpuSet, sched_setaffinity};
 use system_tests::{Hull, wait_for};
 
 /// Until all buffers on the way are full.
 const WARM_UP: Duration = Duration::from_millis(1500);
 /// How long is counted.
 const COUNTED: Duration = Duration::from_secs(5);
-/// What a bucket holds: of a longer pause something is lost.
-const BURST: Duration = Duration::from_millis(40);
-/// Timers that lose more are the machine's fault.
-const LOST_SHARE: f64 = 0.02;
-/// The emulator's fault, by which `cargo xtask vm` knows that a machine has to be booted once more.
-const LATE_TIMERS: &str = "the timers of this machine are late";
 
 /// A container with rates.
 struct Limited {
@@ -128,74 +121,29 @@ impl Limited {
                     sent += 1.0;
                 }
             });
-            let _end = EndOnDrop(&ended);
             let mut buffer = [0; 2048];
-            counted(|| receiver.recv(&mut buffer).map_or(0, |bytes| bytes as u64))
+            let rate = counted(|| receiver.recv(&mut buffer).map_or(0, |bytes| bytes as u64));
+            ended.store(true, Ordering::Relaxed);
+            rate
         })
     }
 
     /// Measures whether the rate is kept. More is never allowed; less may be for want of processors, so that it is
-    /// measured again, and more often when the machine's own timers were late meanwhile.
+    /// measured again.
     fn keeps(&self, what: &str, measure: fn(&Limited) -> f64) {
         const ATTEMPTS: usize = 4;
-        const ATTEMPTS_WITH_LATE_TIMERS: usize = 8;
         let mut measured = Vec::new();
-        let (mut punctual, mut late) = (0, 0);
-        while punctual < ATTEMPTS && late < ATTEMPTS_WITH_LATE_TIMERS {
-            let (rate, lost) = with_timers_watched(|| measure(self));
-            let told = format!("{rate:.2} of {} mbit/s, {:.1} % lost by late timers", self.mbit, lost * 100.0);
-            eprintln!("{} {what}: {told}", self.name);
-            measured.push(told);
-            assert!(rate <= self.mbit as f64 * 1.05, "{} {what}: {measured:?}", self.name);
+        for _ in 0..ATTEMPTS {
+            let rate = measure(self);
+            eprintln!("{} {what}: {rate:.2} of {} mbit/s", self.name, self.mbit);
+            measured.push(rate);
+            assert!(rate <= self.mbit as f64 * 1.05, "{} {what}: {measured:.2?} of {} mbit/s", self.name, self.mbit);
             if rate >= self.mbit as f64 * 0.95 {
                 return;
             }
-            *if lost > LOST_SHARE { &mut late } else { &mut punctual } += 1;
         }
-        let why = if late == ATTEMPTS_WITH_LATE_TIMERS { LATE_TIMERS } else { "too little" };
-        panic!("{} {what}: {why}: {measured:?}", self.name);
+        panic!("{} {what}: {measured:.2?} of {} mbit/s", self.name, self.mbit);
     }
-}
-
-/// Tells threads that something has ended, also by a panic: a scope waits for them.
-struct EndOnDrop<'a>(&'a AtomicBool);
-
-impl Drop for EndOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
-/// Does something, and tells which share of the time a bucket of [`BURST`] could not be filled for late timers, on the
-/// processor where that was worst.
-fn with_timers_watched<T>(act: impl FnOnce() -> T) -> (T, f64) {
-    const PAUSE: Duration = Duration::from_millis(5);
-    let ended = AtomicBool::new(false);
-    let watch = |processor: usize| {
-        let mut only = CpuSet::new();
-        only.set(processor);
-        // A processor that this process may not use has no say.
-        if sched_setaffinity(None, &only).is_err() {
-            return 0.0;
-        }
-        let began = Instant::now();
-        let mut lost = Duration::ZERO;
-        while !ended.load(Ordering::Relaxed) {
-            let before = Instant::now();
-            thread::sleep(PAUSE);
-            lost += before.elapsed().saturating_sub(BURST);
-        }
-        lost.as_secs_f64() / began.elapsed().as_secs_f64()
-    };
-    thread::scope(|scope| {
-        let processors = thread::available_parallelism().expect("processors").get();
-        let watchers: Vec<_> = (0..processors).map(|processor| scope.spawn(move || watch(processor))).collect();
-        let end = EndOnDrop(&ended);
-        let done = act();
-        drop(end);
-        let lost = watchers.into_iter().map(|watcher| watcher.join().expect("a watcher"));
-        (done, lost.fold(0.0, f64::max))
-    })
 }
 
 /// Sends as fast as TCP can, and counts what arrives.

@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail, ensure};
 use super::emulator::{self, Machine};
 use super::initramfs::{self, Payload, Task};
 use super::kernel::{self, Release};
-use super::{System, disk, emulator_fault};
+use super::{EMULATOR_FAULT, System, disk};
 use crate::{program, workspace};
 
 /// Where things are inside the machine.
@@ -57,7 +57,7 @@ pub fn run(args: &Args) -> Result<bool> {
         let boot_once = || start(&crash, &disk, &console, Task::Script { text: script.clone(), story: story.clone() });
         let mut machine = boot_once()?;
         let mut looked = look(&mut machine, &console);
-        if looked.is_err() && emulator_fault(&program::text(&console)?).is_some() {
+        if looked.is_err() && program::text(&console)?.contains(EMULATOR_FAULT) {
             machine = boot_once()?;
             looked = look(&mut machine, &console);
         }
