@@ -168,6 +168,7 @@ fn a_start_is_prepared_from_what_is_there() {
     request.hostname = Some("box".into());
     request.workdir = Some("/made/by/hull".into());
     request.user = Some("root:root".into());
+    request.network = NamespaceChoice::None;
     let id = engine.create(request, &NoProgress).unwrap().id;
     let plan = engine.prepare_start(&id).unwrap();
     let process = plan.spec.process.as_ref().unwrap();
@@ -192,7 +193,9 @@ fn the_machines_root_hides_hulls_own_folders() {
     let folder = tempfile::tempdir_in("/var/lib").expect("a folder on the root file system");
     let roots = Roots::new(folder.path().join("root"), folder.path().join("state"));
     let engine = Engine::open(roots).unwrap();
-    let request = CreateContainer { image: "host".into(), command: vec!["true".into()], ..CreateContainer::default() };
+    let network = NamespaceChoice::None;
+    let command = vec!["true".into()];
+    let request = CreateContainer { image: "host".into(), command, network, ..CreateContainer::default() };
     let id = engine.create(request, &NoProgress).unwrap().id;
     let plan = engine.prepare_start(&id).unwrap();
     let targets: Vec<&Path> = plan.spec.mounts.iter().map(|mount| mount.destination.as_path()).collect();

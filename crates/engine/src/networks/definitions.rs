@@ -5,8 +5,8 @@
 //! remove    lease, if nobody is in it → table → bridge → row
 //! ```
 //! A network with a lease is nobody's network any more; whoever finds a dead one goes through with the removal. The
-//! default network is made by the first command that looks at networks. Docker's `host` and `none` have no row: they are
-//! listed, and that is all.
+//! default network is made by the first command that looks at networks and by the first start, not by a container that
+//! is only created. Docker's `host` and `none` have no row: they are listed, and that is all.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -69,12 +69,17 @@ pub(crate) fn bridge_name(id: &str) -> String {
 impl Engine {
     /// All networks, the default one among them; removals that were interrupted are gone through with first.
     pub(crate) fn networks(&self) -> Result<Vec<Network>, EngineError> {
-        self.sweep_networks()?;
-        let known = self.store().read(all)?;
+        let known = self.made_networks()?;
         if find(&known, DEFAULT_NETWORK).is_some() {
             return Ok(known);
         }
         self.default_network()?;
+        self.store().read(all)
+    }
+
+    /// All networks, as [`networks`](Self::networks), but without the default one when nothing has needed it yet.
+    pub(crate) fn made_networks(&self) -> Result<Vec<Network>, EngineError> {
+        self.sweep_networks()?;
         self.store().read(all)
     }
 
@@ -254,7 +259,7 @@ impl Engine {
             return Err(NetworkError::Predefined(name.to_owned(), "removed").into());
         }
         self.recover()?;
-        let network = resolve(&self.networks()?, name)?.clone();
+        let network = resolve(&self.made_networks()?, name)?.clone();
         if network.is_default() {
             return Err(NetworkError::Predefined(network.name, "removed").into());
         }
@@ -306,7 +311,7 @@ impl Engine {
     /// A network that cannot be removed.
     pub fn prune_networks(&self, filter: &PruneFilter) -> Result<Pruned, EngineError> {
         let mut pruned = Pruned::default();
-        for network in self.networks()? {
+        for network in self.made_networks()? {
             if network.is_default() || !filter.takes(network.created, &network.labels) {
                 continue;
             }
@@ -336,7 +341,7 @@ impl Engine {
     /// The networks that running containers are in.
     fn networks_in_use(&self) -> Result<Vec<Network>, EngineError> {
         let places = self.store().read(|db| places::in_network(db, None))?;
-        let mut networks = self.networks()?;
+        let mut networks = self.made_networks()?;
         networks.retain(|network| places.iter().any(|place| place.network_id == network.id));
         Ok(networks)
     }

@@ -168,7 +168,7 @@ impl Engine {
         if request.networks.is_empty() {
             request.networks.push(NetworkRequest::of(mode));
         }
-        let known = self.networks()?;
+        let known = self.made_networks()?;
         let mut names: Vec<String> = Vec::new();
         for asked in &mut request.networks {
             let name = self.check_wish(&known, asked)?;
@@ -189,6 +189,10 @@ impl Engine {
             Ok(network) => {
                 check_place(network, asked)?;
                 Ok(network.name.clone())
+            }
+            Err(NetworkError::NotFound(name)) if name == DEFAULT_NETWORK => {
+                check_default_place(asked)?;
+                Ok(name)
             }
             Err(missing @ NetworkError::NotFound(_)) => {
                 let list = self.cni_list(&asked.network)?.ok_or(missing)?;
@@ -430,13 +434,7 @@ fn leave_now(
 /// Refuses what a network does not give, and addresses that nobody can have there.
 fn check_place(network: &Network, asked: &NetworkRequest) -> Result<(), NetworkError> {
     if network.is_default() {
-        return match () {
-            () if asked.ipv4.is_some() || asked.ipv6.is_some() => {
-                Err(NetworkError::UserNetworksOnly("user specified IP address"))
-            }
-            () if !asked.aliases.is_empty() => Err(NetworkError::UserNetworksOnly("network-scoped alias")),
-            () => Ok(()),
-        };
+        return check_default_place(asked);
     }
     if let Some(address) = asked.ipv4 {
         choose(network, network.subnet_v4(), Some(address.into()), &[])?;
@@ -445,6 +443,17 @@ fn check_place(network: &Network, asked: &NetworkRequest) -> Result<(), NetworkE
         choose(network, network.subnet_v6(), Some(address.into()), &[])?;
     }
     Ok(())
+}
+
+/// Refuses what the default network does not give.
+fn check_default_place(asked: &NetworkRequest) -> Result<(), NetworkError> {
+    match () {
+        () if asked.ipv4.is_some() || asked.ipv6.is_some() => {
+            Err(NetworkError::UserNetworksOnly("user specified IP address"))
+        }
+        () if !asked.aliases.is_empty() => Err(NetworkError::UserNetworksOnly("network-scoped alias")),
+        () => Ok(()),
+    }
 }
 
 /// Inserts a container's place in a network.
