@@ -28,6 +28,8 @@ const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// An apt that works in folders of its own.
 pub struct Apt {
     dir: PathBuf,
+    /// The suite whose packages are taken before others', newer or not.
+    preferred: Option<String>,
 }
 
 /// One configured package source: where, which suite, which component.
@@ -42,6 +44,16 @@ impl Apt {
     pub fn machine() -> Result<Apt> {
         let lines: Vec<String> = machine_sources()?.iter().map(source_line).collect();
         Apt::with_sources("machine", &lines)
+    }
+
+    /// The suites of the release that the machine runs, and before them newer packages that were built for it.
+    pub fn backports() -> Result<Apt> {
+        let sources = machine_sources()?;
+        let main = sources.first().context("no package source")?;
+        let suite = format!("{}-backports", main.suite);
+        let newer = source_line(&Source { uri: main.uri.clone(), suite: suite.clone(), component: "main".into() });
+        let lines: Vec<String> = sources.iter().map(source_line).chain([newer]).collect();
+        Ok(Apt { preferred: Some(suite), ..Apt::with_sources("machine-backports", &lines)? })
     }
 
     /// One suite (`bookworm`, `bookworm-backports`, `trixie`) on the machine's own mirror.
@@ -67,7 +79,7 @@ impl Apt {
     }
 
     fn with_sources(name: &str, lines: &[String]) -> Result<Apt> {
-        let apt = Apt { dir: workspace::folder(&format!("apt/{name}"))? };
+        let apt = Apt { dir: workspace::folder(&format!("apt/{name}"))?, preferred: None };
         fs::create_dir_all(apt.dir.join("lists/partial"))?;
         fs::create_dir_all(apt.dir.join("cache/archives/partial"))?;
         fs::write(apt.dir.join("sources.list"), lines.join("\n") + "\n")?;
@@ -91,6 +103,9 @@ impl Apt {
             "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false".into(),
         ] {
             command.arg("-o").arg(option);
+        }
+        if let Some(suite) = &self.preferred {
+            command.arg("-o").arg(format!("APT::Default-Release={suite}"));
         }
         command
     }

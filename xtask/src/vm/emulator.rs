@@ -85,6 +85,13 @@ fn last_lines(console: &Path) -> String {
     lines[lines.len().saturating_sub(15)..].join("\n")
 }
 
+/// Unpacks Debian's newest qemu for this machine: 7.2 (Debian 12's own) now and then goes on with the breakpoint that the
+/// kernel puts into its code to change it, when another processor has removed it long since.
+fn unpack(tree: &Path) -> Result<()> {
+    const PACKAGES: [&str; 1] = ["qemu-system-x86"];
+    Apt::backports()?.unpack(&PACKAGES, true, tree).or_else(|_| Apt::machine()?.unpack(&PACKAGES, true, tree))
+}
+
 /// The machine's own qemu, or Debian's, unpacked.
 fn qemu() -> Result<Command> {
     let name = "qemu-system-x86_64";
@@ -92,8 +99,8 @@ fn qemu() -> Result<Command> {
     if std::env::split_paths(&paths).any(|folder| folder.join(name).exists()) {
         return Ok(Command::new(name));
     }
-    let tree = workspace::folder("tools")?.join("qemu");
-    Apt::machine()?.unpack(&["qemu-system-x86"], true, &tree).context("unpacking qemu")?;
+    let tree = workspace::folder("tools")?.join("qemu-newest");
+    unpack(&tree).context("unpacking qemu")?;
     let triplet = format!("{}-linux-gnu", std::env::consts::ARCH);
     let libraries: Vec<PathBuf> =
         [format!("usr/lib/{triplet}"), format!("lib/{triplet}")].iter().map(|place| tree.join(place)).collect();
