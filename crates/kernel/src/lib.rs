@@ -4,6 +4,7 @@
 //! path and the errno.
 #![forbid(unsafe_code)]
 
+pub mod btf;
 pub mod capabilities;
 pub mod cgroups;
 pub mod erofs;

@@ -1,5 +1,6 @@
-//! bpf(2), as far as a cgroup's device filter needs it: load a `BPF_PROG_TYPE_CGROUP_DEVICE` program, attach it to a
-//! cgroup v2 directory, see what is attached, and take it off.
+//! bpf(2), as far as Hull needs it: load a cgroup's device filter (`BPF_PROG_TYPE_CGROUP_DEVICE`), attach it to a cgroup
+//! v2 directory, see what is attached, and take it off; load a classifier of packets (`BPF_PROG_TYPE_SCHED_CLS`), which
+//! tc(8)'s filters attach, with the kernel's functions that it calls.
 //!
 //! A device filter is asked for every open and mknod of a device node by a process of the cgroup or of one below it;
 //! all programs on the way up to the root must say yes. Programs are attached with `BPF_F_ALLOW_MULTI`, so that one
@@ -13,8 +14,12 @@ const BPF_PROG_LOAD: i32 = 5;
 const BPF_PROG_ATTACH: i32 = 8;
 const BPF_PROG_DETACH: i32 = 9;
 const BPF_PROG_GET_FD_BY_ID: i32 = 13;
+const BPF_OBJ_GET_INFO_BY_FD: i32 = 15;
 const BPF_PROG_QUERY: i32 = 16;
+const BPF_BTF_GET_FD_BY_ID: i32 = 19;
+const BPF_BTF_GET_NEXT_ID: i32 = 23;
 
+const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
 const BPF_PROG_TYPE_CGROUP_DEVICE: u32 = 15;
 const BPF_CGROUP_DEVICE: u32 = 6;
 const BPF_F_ALLOW_MULTI: u32 = 1 << 1;
@@ -34,7 +39,7 @@ pub struct Instruction {
     pub immediate: i32,
 }
 
-/// The attributes of `BPF_PROG_LOAD` up to `prog_btf_fd`.
+/// The attributes of `BPF_PROG_LOAD` up to `fd_array` (Linux 5.14).
 #[repr(C, align(8))]
 #[derive(Default)]
 struct LoadAttributes {
@@ -50,6 +55,30 @@ struct LoadAttributes {
     prog_name: [u8; 16],
     prog_ifindex: u32,
     expected_attach_type: u32,
+    /// Types of the program's own and where its lines are from: none.
+    descriptions: [u32; 12],
+    fd_array: u64,
+}
+
+/// The attributes of `BPF_OBJ_GET_INFO_BY_FD`.
+#[repr(C, align(8))]
+#[derive(Default)]
+struct InfoAttributes {
+    bpf_fd: u32,
+    info_len: u32,
+    info: u64,
+}
+
+/// `struct bpf_btf_info` (Linux 5.11).
+#[repr(C, align(8))]
+#[derive(Default)]
+struct BtfInfo {
+    btf: u64,
+    btf_size: u32,
+    id: u32,
+    name: u64,
+    name_len: u32,
+    kernel_btf: u32,
 }
 
 /// The attributes of `BPF_PROG_ATTACH` and `BPF_PROG_DETACH` up to `replace_bpf_fd` (Linux 5.6), padded by hand.
@@ -99,19 +128,93 @@ fn bpf<T>(command: i32, attributes: &mut T) -> io::Result<i32> {
 /// # Errors
 /// bpf(2)'s: `EPERM` without `CAP_BPF`/`CAP_SYS_ADMIN`, `EINVAL` or `EACCES` when the verifier refuses the program.
 pub fn load_device_filter(instructions: &[Instruction]) -> io::Result<OwnedFd> {
-    let license = c"Apache-2.0";
-    let mut attributes = LoadAttributes {
+    let attributes = LoadAttributes {
         prog_type: BPF_PROG_TYPE_CGROUP_DEVICE,
-        insn_cnt: u32::try_from(instructions.len()).map_err(|_| io::Error::from_raw_os_error(libc::E2BIG))?,
-        insns: instructions.as_ptr() as u64,
-        license: license.as_ptr() as u64,
+        license: c"Apache-2.0".as_ptr() as u64,
         prog_name: *b"hull_devices\0\0\0\0",
         expected_attach_type: BPF_CGROUP_DEVICE,
         ..LoadAttributes::default()
     };
-    let descriptor = bpf(BPF_PROG_LOAD, &mut attributes)?;
+    load(attributes, instructions)
+}
+
+/// Has the kernel check and load a classifier of packets that calls functions of the kernel's (`BPF_PSEUDO_KFUNC_CALL`
+/// with the function's number in the BTF of the kernel, or of `module` when the instruction's offset is 1). Such a program
+/// has to be under a licence that goes with the kernel's; this one is under the GPL or the MIT licence.
+///
+/// # Errors
+/// bpf(2)'s: `EPERM` without `CAP_BPF` and `CAP_NET_ADMIN`, `EINVAL` or `EACCES` when the verifier refuses the program.
+pub fn load_classifier(
+    name: [u8; 16],
+    instructions: &[Instruction],
+    module: Option<BorrowedFd<'_>>,
+) -> io::Result<OwnedFd> {
+    // The first one is never asked for: an offset of 0 means the kernel itself.
+    let descriptors = [0, module.map_or(0, |module| module.as_raw_fd())];
+    let attributes = LoadAttributes {
+        prog_type: BPF_PROG_TYPE_SCHED_CLS,
+        license: c"Dual MIT/GPL".as_ptr() as u64,
+        prog_name: name,
+        fd_array: if module.is_some() { descriptors.as_ptr() as u64 } else { 0 },
+        ..LoadAttributes::default()
+    };
+    load(attributes, instructions)
+}
+
+fn load(attributes: LoadAttributes, instructions: &[Instruction]) -> io::Result<OwnedFd> {
+    let mut attributes = LoadAttributes {
+        insn_cnt: u32::try_from(instructions.len()).map_err(|_| io::Error::from_raw_os_error(libc::E2BIG))?,
+        insns: instructions.as_ptr() as u64,
+        ..attributes
+    };
+    owned(bpf(BPF_PROG_LOAD, &mut attributes)?)
+}
+
+/// Takes a descriptor that bpf(2) has returned.
+fn owned(descriptor: i32) -> io::Result<OwnedFd> {
     // SAFETY: the kernel has just returned this descriptor for us alone; it is close-on-exec.
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+/// The BTF of a module of the kernel, by the module's name; nothing when it is built in or not loaded.
+///
+/// # Errors
+/// bpf(2)'s: `EPERM` without `CAP_SYS_ADMIN`.
+pub fn module_btf(name: &str) -> io::Result<Option<OwnedFd>> {
+    let mut id = 0;
+    loop {
+        let mut next = IdAttributes { prog_id: id, ..IdAttributes::default() };
+        match bpf(BPF_BTF_GET_NEXT_ID, &mut next) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(None),
+            result => result?,
+        };
+        id = next.next_id;
+        match bpf(BPF_BTF_GET_FD_BY_ID, &mut IdAttributes { prog_id: id, ..IdAttributes::default() }) {
+            // It has gone meanwhile.
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+            result => {
+                let descriptor = owned(result?)?;
+                if is_called(descriptor.as_fd(), name)? {
+                    return Ok(Some(descriptor));
+                }
+            }
+        }
+    }
+}
+
+/// Whether a BTF is that of the kernel's part with this name.
+fn is_called(btf: BorrowedFd<'_>, name: &str) -> io::Result<bool> {
+    let mut text = [0_u8; 64];
+    let mut info = BtfInfo { name: text.as_mut_ptr() as u64, name_len: text.len() as u32, ..BtfInfo::default() };
+    let mut attributes = InfoAttributes {
+        bpf_fd: btf.as_raw_fd() as u32,
+        info_len: std::mem::size_of::<BtfInfo>() as u32,
+        info: std::ptr::from_mut(&mut info) as u64,
+    };
+    bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attributes)?;
+    // A program's own BTF has no name.
+    let written = text.split(|byte| *byte == 0).next().unwrap_or_default();
+    Ok(info.kernel_btf != 0 && written == name.as_bytes())
 }
 
 /// Attaches a device filter to a cgroup v2 directory, beside what is there or, with `replace`, atomically in the place
@@ -160,9 +263,7 @@ pub fn attached_device_filters(cgroup: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
 /// # Errors
 /// bpf(2)'s: `ENOENT` when it is gone.
 pub fn program_by_id(id: u32) -> io::Result<OwnedFd> {
-    let descriptor = bpf(BPF_PROG_GET_FD_BY_ID, &mut IdAttributes { prog_id: id, ..IdAttributes::default() })?;
-    // SAFETY: the kernel has just returned this descriptor for us alone; it is close-on-exec.
-    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+    owned(bpf(BPF_PROG_GET_FD_BY_ID, &mut IdAttributes { prog_id: id, ..IdAttributes::default() })?)
 }
 
 /// Takes a device filter off a cgroup.

@@ -1,8 +1,9 @@
-//! Forgets tracked connections (ctnetlink; linux/netfilter/nfnetlink_conntrack.h).
+//! Forgets tracked connections, and has others pass unseen (ctnetlink; linux/netfilter/nfnetlink_conntrack.h).
 //!
 //! A translation is decided by a connection's first packet and kept while packets come. For UDP that may be for ever: a
 //! client that has sent to a port before it was published, or still sends after it was withdrawn, has to be forgotten
-//! for the new rules to be asked.
+//! for the new rules to be asked. A TCP connection some of whose packets went by another way has numbers that conntrack
+//! does not expect; it is told not to look at them.
 
 use std::collections::HashSet;
 use std::io;
@@ -13,7 +14,12 @@ use super::netfilter::{self, ACK, Answer, Attributes, Head, Netfilter, REQUEST};
 const SUBSYSTEM: u16 = 1;
 const GET: u16 = 1;
 const DELETE: u16 = 2;
+const CHANGE: u16 = 0;
+const AF_INET: u8 = 2;
 const UDP: u8 = 17;
+const TCP: u8 = 6;
+/// `IP_CT_TCP_FLAG_BE_LIBERAL` (linux/netfilter/nf_conntrack_tcp.h).
+const LIBERAL: u8 = 0x08;
 
 /// One end that tracked connections had in their first packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -45,8 +51,8 @@ fn forget_udp_over(
     let mut requests = Vec::new();
     let mut count = 0;
     for (family, attributes) in socket.list(SUBSYSTEM << 8 | GET, 0)? {
-        let Some((original, first)) = end(&attributes, 1, 2) else { continue };
-        let translated = end(&attributes, 2, 1);
+        let Some((original, first)) = end(&attributes, UDP, 1, 2) else { continue };
+        let translated = end(&attributes, UDP, 2, 1);
         let wanted =
             [Destination { address: Some(first.0), port: first.1 }, Destination { address: None, port: first.1 }]
                 .iter()
@@ -66,24 +72,58 @@ fn forget_udp_over(
             netfilter::append(&mut requests, &head, &request);
         }
     }
-    if requests.is_empty() {
-        return Ok(0);
+    carry_out(socket, &requests)?;
+    Ok(count as usize)
+}
+
+/// Lets pass whatever comes of the TCP connections that an address has with itself.
+///
+/// # Errors
+/// The kernel's, other than that a connection has ended meanwhile.
+pub fn be_liberal(address: Ipv4Addr) -> io::Result<()> {
+    let socket = Netfilter::open()?;
+    let own = |end: Option<(&[u8], (IpAddr, u16))>| end.is_some_and(|(_, (one, _))| one == IpAddr::V4(address));
+    let mut requests = Vec::new();
+    for (sequence, (family, attributes)) in (1..).zip(socket.list(SUBSYSTEM << 8 | GET, AF_INET)?) {
+        let Some((original, _)) = end(&attributes, TCP, 1, 1) else { continue };
+        if !own(end(&attributes, TCP, 1, 1)) || !own(end(&attributes, TCP, 2, 1)) {
+            continue;
+        }
+        let mut request = Attributes::default();
+        request.bytes(1 | 0x8000, original);
+        request.nested(4, |protocol| {
+            protocol.nested(1, |tcp| {
+                // The flags, and which of them are meant, of each direction.
+                tcp.bytes(4, &[LIBERAL, LIBERAL]).bytes(5, &[LIBERAL, LIBERAL]);
+            });
+        });
+        let head = Head { kind: SUBSYSTEM << 8 | CHANGE, flags: REQUEST | ACK, sequence, family, resource: 0 };
+        netfilter::append(&mut requests, &head, &request);
     }
-    for answer in socket.tell(&requests)? {
+    carry_out(&socket, &requests)
+}
+
+/// Makes requests about connections, any of which may have ended meanwhile.
+fn carry_out(socket: &Netfilter, requests: &[u8]) -> io::Result<()> {
+    if requests.is_empty() {
+        return Ok(());
+    }
+    for answer in socket.tell(requests)? {
         match answer {
             Answer::Verdict { result: Err(error), .. } if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
     }
-    Ok(count as usize)
+    Ok(())
 }
 
-/// A direction's attributes and one of its ends, when it is UDP; `side` is 1 for the source, 2 for the destination.
-fn end(attributes: &[u8], direction: u16, side: u16) -> Option<(&[u8], (IpAddr, u16))> {
+/// A direction's attributes and one of its ends, when it is of that protocol; `side` is 1 for the source, 2 for the
+/// destination.
+fn end(attributes: &[u8], wanted: u8, direction: u16, side: u16) -> Option<(&[u8], (IpAddr, u16))> {
     let tuple = netfilter::attribute(attributes, direction)?;
     let addresses = netfilter::attribute(tuple, 1)?;
     let protocol = netfilter::attribute(tuple, 2)?;
-    if netfilter::attribute(protocol, 1)? != [UDP] {
+    if netfilter::attribute(protocol, 1)? != [wanted] {
         return None;
     }
     let port = u16::from_be_bytes(netfilter::attribute(protocol, 1 + side)?.try_into().ok()?);

@@ -7,12 +7,14 @@
 //! ```text
 //! sent by the interface       [ tbf ] ──> the other end
 //! received by the interface   ingress ── u32 0/0, mirred ──> ifb [ tbf ] ──> on, as if it had arrived just now
+//! or                          ingress ── bpf, direct-action ──> where the program says
 //! ```
 //! The filter is u32, which even kernels with few classifiers have. A token bucket counts a packet without its Ethernet
 //! header (`stab` with an overhead of -14 bytes), so that the rate is one of IP packets. An ifb does not go with the
 //! interface whose packets it takes: whoever makes one removes it.
 
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use netlink_packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, Nla};
 use netlink_packet_route::RouteNetlinkMessage;
@@ -55,6 +57,11 @@ const TCA_TBF_RATE64: u16 = 4;
 const TCA_TBF_BURST: u16 = 6;
 const TCA_STAB_BASE: u16 = 1;
 const TC_LINKLAYER_ETHERNET: u8 = 1;
+// linux/pkt_cls.h
+const TCA_BPF_FD: u16 = 6;
+const TCA_BPF_NAME: u16 = 7;
+const TCA_BPF_FLAGS: u16 = 8;
+const TCA_BPF_FLAG_ACT_DIRECT: u32 = 1;
 /// Where `rate.rate` is in `struct tc_tbf_qopt`.
 const RATE_OFFSET: usize = 8;
 
@@ -63,6 +70,8 @@ const EINVAL: i32 = 22;
 /// All protocols (linux/if_ether.h), as a filter has it: in network order.
 const ETH_P_ALL: u16 = 3_u16.to_be();
 const INGRESS_HANDLE: TcHandle = TcHandle { major: 0xffff, minor: 0 };
+/// The handle of an interface's program, so that another takes its place.
+const FIRST: TcHandle = TcHandle { major: 0, minor: 1 };
 
 impl Netlink {
     /// Has an interface send at a rate; a rate that it has is changed and loses no packet.
@@ -127,16 +136,26 @@ impl Netlink {
     /// The kernel's: `ENOENT` when it lacks one of `sch_ingress`, `cls_u32` and `act_mirred`. What was made of it is
     /// removed then.
     pub fn divert(&self, index: u32, ifb: u32) -> io::Result<()> {
-        let mut queue = at(index, TcHandle::INGRESS);
-        queue.header.handle = INGRESS_HANDLE;
-        queue.attributes = vec![TcAttribute::Kind("ingress".to_owned())];
-        match self.tell(RouteNetlinkMessage::NewQueueDiscipline(queue), NLM_F_CREATE | NLM_F_EXCL) {
+        match self.make_ingress(index) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.undivert(index)?,
             Err(error) => return Err(error),
             Ok(()) => return self.redirect(index, ifb).inspect_err(|_| drop(self.undivert(index))),
         }
         // One is there whose filter may lead elsewhere.
         self.divert(index, ifb)
+    }
+
+    /// Has a program (`BPF_PROG_TYPE_SCHED_CLS`) decide on everything that arrives at an interface, in the place of one that
+    /// does (tc-bpf(8), `direct-action`).
+    ///
+    /// # Errors
+    /// The kernel's: `ENOENT` when it lacks `sch_ingress` or `cls_bpf`. What was made of it is removed then.
+    pub fn classify(&self, index: u32, program: BorrowedFd<'_>, name: &str) -> io::Result<()> {
+        match self.make_ingress(index) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.set_classifier(index, program, name),
+            Err(error) => Err(error),
+            Ok(()) => self.set_classifier(index, program, name).inspect_err(|_| drop(self.undivert(index))),
+        }
     }
 
     /// Takes what arrives at an interface at once; nothing when that is so.
@@ -163,9 +182,32 @@ impl Netlink {
         Ok(answers.into_iter().filter_map(name).collect())
     }
 
+    fn make_ingress(&self, index: u32) -> io::Result<()> {
+        let mut queue = at(index, TcHandle::INGRESS);
+        queue.header.handle = INGRESS_HANDLE;
+        queue.attributes = vec![TcAttribute::Kind("ingress".to_owned())];
+        self.tell(RouteNetlinkMessage::NewQueueDiscipline(queue), NLM_F_CREATE | NLM_F_EXCL)
+    }
+
+    fn set_classifier(&self, index: u32, program: BorrowedFd<'_>, name: &str) -> io::Result<()> {
+        let mut filter = first_filter(index);
+        filter.header.handle = FIRST;
+        let descriptor = program.as_raw_fd().to_ne_bytes().to_vec();
+        let mut name = name.as_bytes().to_vec();
+        name.push(0);
+        filter.attributes = vec![
+            TcAttribute::Kind("bpf".to_owned()),
+            TcAttribute::Options(vec![
+                other(TCA_BPF_FD, descriptor),
+                other(TCA_BPF_NAME, name),
+                other(TCA_BPF_FLAGS, TCA_BPF_FLAG_ACT_DIRECT.to_ne_bytes().to_vec()),
+            ]),
+        ];
+        self.tell(RouteNetlinkMessage::NewTrafficFilter(filter), NLM_F_CREATE | NLM_F_REPLACE)
+    }
+
     fn redirect(&self, index: u32, ifb: u32) -> io::Result<()> {
-        let mut filter = at(index, INGRESS_HANDLE);
-        filter.header.info = (1 << 16) | u32::from(ETH_P_ALL);
+        let mut filter = first_filter(index);
         filter.attributes = vec![
             TcAttribute::Kind("u32".to_owned()),
             TcAttribute::Options(vec![
@@ -188,6 +230,13 @@ fn at(index: u32, parent: TcHandle) -> TcMessage {
     let mut message = TcMessage::with_index(i32::try_from(index).unwrap_or(i32::MAX));
     message.header.parent = parent;
     message
+}
+
+/// The one filter of what arrives at an interface, for all protocols.
+fn first_filter(index: u32) -> TcMessage {
+    let mut filter = at(index, INGRESS_HANDLE);
+    filter.header.info = (1 << 16) | u32::from(ETH_P_ALL);
+    filter
 }
 
 fn other(kind: u16, value: Vec<u8>) -> TcOption {
