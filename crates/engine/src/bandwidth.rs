@@ -29,7 +29,7 @@ impl Engine {
         if !matches!(request.network, NamespaceChoice::Network(_)) {
             return Err(EngineError::NothingToLimit { mode: network_name(&request.network) });
         }
-        let networks = self.store().read(networks::all)?;
+        let networks = self.networks()?;
         for asked in &request.networks {
             match networks::resolve(&networks, &asked.network) {
                 Ok(network) => wanted.check(network)?,
@@ -57,7 +57,12 @@ impl Engine {
         for (network, endpoint) in self.places_of(id)? {
             bandwidth::limit(&host, &network, &endpoint, wanted)?;
         }
-        Ok(())
+        if !wanted.is_unlimited() {
+            return self.close_shortcut(id);
+        }
+        let mut record = self.record(id)?;
+        record.request.bandwidth = *wanted;
+        self.open_shortcut(&record)
     }
 
     /// What the kernel does about a running container's interface.

@@ -23,6 +23,7 @@
 //! allow = ["8080", "53/udp"] # ports open to other hosts although the host's input policy is drop; "all" for every one
 //! [network]
 //! pools = [{ base = "10.200.0.0/16", size = 24 }] # subnets of networks that are made without one
+//! shortcut = true           # containers reach their own published ports without going through the host's rules each time
 //! ```
 //! It is `/etc/hull/hull.toml`, which may be missing, or the file that `--config` or `HULL_CONFIG` names, which must
 //! be there. Nothing is read until something asks, so what needs no setting is not stopped by a bad one. A field that is
@@ -68,11 +69,20 @@ pub struct Configuration {
 }
 
 /// `[network]`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct NetworkSection {
     /// Where IPv4 subnets are taken from that nobody asks for, in this order; docker's pools when empty.
     pub pools: Vec<Pool>,
+    /// Whether established connections of a container with its own published ports take the shortcut (see hull_network's
+    /// shortcut.rs), where the kernel can.
+    pub shortcut: bool,
+}
+
+impl Default for NetworkSection {
+    fn default() -> NetworkSection {
+        NetworkSection { pools: Vec::new(), shortcut: true }
+    }
 }
 
 /// `[publish]`: what the host's own firewall does not decide (see hull_network's publishing.rs).

@@ -45,6 +45,7 @@ mod recover;
 pub mod request;
 mod row;
 pub mod seccomp_profile;
+mod shortcut;
 mod signal;
 pub mod spec;
 mod status;

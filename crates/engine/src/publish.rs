@@ -62,7 +62,7 @@ impl Engine {
             self.restore_firewall()?;
         }
         match places::publishing(&plan.attachments) {
-            Some(place) => self.publish_ports(&record.id, &requests, places::inside(place)),
+            Some((_, place)) => self.publish_ports(&record.id, &requests, places::inside(place)),
             None if requests.is_empty() || plan.cni.as_ref().is_some_and(brought::publishes) => Ok(()),
             None => Err(EngineError::NothingToPublish { mode: network_names(&record.request).join(", ") }),
         }
@@ -94,6 +94,12 @@ impl Engine {
                 tracing::warn!(%id, %error, "releasing ports that were not published");
             }
         })
+    }
+
+    /// Publishes what a container that runs wants published, now that it has a place for it.
+    pub(crate) fn publish_now(&self, record: &ContainerRecord, inside: Inside) -> Result<(), EngineError> {
+        self.publish_ports(&record.id, &port_requests(record), inside)?;
+        self.open_shortcut(record)
     }
 
     /// Ports of the host, noted as the container's.
@@ -153,8 +159,9 @@ impl Engine {
         }
         if self.state_of(&row)?.is_running() {
             let places = self.places_of(&row.id)?;
-            let place = places::publishing(&places).ok_or_else(nothing)?;
+            let (_, place) = places::publishing(&places).ok_or_else(nothing)?;
             self.publish_ports(&row.id, requests, places::inside(place))?;
+            self.open_shortcut(&record)?;
         }
         self.change_request(&row.id, |request| {
             request.published_ports.extend(requests.iter().copied());

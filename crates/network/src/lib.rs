@@ -23,6 +23,7 @@ pub mod publishing;
 pub mod reservation;
 pub mod resolv_conf;
 pub mod settings;
+pub mod shortcut;
 pub mod subnet;
 
 pub use mode::NetworkMode;

@@ -6,6 +6,7 @@
 //! addresses, up, routes    container
 //! rates, if it has any     host
 //! elements of the table    host   the whole table when somebody has flushed it
+//! shortcut to itself       host   if it publishes ports, and the kernel has what it takes
 //! plugins of the user      cni/
 //! ```
 //! The container's program is not executed before all of it is done.
@@ -22,6 +23,7 @@ use crate::cni::{self, CniError, Outcome};
 use crate::firewall::{Firewall, FirewallError, Segment};
 use crate::interfaces::{self, InterfaceError};
 use crate::network::{Endpoint, Network};
+use crate::shortcut::{self, Requirements, Shortcut};
 
 /// The networks of one start.
 #[derive(Debug, Clone)]
@@ -36,6 +38,8 @@ pub struct NetworkPlan {
     pub networks: Vec<Network>,
     /// What the container may send and receive on each of its interfaces.
     pub bandwidth: Bandwidth,
+    /// The container's way to its own published ports.
+    pub shortcut: Option<(Requirements, Shortcut)>,
     /// Networks that the user's plugins make, after Hull's.
     pub cni: Option<CniPlan>,
 }
@@ -126,6 +130,10 @@ impl NetworkPlan {
             }
             self.admit(network)?;
             interfaces::open_loopback(network)?;
+        }
+        if let Some((requirements, wanted)) = &self.shortcut {
+            // Without it packets go the long way.
+            let _ = shortcut::open(&host, requirements, wanted);
         }
         Ok(())
     }

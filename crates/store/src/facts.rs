@@ -7,6 +7,9 @@ use rusqlite::{Connection, OptionalExtension, Transaction};
 /// The boot (`/proc/sys/kernel/random/boot_id`) for which the store has been looked through.
 pub const LOOKED_THROUGH_BOOT: &str = "looked-through-boot";
 
+/// What the shortcut of networks has to know of the kernel: the boot, and then what was found (hull_network::shortcut).
+pub const SHORTCUT_REQUIREMENTS: &str = "shortcut-requirements";
+
 /// What is remembered under a key.
 ///
 /// # Errors

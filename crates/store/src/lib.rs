@@ -26,7 +26,7 @@ mod roots;
 pub mod schema;
 
 pub use database::{Store, StoreError};
-pub use facts::{CHANGED_SETTING, LOOKED_THROUGH_BOOT, fact, facts_with, remember};
+pub use facts::{CHANGED_SETTING, LOOKED_THROUGH_BOOT, SHORTCUT_REQUIREMENTS, fact, facts_with, remember};
 pub use holds::{HoldKind, Holder, blob_is_used, is_held, layer_is_used, release_dead};
 pub use lease::{Lease, LeaseError};
 pub use roots::{DEFAULT_ROOT, DEFAULT_STATE, Roots};

@@ -279,14 +279,14 @@ fn a_network_that_outlives_its_owner_gives_the_address_back() {
 }
 
 /// A host with a remote one beside it, and a Hull whose commands run on it.
-struct World {
-    host: Net,
-    remote: Net,
-    hull: Hull,
+pub(crate) struct World {
+    pub(crate) host: Net,
+    pub(crate) remote: Net,
+    pub(crate) hull: Hull,
 }
 
 impl World {
-    fn new() -> World {
+    pub(crate) fn new() -> World {
         let (host, remote) = (Net::new(), Net::new());
         host.set("ipv4/ip_forward", "0");
         host.wire("eth0", &remote, "eth0");
@@ -296,7 +296,7 @@ impl World {
         World { host, remote, hull: Hull::with_busybox() }
     }
 
-    fn run(&self, words: &[&str]) -> String {
+    pub(crate) fn run(&self, words: &[&str]) -> String {
         self.host.within(|| self.hull.run(words)).expect(0).stdout.trim_end().to_owned()
     }
 

@@ -37,6 +37,7 @@ mod refusals;
 mod runtime_commands;
 mod runtime_fields;
 mod shared;
+mod shortcut;
 mod smoke;
 mod spaces;
 mod systemd;

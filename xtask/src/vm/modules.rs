@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 
 /// Loaded when the kernel has them as modules; an error when it has them not at all.
-const NEEDED: [&str; 17] = [
+const NEEDED: [&str; 18] = [
     "virtio_pci",
     "virtio_blk",
     "overlay",
@@ -26,6 +26,7 @@ const NEEDED: [&str; 17] = [
     "sch_tbf",
     "sch_ingress",
     "act_mirred",
+    "cls_bpf",
     "cls_u32",
     "nf_tables",
     "nft_nat",

@@ -168,8 +168,9 @@ impl Engine {
             self.sweep_shapers()?;
         }
         let give = || {
-            let network = self.plan_network(record)?;
+            let mut network = self.plan_network(record)?;
             self.publish_at_start(record, &network)?;
+            network.shortcut = self.shortcut(record, &network.attachments, &self.published_ports(&record.id)?)?;
             Ok::<_, EngineError>(network)
         };
         let taken = match give() {

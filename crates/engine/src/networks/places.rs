@@ -112,8 +112,8 @@ fn routed(places: &[(Network, Endpoint)]) -> Option<usize> {
 }
 
 /// The place from which ports are published.
-pub(crate) fn publishing(places: &[(Network, Endpoint)]) -> Option<&Endpoint> {
-    places.iter().find(|(network, _)| network.publishes()).map(|(_, endpoint)| endpoint)
+pub(crate) fn publishing(places: &[(Network, Endpoint)]) -> Option<&(Network, Endpoint)> {
+    places.iter().find(|(network, _)| network.publishes())
 }
 
 /// The addresses that ports are published to.
@@ -212,6 +212,7 @@ impl Engine {
             routes_at: None,
             firewall,
             networks: Vec::new(),
+            shortcut: None,
             cni: None,
             bandwidth,
         };
@@ -351,6 +352,7 @@ impl Engine {
             routes_at: (!had_routes).then_some(0),
             firewall: self.firewall(),
             networks: self.store().read(all)?,
+            shortcut: None,
             cni: None,
             bandwidth: record.request.bandwidth,
         };
@@ -363,7 +365,7 @@ impl Engine {
         self.give_names(&record, pid, &places)?;
         self.rewrite_name_files(&record, &places)?;
         match publishing(&places) {
-            Some(place) if !had_ports => self.publish_ports(id, &crate::publish::port_requests(&record), inside(place)),
+            Some((_, place)) if !had_ports => self.publish_now(&record, inside(place)),
             _ => Ok(()),
         }
     }
@@ -404,9 +406,7 @@ impl Engine {
         }
         self.rewrite_name_files(&record, &places)?;
         match publishing(&places) {
-            Some(place) if self.published_ports(&row.id)?.is_empty() => {
-                self.publish_ports(&row.id, &crate::publish::port_requests(&record), inside(place))
-            }
+            Some((_, place)) if self.published_ports(&row.id)?.is_empty() => self.publish_now(&record, inside(place)),
             _ => Ok(()),
         }
     }
