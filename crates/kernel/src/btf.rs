@@ -74,9 +74,14 @@ impl Btf {
         self.find(FUNC, name)
     }
 
+    /// The number of a structure.
+    pub fn structure(&self, name: &str) -> Option<u32> {
+        self.find(STRUCT, name)
+    }
+
     /// Where in a structure a member is, bytes: `["tuplehash", "1", "tuple"]` is a member of the second of an array's.
-    pub fn offset(&self, structure: &str, path: &[&str]) -> Option<u32> {
-        let mut number = self.find(STRUCT, structure)?;
+    pub fn offset(&self, structure: u32, path: &[&str]) -> Option<u32> {
+        let mut number = structure;
         let mut offset = 0;
         for step in path {
             let (further, next) = self.step(number, step)?;
@@ -195,11 +200,15 @@ mod tests {
             eprintln!("this kernel describes no types");
             return;
         };
-        assert_eq!(btf.offset("list_head", &["prev"]), Some(8));
-        assert_eq!(btf.offset("sk_buff", &["no_such_member"]), None);
-        assert_eq!(btf.offset("no_such_structure", &[]), None);
+        let list = btf.structure("list_head").unwrap();
+        assert_eq!(btf.offset(list, &["prev"]), Some(8));
+        assert_eq!(btf.offset(list, &["no_such_member"]), None);
+        assert_eq!(btf.offset(u32::MAX, &["prev"]), None);
+        assert_eq!(btf.structure("no_such_structure"), None);
         // An array of `struct hlist_head`, each a pointer.
-        let (first, second) = (btf.offset("pid", &["tasks", "0"]), btf.offset("pid", &["tasks", "1"]));
+        let pid = btf.structure("pid").unwrap();
+        let (first, second) = (btf.offset(pid, &["tasks", "0"]), btf.offset(pid, &["tasks", "1"]));
+        assert_eq!(btf.offset(pid, &["tasks", "1000"]), None);
         assert_eq!(second.unwrap() - first.unwrap(), 8);
         assert!(btf.function("bpf_prog_run_generic_xdp").or(btf.function("schedule")).is_some());
         assert_eq!(btf.function("list_head"), None);

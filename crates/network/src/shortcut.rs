@@ -28,18 +28,20 @@ use hull_kernel::btf::Btf;
 use hull_kernel::netlink::conntrack;
 use hull_kernel::netlink::route::Netlink;
 use hull_sys::bpf;
+use rustix::time::{ClockId, clock_getres};
 use serde::{Deserialize, Serialize};
 
-use program::{Kernel, Tuple};
+use program::{Kernel, Times, Tuple};
 
 /// What tc(8) and bpftool show as the program's name.
 const NAME: [u8; 16] = *b"hull_shortcut\0\0\0";
 /// The module that conntrack is in where it is not built in.
 const MODULE: &str = "nf_conntrack";
-/// How long an established connection is remembered without a packet, seconds.
+/// How long conntrack remembers an established connection without a packet, seconds.
 const TIMEOUT: &str = "/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_established";
-/// A host that forgets connections sooner has few to spare; there the program could not tell those that have ended.
-const SHORTEST_TIMEOUT_SECONDS: u32 = 3600;
+/// How long one is remembered after its end, seconds: conntrack's own time for TIME_WAIT. Where established ones have not
+/// even twice as long, the program could not tell them from those that have ended.
+const ENDED_SECONDS: i32 = 120;
 
 /// What programs have to know of the kernel that runs. To find it out takes some milliseconds, so that it is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,7 +77,9 @@ impl Requirements {
 }
 
 fn kernel(btf: &Btf, in_module: bool) -> Option<Kernel> {
-    let member = |path: &[&str]| btf.offset("nf_conn", path);
+    let lookup = btf.function("bpf_skb_ct_lookup")?;
+    let connection = btf.structure("nf_conn")?;
+    let member = |path: &[&str]| btf.offset(connection, path);
     let tuple = |direction: &str| {
         let of = |end: &str, part: &str| member(&["tuplehash", direction, "tuple", end, part]);
         Some(Tuple {
@@ -87,7 +91,7 @@ fn kernel(btf: &Btf, in_module: bool) -> Option<Kernel> {
     };
     Some(Kernel {
         in_module,
-        lookup: btf.function("bpf_skb_ct_lookup")?,
+        lookup,
         change_timeout: btf.function("bpf_ct_change_timeout")?,
         release: btf.function("bpf_ct_release")?,
         status: member(&["status"])?,
@@ -103,17 +107,29 @@ fn kernel(btf: &Btf, in_module: bool) -> Option<Kernel> {
 /// # Errors
 /// The kernel's: `EINVAL` or `EACCES` when the requirements are another kernel's.
 pub fn open(host: &Netlink, requirements: &Requirements, wanted: &Shortcut) -> io::Result<()> {
-    let seconds: u32 = fs::read_to_string(TIMEOUT)?.trim().parse().map_err(io::Error::other)?;
-    if seconds < SHORTEST_TIMEOUT_SECONDS {
-        return Ok(());
-    }
+    let Some(times) = times()? else { return Ok(()) };
     let Requirements(kernel) = requirements;
     let module = if kernel.in_module { bpf::module_btf(MODULE)? } else { None };
-    let timeout_ms = i32::try_from(seconds).unwrap_or(i32::MAX).saturating_mul(1000);
-    let instructions = program::write(kernel, wanted, timeout_ms);
+    let instructions = program::write(kernel, wanted, &times);
     let loaded = bpf::load_classifier(NAME, &instructions, module.as_ref().map(AsFd::as_fd))?;
     let index = host.index(&wanted.interface)?.ok_or(io::ErrorKind::NotFound)?;
     host.classify(index, loaded.as_fd(), "hull_shortcut")
+}
+
+/// How long conntrack remembers; nothing where it forgets too soon.
+fn times() -> io::Result<Option<Times>> {
+    let seconds: i32 = fs::read_to_string(TIMEOUT)?.trim().parse().map_err(io::Error::other)?;
+    if seconds < 2 * ENDED_SECONDS {
+        return Ok(None);
+    }
+    // The coarse clocks move with the kernel's ticks (clock_getres(2)).
+    let tick = clock_getres(ClockId::MonotonicCoarse);
+    let ticks_per_second = 1_000_000_000 / i32::try_from(tick.tv_nsec.max(1)).map_err(io::Error::other)?;
+    Ok(Some(Times {
+        established_ms: seconds.saturating_mul(1000),
+        ended_ms: ENDED_SECONDS * 1000,
+        ended_ticks: (ENDED_SECONDS + 1).saturating_mul(ticks_per_second),
+    }))
 }
 
 /// Has conntrack let pass what went by a shortcut that is no more.
@@ -122,4 +138,57 @@ pub fn open(host: &Netlink, requirements: &Requirements, wanted: &Shortcut) -> i
 /// The kernel's.
 pub fn close(address: Ipv4Addr) -> io::Result<()> {
     conntrack::be_liberal(address)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::apart::apart;
+    use crate::firewall::Firewall;
+
+    fn wanted(interface: &str) -> Shortcut {
+        Shortcut {
+            interface: interface.to_owned(),
+            address: Ipv4Addr::new(172, 20, 0, 2),
+            gateway: Ipv4Addr::new(172, 20, 0, 1),
+            ports: 8080..=8090,
+        }
+    }
+
+    /// What the kernel has, with conntrack in it as a table makes it be.
+    fn requirements() -> Requirements {
+        Firewall::new("").ensure(&[], &[]).unwrap();
+        Requirements::look().expect("this kernel has what it takes")
+    }
+
+    #[test]
+    fn the_kernel_takes_the_program_and_another_in_its_place() {
+        apart(|| {
+            let requirements = requirements();
+            let host = Netlink::here().unwrap();
+            for _ in 0..2 {
+                open(&host, &requirements, &wanted("lo")).unwrap();
+            }
+            let missing = open(&host, &requirements, &wanted("no-such")).unwrap_err();
+            assert_eq!(missing.kind(), io::ErrorKind::NotFound);
+            // Kept as text, it is the same.
+            let text = serde_json::to_string(&requirements).unwrap();
+            assert_eq!(serde_json::from_str::<Requirements>(&text).unwrap(), requirements);
+        });
+    }
+
+    #[test]
+    fn requirements_of_another_kernel_are_refused() {
+        apart(|| {
+            let Requirements(mut kernel) = requirements();
+            kernel.lookup = kernel.release;
+            let host = Netlink::here().unwrap();
+            open(&host, &Requirements(kernel), &wanted("lo")).unwrap_err();
+        });
+    }
+
+    #[test]
+    fn no_connection_is_needed_to_be_liberal() {
+        apart(|| close(Ipv4Addr::new(172, 20, 0, 2)).unwrap());
+    }
 }

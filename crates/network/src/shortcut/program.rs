@@ -8,7 +8,7 @@
 //! connection = lookup in conntrack; none                                                       -> go on
 //! the first three packets are not through (ASSURED, ESTABLISHED)                               -> go on
 //! the other direction, turned round, does not lead from the gateway to the container itself    -> go on
-//! the connection's time begins again: two minutes after a FIN or RST, else that of an established one
+//! the connection's time begins again: that of one that has ended after a FIN or RST, else that of an established one
 //! addresses, ports, checksums, and the Ethernet addresses change sides
 //! to the other end of the pair, as if it had come from the bridge
 //! ```
@@ -46,6 +46,17 @@ pub(super) struct Tuple {
     pub(super) source_port: u32,
     pub(super) destination: u32,
     pub(super) destination_port: u32,
+}
+
+/// How long connections are remembered without a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Times {
+    /// One that is established, milliseconds.
+    pub(super) established_ms: i32,
+    /// One that has seen a FIN or RST, milliseconds.
+    pub(super) ended_ms: i32,
+    /// Who has so little time left has seen one, ticks of the kernel's clock.
+    pub(super) ended_ticks: i32,
 }
 
 // Operation codes, composed as in linux/bpf_common.h and linux/bpf.h.
@@ -132,12 +143,6 @@ const DROP: i32 = 2;
 /// `PACKET_HOST`
 const TO_THIS_HOST: i32 = 0;
 
-/// How long a connection is remembered after its end, milliseconds: conntrack's own time for TIME_WAIT.
-const ENDED_MS: i32 = 120_000;
-/// A connection whose time ends before so many ticks has ended: two minutes have at most 120,000 of them (`CONFIG_HZ`), and
-/// the shortest time for an established one that is accepted has 360,000.
-const ENDED_TICKS: i32 = 200_000;
-
 // On the stack, from its end (r10).
 const BEFORE: i16 = -16;
 const BEFORE_PORTS: i16 = BEFORE + 8;
@@ -218,8 +223,8 @@ impl Writer {
     }
 }
 
-/// The program; an established connection is remembered for so long without a packet.
-pub(super) fn write(kernel: &Kernel, wanted: &Shortcut, established_ms: i32) -> Vec<Instruction> {
+/// The program.
+pub(super) fn write(kernel: &Kernel, wanted: &Shortcut, times: &Times) -> Vec<Instruction> {
     // In the packet's order of bytes.
     let own = i32::from_ne_bytes(wanted.address.octets());
     let gateway = i32::from_ne_bytes(wanted.gateway.octets());
@@ -310,11 +315,11 @@ pub(super) fn write(kernel: &Kernel, wanted: &Shortcut, established_ms: i32) -> 
     w.put(SUBTRACT_32, 9, 0, 0, 0);
     w.put(AND, 8, 0, 0, FIN_OR_RST);
     w.jump(UNLESS_EQUAL, 8, 0, 0, Label::Ended);
-    w.jump(IF_LESS_32, 9, 0, ENDED_TICKS, Label::Ended);
-    w.set(2, established_ms);
+    w.jump(IF_LESS_32, 9, 0, times.ended_ticks, Label::Ended);
+    w.set(2, times.established_ms);
     w.jump(GO, 0, 0, 0, Label::Timed);
     w.label(Label::Ended);
-    w.set(2, ENDED_MS);
+    w.set(2, times.ended_ms);
     w.label(Label::Timed);
     w.copy(1, 7);
     function(w, kernel.change_timeout);
