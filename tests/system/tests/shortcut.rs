@@ -10,6 +10,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use system_tests::net::Net;
+use system_tests::wait_for;
 
 use crate::networks::World;
 
@@ -55,10 +56,13 @@ impl Loop {
     }
 }
 
-/// Bytes that the host's end of the only container's pair of interfaces has sent.
+/// Bytes that the host's end of the only container's pair of interfaces has sent; another's may take a moment to go.
 fn sent_to_container(world: &World) -> u64 {
-    let text = world.host.within(|| fs::read_to_string("/proc/thread-self/net/dev")).expect("its interfaces");
-    let line = text.lines().map(str::trim).find(|line| line.starts_with("hv")).expect("the container's interface");
+    let line = wait_for("one container's interface", || {
+        let text = world.host.within(|| fs::read_to_string("/proc/thread-self/net/dev")).expect("its interfaces");
+        let mut lines = text.lines().map(str::trim).filter(|line| line.starts_with("hv"));
+        lines.next().filter(|_| lines.next().is_none()).map(str::to_owned)
+    });
     let (_, counters) = line.split_once(':').expect("its counters");
     counters.split_whitespace().nth(8).and_then(|bytes| bytes.parse().ok()).expect("bytes")
 }
@@ -131,7 +135,8 @@ fn a_connection_outlives_the_shortcut_and_takes_it_again() {
     world.run(&["port", "rm", "one", "80"]);
     world.run(&["port", "add", "one", "9000:81"]);
     assert!(is_short(&world, || first.exchange()));
-    // Who wants to see every packet has none of it.
+    // Who wants to see every packet has none of it. The namespace of the first container goes with whoever has it.
+    drop((first, inside));
     let configuration = world.hull.write("long.toml", "[network]\nshortcut = false\n");
     world.run(&["rm", "-f", "one"]);
     let start = ["run", "-d", "--name", "two", "-p", "8081:80", "busybox", "sleep", "1000"];
