@@ -51,18 +51,26 @@ impl Engine {
         Ok(())
     }
 
-    /// Has the rates of a running container be these.
-    pub(crate) fn limit_bandwidth(&self, id: &ContainerId, wanted: &Bandwidth) -> Result<(), EngineError> {
+    /// Has the rates of a running container be these, and no longer those before.
+    pub(crate) fn limit_bandwidth(
+        &self,
+        id: &ContainerId,
+        before: &Bandwidth,
+        wanted: &Bandwidth,
+    ) -> Result<(), EngineError> {
         let host = host()?;
         for (network, endpoint) in self.places_of(id)? {
             bandwidth::limit(&host, &network, &endpoint, wanted)?;
         }
-        if !wanted.is_unlimited() {
-            return self.close_shortcut(id);
+        match (before.is_unlimited(), wanted.is_unlimited()) {
+            (true, false) => self.close_shortcut(id),
+            (_, true) => {
+                let mut record = self.record(id)?;
+                record.request.bandwidth = *wanted;
+                self.open_shortcut(&record)
+            }
+            (false, false) => Ok(()),
         }
-        let mut record = self.record(id)?;
-        record.request.bandwidth = *wanted;
-        self.open_shortcut(&record)
     }
 
     /// What the kernel does about a running container's interface.

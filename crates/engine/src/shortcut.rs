@@ -20,13 +20,13 @@ use crate::networks::places;
 use crate::record::ContainerRecord;
 
 impl Engine {
-    /// The shortcut for a container in these places, which publishes these ports.
+    /// The shortcut for a container in these places, if it publishes ports that can have one.
     pub(crate) fn shortcut(
         &self,
         record: &ContainerRecord,
         attached: &[(Network, Endpoint)],
-        published: &[Publication],
     ) -> Result<Option<(Requirements, Shortcut)>, EngineError> {
+        let published = self.published_ports(&record.id)?;
         let is_taken = |one: &&Publication| one.protocol == Protocol::Tcp && one.address.is_ipv4();
         let ports = || published.iter().filter(is_taken).map(|one| one.host_port);
         let (Some(first), Some(last)) = (ports().min(), ports().max()) else { return Ok(None) };
@@ -45,10 +45,7 @@ impl Engine {
     /// Opens the shortcut of a container that runs and now publishes ports, or whose rates were removed.
     pub(crate) fn open_shortcut(&self, record: &ContainerRecord) -> Result<(), EngineError> {
         let id = &record.id;
-        let Some((requirements, wanted)) = self.shortcut(record, &self.places_of(id)?, &self.published_ports(id)?)?
-        else {
-            return Ok(());
-        };
+        let Some((requirements, wanted)) = self.shortcut(record, &self.places_of(id)?)? else { return Ok(()) };
         let wanted = Shortcut { ports: 1..=u16::MAX, ..wanted };
         if let Err(error) = Netlink::here().and_then(|host| shortcut::open(&host, &requirements, &wanted)) {
             tracing::debug!(%id, %error, "no shortcut");

@@ -17,6 +17,7 @@
 //! its types, conntrack's functions for programs: Linux 6.1 and later with `CONFIG_DEBUG_INFO_BTF`), packets go the long way.
 
 mod program;
+mod writer;
 
 use std::fs;
 use std::io;

@@ -7,6 +7,8 @@
 //! on a child adds to its parent's instead of hiding it. See bpf(2) and linux/bpf.h. Compiling rules to instructions is
 //! done elsewhere (hull_kernel::cgroups); this file knows no rule.
 
+pub mod code;
+
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
@@ -37,6 +39,13 @@ pub struct Instruction {
     pub offset: i16,
     /// Immediate operand.
     pub immediate: i32,
+}
+
+impl Instruction {
+    /// An instruction with registers by their numbers.
+    pub const fn new(code: u8, destination: u8, source: u8, offset: i16, immediate: i32) -> Instruction {
+        Instruction { code, registers: source << 4 | destination, offset, immediate }
+    }
 }
 
 /// The attributes of `BPF_PROG_LOAD` up to `fd_array` (Linux 5.14).

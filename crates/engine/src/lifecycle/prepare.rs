@@ -31,6 +31,7 @@ use crate::logs::LOG_FILE;
 use crate::machine::Machine;
 use crate::mount_point::MountPoint;
 use crate::networks::NetworkError;
+use crate::publish;
 use crate::record::{Builtin, ContainerRecord};
 use crate::request::{CreateContainer, NamespaceChoice};
 use crate::row::ContainerRow;
@@ -170,7 +171,9 @@ impl Engine {
         let give = || {
             let mut network = self.plan_network(record)?;
             self.publish_at_start(record, &network)?;
-            network.shortcut = self.shortcut(record, &network.attachments, &self.published_ports(&record.id)?)?;
+            if !publish::port_requests(record).is_empty() {
+                network.shortcut = self.shortcut(record, &network.attachments)?;
+            }
             Ok::<_, EngineError>(network)
         };
         let taken = match give() {

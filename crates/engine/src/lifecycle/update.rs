@@ -97,14 +97,14 @@ impl Engine {
     ) -> Result<(), EngineError> {
         let changes_rates = before.bandwidth != after.bandwidth;
         if changes_rates {
-            self.limit_bandwidth(&row.id, &after.bandwidth)?;
+            self.limit_bandwidth(&row.id, &before.bandwidth, &after.bandwidth)?;
         }
         let enforced = self.limit(&row.id, before, after);
         if enforced.is_err() {
             // The refusal is what the user needs to hear.
             let _ = self.limit(&row.id, after, before);
             if changes_rates {
-                let _ = self.limit_bandwidth(&row.id, &before.bandwidth);
+                let _ = self.limit_bandwidth(&row.id, &after.bandwidth, &before.bandwidth);
             }
         }
         enforced

@@ -12,6 +12,9 @@
 //! list of some hundred rules would exceed its bounds. So it sees few states however many rules there are.
 
 use hull_sys::bpf::Instruction;
+use hull_sys::bpf::code::{
+    AND_IMMEDIATE, EXIT, JUMP_EQUAL, JUMP_UNEQUAL, LOAD_WORD, MOVE_IMMEDIATE, MOVE_REGISTER, SHIFT_RIGHT,
+};
 
 use super::devices::{DeviceKind, DeviceRule, allows_everything, effective};
 
@@ -23,20 +26,6 @@ const CHAR: i32 = 2;
 const MAJOR: i16 = 4;
 const MINOR: i16 = 8;
 
-// Operation codes, composed as in linux/bpf_common.h and linux/bpf.h.
-const LOAD_WORD: u8 = 0x61; // BPF_LDX | BPF_W | BPF_MEM
-const MOVE_IMMEDIATE: u8 = 0xb7; // BPF_ALU64 | BPF_MOV | BPF_K
-const MOVE_REGISTER: u8 = 0xbf; // BPF_ALU64 | BPF_MOV | BPF_X
-const AND_IMMEDIATE: u8 = 0x57; // BPF_ALU64 | BPF_AND | BPF_K
-const SHIFT_RIGHT: u8 = 0x77; // BPF_ALU64 | BPF_RSH | BPF_K
-const JUMP_EQUAL: u8 = 0x15; // BPF_JMP | BPF_JEQ | BPF_K
-const JUMP_UNEQUAL: u8 = 0x55; // BPF_JMP | BPF_JNE | BPF_K
-const EXIT: u8 = 0x95; // BPF_JMP | BPF_EXIT
-
-const fn instruction(code: u8, destination: u8, source: u8, offset: i16, immediate: i32) -> Instruction {
-    Instruction { code, registers: source << 4 | destination, offset, immediate }
-}
-
 /// The program for these rules, or `None` when they refuse nothing.
 pub(super) fn compile(rules: &[DeviceRule]) -> Option<Vec<Instruction>> {
     if allows_everything(rules) {
@@ -44,16 +33,16 @@ pub(super) fn compile(rules: &[DeviceRule]) -> Option<Vec<Instruction>> {
     }
     let (default, rules) = effective(rules);
     let mut program = vec![
-        instruction(LOAD_WORD, 2, 1, 0, 0),
-        instruction(MOVE_REGISTER, 3, 2, 0, 0),
-        instruction(AND_IMMEDIATE, 2, 0, 0, 0xffff),
-        instruction(SHIFT_RIGHT, 3, 0, 0, 16),
+        Instruction::new(LOAD_WORD, 2, 1, 0, 0),
+        Instruction::new(MOVE_REGISTER, 3, 2, 0, 0),
+        Instruction::new(AND_IMMEDIATE, 2, 0, 0, 0xffff),
+        Instruction::new(SHIFT_RIGHT, 3, 0, 0, 16),
     ];
     for rule in rules.iter().rev() {
         program.extend(block(rule));
     }
-    program.push(instruction(MOVE_IMMEDIATE, 0, 0, 0, i32::from(default)));
-    program.push(instruction(EXIT, 0, 0, 0, 0));
+    program.push(Instruction::new(MOVE_IMMEDIATE, 0, 0, 0, i32::from(default)));
+    program.push(Instruction::new(EXIT, 0, 0, 0, 0));
     Some(program)
 }
 
@@ -62,9 +51,9 @@ fn block(rule: &DeviceRule) -> Vec<Instruction> {
     let mut block = Vec::new();
     let mut tests = Vec::new();
     let mut test = |load: Option<i16>, register: u8, value: i32| {
-        block.extend(load.map(|offset| instruction(LOAD_WORD, register, 1, offset, 0)));
+        block.extend(load.map(|offset| Instruction::new(LOAD_WORD, register, 1, offset, 0)));
         tests.push(block.len());
-        block.push(instruction(JUMP_UNEQUAL, register, 0, 0, value));
+        block.push(Instruction::new(JUMP_UNEQUAL, register, 0, 0, value));
     };
     match rule.kind {
         DeviceKind::All => {}
@@ -81,18 +70,18 @@ fn block(rule: &DeviceRule) -> Vec<Instruction> {
     let access = i32::from(rule.access.bits());
     if rule.allow {
         block.extend([
-            instruction(AND_IMMEDIATE, 3, 0, 0, !access & 7),
-            instruction(JUMP_UNEQUAL, 3, 0, 2, 0),
-            instruction(MOVE_IMMEDIATE, 0, 0, 0, 1),
-            instruction(EXIT, 0, 0, 0, 0),
+            Instruction::new(AND_IMMEDIATE, 3, 0, 0, !access & 7),
+            Instruction::new(JUMP_UNEQUAL, 3, 0, 2, 0),
+            Instruction::new(MOVE_IMMEDIATE, 0, 0, 0, 1),
+            Instruction::new(EXIT, 0, 0, 0, 0),
         ]);
     } else {
         block.extend([
-            instruction(MOVE_REGISTER, 4, 3, 0, 0),
-            instruction(AND_IMMEDIATE, 4, 0, 0, access),
-            instruction(JUMP_EQUAL, 4, 0, 2, 0),
-            instruction(MOVE_IMMEDIATE, 0, 0, 0, 0),
-            instruction(EXIT, 0, 0, 0, 0),
+            Instruction::new(MOVE_REGISTER, 4, 3, 0, 0),
+            Instruction::new(AND_IMMEDIATE, 4, 0, 0, access),
+            Instruction::new(JUMP_EQUAL, 4, 0, 2, 0),
+            Instruction::new(MOVE_IMMEDIATE, 0, 0, 0, 0),
+            Instruction::new(EXIT, 0, 0, 0, 0),
         ]);
     }
     for position in tests {

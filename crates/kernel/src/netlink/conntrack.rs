@@ -82,11 +82,13 @@ fn forget_udp_over(
 /// The kernel's, other than that a connection has ended meanwhile.
 pub fn be_liberal(address: Ipv4Addr) -> io::Result<()> {
     let socket = Netfilter::open()?;
-    let own = |end: Option<(&[u8], (IpAddr, u16))>| end.is_some_and(|(_, (one, _))| one == IpAddr::V4(address));
+    let address = IpAddr::V4(address);
     let mut requests = Vec::new();
     for (sequence, (family, attributes)) in (1..).zip(socket.list(SUBSYSTEM << 8 | GET, AF_INET)?) {
-        let Some((original, _)) = end(&attributes, TCP, 1, 1) else { continue };
-        if !own(end(&attributes, TCP, 1, 1)) || !own(end(&attributes, TCP, 2, 1)) {
+        // Both directions come from it: the client's, and the server's answers.
+        let Some((original, (client, _))) = end(&attributes, TCP, 1, 1) else { continue };
+        let Some((_, (server, _))) = end(&attributes, TCP, 2, 1) else { continue };
+        if client != address || server != address {
             continue;
         }
         let mut request = Attributes::default();

@@ -14,12 +14,21 @@
 //! ```
 //! Registers: r6 packet, r7 connection, r8 TCP's flags, r9 first the connection's time, then the checksum's change.
 
+use std::net::Ipv4Addr;
+
 use hull_sys::bpf::Instruction;
+use hull_sys::bpf::code::{
+    AND_IMMEDIATE, JUMP, JUMP_EQUAL, JUMP_EQUAL_32, JUMP_GREATER_32, JUMP_GREATER_REGISTER, JUMP_LESS_32, JUMP_UNEQUAL,
+    JUMP_UNEQUAL_32, LOAD_BYTE, LOAD_DOUBLE, LOAD_HALF, LOAD_WORD, STORE_HALF, STORE_WORD, STORE_WORD_IMMEDIATE,
+    SUBTRACT_REGISTER_32, TO_BIG_ENDIAN,
+};
+use serde::{Deserialize, Serialize};
 
 use super::Shortcut;
+use super::writer::Writer;
 
 /// What differs from one kernel to the next: functions' numbers, and where the members of a connection are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Kernel {
     /// The functions are those of the module nf_conntrack.
     pub(super) in_module: bool,
@@ -40,7 +49,7 @@ pub(super) struct Kernel {
 }
 
 /// Where the members of a `struct nf_conntrack_tuple` are, from the beginning of the connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Tuple {
     pub(super) source: u32,
     pub(super) source_port: u32,
@@ -58,35 +67,6 @@ pub(super) struct Times {
     /// Who has so little time left has seen one, ticks of the kernel's clock.
     pub(super) ended_ticks: i32,
 }
-
-// Operation codes, composed as in linux/bpf_common.h and linux/bpf.h.
-const LOAD: u8 = 0x61; // BPF_LDX | BPF_MEM, with a size
-const STORE: u8 = 0x63; // BPF_STX | BPF_MEM, with a size
-const STORE_IMMEDIATE: u8 = 0x62; // BPF_ST | BPF_MEM | BPF_W
-const ADD: u8 = 0x07; // BPF_ALU64 | BPF_ADD | BPF_K
-const AND: u8 = 0x57; // BPF_ALU64 | BPF_AND | BPF_K
-const SUBTRACT_32: u8 = 0x1c; // BPF_ALU | BPF_SUB | BPF_X
-const MOVE: u8 = 0xbf; // BPF_ALU64 | BPF_MOV | BPF_X
-const SET: u8 = 0xb7; // BPF_ALU64 | BPF_MOV | BPF_K
-const GO: u8 = 0x05; // BPF_JMP | BPF_JA
-const IF_EQUAL: u8 = 0x15; // BPF_JMP | BPF_JEQ | BPF_K
-const UNLESS_EQUAL: u8 = 0x55; // BPF_JMP | BPF_JNE | BPF_K
-const UNLESS_EQUAL_32: u8 = 0x56; // BPF_JMP32 | BPF_JNE | BPF_K
-const IF_EQUAL_32: u8 = 0x16; // BPF_JMP32 | BPF_JEQ | BPF_K
-const IF_LESS_32: u8 = 0xa6; // BPF_JMP32 | BPF_JLT | BPF_K
-const IF_GREATER_32: u8 = 0x26; // BPF_JMP32 | BPF_JGT | BPF_K
-const TO_BIG_ENDIAN: u8 = 0xdc; // BPF_ALU | BPF_END | BPF_TO_BE
-const IF_GREATER: u8 = 0x2d; // BPF_JMP | BPF_JGT | BPF_X
-const CALL: u8 = 0x85; // BPF_JMP | BPF_CALL
-const EXIT: u8 = 0x95; // BPF_JMP | BPF_EXIT
-/// `src_reg` of a call of a function of the kernel's (`BPF_PSEUDO_KFUNC_CALL`).
-const KERNEL_FUNCTION: u8 = 2;
-
-/// How much is loaded or stored: the difference from the code for 32 bits.
-const WORD: u8 = 0;
-const HALF: u8 = 0x08;
-const BYTE: u8 = 0x10;
-const DOUBLE: u8 = 0x18;
 
 // Helpers (enum bpf_func_id).
 const SKB_STORE_BYTES: i32 = 9;
@@ -162,170 +142,157 @@ enum Label {
     Turned,
     Ended,
     Timed,
+    Writable,
     Release,
     On,
 }
 
-#[derive(Default)]
-struct Writer {
-    instructions: Vec<Instruction>,
-    jumps: Vec<(usize, Label)>,
-    labels: Vec<(Label, usize)>,
-}
-
-impl Writer {
-    fn put(&mut self, code: u8, destination: u8, source: u8, offset: i16, immediate: i32) {
-        self.instructions.push(Instruction { code, registers: source << 4 | destination, offset, immediate });
-    }
-
-    fn load(&mut self, size: u8, destination: u8, source: u8, offset: i16) {
-        self.put(LOAD + size, destination, source, offset, 0);
-    }
-
-    fn store(&mut self, size: u8, offset: i16, source: u8) {
-        self.put(STORE + size, 10, source, offset, 0);
-    }
-
-    fn set(&mut self, register: u8, value: i32) {
-        self.put(SET, register, 0, 0, value);
-    }
-
-    fn copy(&mut self, destination: u8, source: u8) {
-        self.put(MOVE, destination, source, 0, 0);
-    }
-
-    /// The address of something on the stack.
-    fn address(&mut self, register: u8, place: i16) {
-        self.copy(register, 10);
-        self.put(ADD, register, 0, 0, place.into());
-    }
-
-    fn jump(&mut self, code: u8, destination: u8, source: u8, value: i32, label: Label) {
-        self.jumps.push((self.instructions.len(), label));
-        self.put(code, destination, source, 0, value);
-    }
-
-    fn label(&mut self, label: Label) {
-        self.labels.push((label, self.instructions.len()));
-    }
-
-    fn help(&mut self, helper: i32) {
-        self.put(CALL, 0, 0, 0, helper);
-    }
-
-    fn finish(mut self) -> Vec<Instruction> {
-        for (place, label) in self.jumps {
-            let target = self.labels.iter().find(|(one, _)| *one == label).map_or(place, |(_, target)| *target);
-            // The program has some hundred instructions, and jumps only forwards.
-            self.instructions[place].offset = (target - place - 1) as i16;
-        }
-        self.instructions
-    }
-}
-
 /// The program.
 pub(super) fn write(kernel: &Kernel, wanted: &Shortcut, times: &Times) -> Vec<Instruction> {
-    // In the packet's order of bytes.
-    let own = i32::from_ne_bytes(wanted.address.octets());
-    let gateway = i32::from_ne_bytes(wanted.gateway.octets());
-    let mut writer = Writer::default();
+    let mut writer = Writer::new();
     let w = &mut writer;
-    let function = |w: &mut Writer, number: u32| {
-        w.put(CALL, 0, KERNEL_FUNCTION, i16::from(kernel.in_module), number as i32);
-    };
-    // Members of a structure of some hundred bytes.
-    let member = |w: &mut Writer, size: u8, register: u8, offset: u32| w.load(size, register, 7, offset as i16);
+    take_own_tcp(w, wanted);
+    take_near_and_published(w, wanted);
+    look_up(w, kernel);
+    take_established(w, kernel);
+    turn_round(w, kernel, wanted);
+    remember(w, kernel, times);
+    change_checksums(w);
+    change_ends(w);
+    hand_back(w);
+    go_on(w, kernel);
+    writer.finish()
+}
 
+/// Addresses as they are in packets.
+fn in_packet(address: Ipv4Addr) -> i32 {
+    i32::from_ne_bytes(address.octets())
+}
+
+/// Leaves to others what is no TCP over IPv4 from the container's address, and the beginnings of connections. r2 is where
+/// the packet is, afterwards.
+fn take_own_tcp(w: &mut Writer<Label>, wanted: &Shortcut) {
     w.copy(6, 1);
-    w.load(WORD, 2, 6, DATA);
-    w.load(WORD, 3, 6, DATA_END);
+    w.load(LOAD_WORD, 2, 6, DATA);
+    w.load(LOAD_WORD, 3, 6, DATA_END);
     w.copy(4, 2);
-    w.put(ADD, 4, 0, 0, HEADERS);
-    w.jump(IF_GREATER, 4, 3, 0, Label::On);
-    for (size, place, wanted) in
-        [(HALF, ETHERNET_PROTOCOL, ETHERTYPE_IPV4), (BYTE, IP, VERSION_AND_LENGTH), (BYTE, IP_PROTOCOL, TCP)]
-    {
-        w.load(size, 4, 2, place);
-        w.jump(UNLESS_EQUAL, 4, 0, wanted, Label::On);
+    w.add(4, HEADERS);
+    w.jump_by_register(JUMP_GREATER_REGISTER, 4, 3, Label::On);
+    for (load, place, expected) in [
+        (LOAD_HALF, ETHERNET_PROTOCOL, ETHERTYPE_IPV4),
+        (LOAD_BYTE, IP, VERSION_AND_LENGTH),
+        (LOAD_BYTE, IP_PROTOCOL, TCP),
+    ] {
+        w.load(load, 4, 2, place);
+        w.jump(JUMP_UNEQUAL, 4, expected, Label::On);
     }
-    w.load(WORD, 4, 2, IP_SOURCE);
-    w.jump(UNLESS_EQUAL_32, 4, 0, own, Label::On);
-    w.store(WORD, BEFORE, 4);
-    w.load(HALF, 4, 2, IP_FRAGMENT);
-    w.put(AND, 4, 0, 0, FRAGMENT);
-    w.jump(UNLESS_EQUAL, 4, 0, 0, Label::On);
-    w.load(BYTE, 8, 2, TCP_FLAGS);
+    w.load(LOAD_WORD, 4, 2, IP_SOURCE);
+    w.jump(JUMP_UNEQUAL_32, 4, in_packet(wanted.address), Label::On);
+    w.store(STORE_WORD, BEFORE, 4);
+    w.load(LOAD_HALF, 4, 2, IP_FRAGMENT);
+    w.put(AND_IMMEDIATE, 4, 0, 0, FRAGMENT);
+    w.jump(JUMP_UNEQUAL, 4, 0, Label::On);
+    w.load(LOAD_BYTE, 8, 2, TCP_FLAGS);
     w.copy(4, 8);
-    w.put(AND, 4, 0, 0, SYN);
-    w.jump(UNLESS_EQUAL, 4, 0, 0, Label::On);
+    w.put(AND_IMMEDIATE, 4, 0, 0, SYN);
+    w.jump(JUMP_UNEQUAL, 4, 0, Label::On);
+}
 
-    w.load(WORD, 4, 2, IP_DESTINATION);
-    w.store(WORD, BEFORE + 4, 4);
-    w.load(HALF, 5, 2, TCP_PORTS + 2);
+/// Leaves to others what goes neither to the gateway nor to a port that may be published, without asking conntrack.
+fn take_near_and_published(w: &mut Writer<Label>, wanted: &Shortcut) {
+    w.load(LOAD_WORD, 4, 2, IP_DESTINATION);
+    w.store(STORE_WORD, BEFORE + 4, 4);
+    w.load(LOAD_HALF, 5, 2, TCP_PORTS + 2);
     w.put(TO_BIG_ENDIAN, 5, 0, 0, 16);
-    w.jump(IF_EQUAL_32, 4, 0, gateway, Label::Near);
-    w.jump(IF_LESS_32, 5, 0, (*wanted.ports.start()).into(), Label::On);
-    w.jump(IF_GREATER_32, 5, 0, (*wanted.ports.end()).into(), Label::On);
+    w.jump(JUMP_EQUAL_32, 4, in_packet(wanted.gateway), Label::Near);
+    w.jump(JUMP_LESS_32, 5, (*wanted.ports.start()).into(), Label::On);
+    w.jump(JUMP_GREATER_32, 5, (*wanted.ports.end()).into(), Label::On);
     w.label(Label::Near);
-    w.load(WORD, 4, 2, TCP_PORTS);
-    w.store(WORD, BEFORE_PORTS, 4);
-    w.put(STORE_IMMEDIATE, 10, 0, OPTIONS, OWN_NAMESPACE);
-    w.put(STORE_IMMEDIATE, 10, 0, OPTIONS + 4, 0);
-    w.put(STORE_IMMEDIATE, 10, 0, OPTIONS + 8, TCP.to_le());
+    w.load(LOAD_WORD, 4, 2, TCP_PORTS);
+    w.store(STORE_WORD, BEFORE_PORTS, 4);
+}
+
+/// Asks conntrack for the packet's connection; r7 is it afterwards.
+fn look_up(w: &mut Writer<Label>, kernel: &Kernel) {
+    w.store_immediate(STORE_WORD_IMMEDIATE, OPTIONS, OWN_NAMESPACE);
+    w.store_immediate(STORE_WORD_IMMEDIATE, OPTIONS + 4, 0);
+    w.store_immediate(STORE_WORD_IMMEDIATE, OPTIONS + 8, TCP.to_le());
     w.copy(1, 6);
     w.address(2, BEFORE);
     w.set(3, ENDS_BYTES);
     w.address(4, OPTIONS);
     w.set(5, OPTIONS_BYTES);
-    function(w, kernel.lookup);
-    w.jump(IF_EQUAL, 0, 0, 0, Label::On);
+    w.call(kernel.lookup, kernel.in_module);
+    w.jump(JUMP_EQUAL, 0, 0, Label::On);
     w.copy(7, 0);
+}
 
-    member(w, DOUBLE, 2, kernel.status);
-    w.put(AND, 2, 0, 0, ASSURED);
-    w.jump(IF_EQUAL, 2, 0, 0, Label::Release);
-    member(w, BYTE, 2, kernel.state);
-    w.jump(UNLESS_EQUAL, 2, 0, ESTABLISHED, Label::Release);
-    // What comes from where the other direction goes to goes to where that one comes from. The end that the server sees is
-    // the gateway: that its answers come by here as well is certain only then.
-    let turn = |w: &mut Writer, tuple: &Tuple| {
-        member(w, WORD, 3, tuple.destination);
-        member(w, WORD, 5, tuple.source);
-        member(w, HALF, 4, tuple.destination_port);
-        member(w, HALF, 2, tuple.source_port);
-    };
-    w.load(BYTE, 2, 10, OPTIONS_DIRECTION);
-    w.jump(UNLESS_EQUAL, 2, 0, 0, Label::Other);
-    turn(w, &kernel.tuples[1]);
-    w.jump(UNLESS_EQUAL_32, 3, 0, gateway, Label::Release);
-    w.jump(GO, 0, 0, 0, Label::Turned);
+/// A member of the connection, a structure of some hundred bytes.
+fn member(w: &mut Writer<Label>, load: u8, register: u8, offset: u32) {
+    w.load(load, register, 7, offset as i16);
+}
+
+/// Leaves to others what conntrack has not seen a whole handshake of.
+fn take_established(w: &mut Writer<Label>, kernel: &Kernel) {
+    member(w, LOAD_DOUBLE, 2, kernel.status);
+    w.put(AND_IMMEDIATE, 2, 0, 0, ASSURED);
+    w.jump(JUMP_EQUAL, 2, 0, Label::Release);
+    member(w, LOAD_BYTE, 2, kernel.state);
+    w.jump(JUMP_UNEQUAL, 2, ESTABLISHED, Label::Release);
+}
+
+/// Stores the ends that the packet is to have: what comes from where the other direction goes to goes to where that one
+/// comes from. Leaves to others what does not come back to the container. The end that its server sees is the gateway: that
+/// the answers come by here as well is certain only then.
+fn turn_round(w: &mut Writer<Label>, kernel: &Kernel, wanted: &Shortcut) {
+    let gateway = in_packet(wanted.gateway);
+    w.load_back(LOAD_BYTE, 2, OPTIONS_DIRECTION);
+    w.jump(JUMP_UNEQUAL, 2, 0, Label::Other);
+    load_turned(w, &kernel.tuples[1]);
+    w.jump(JUMP_UNEQUAL_32, 3, gateway, Label::Release);
+    w.jump(JUMP, 0, 0, Label::Turned);
     w.label(Label::Other);
-    w.load(WORD, 3, 10, BEFORE + 4);
-    w.jump(UNLESS_EQUAL_32, 3, 0, gateway, Label::Release);
-    turn(w, &kernel.tuples[0]);
+    w.load_back(LOAD_WORD, 3, BEFORE + 4);
+    w.jump(JUMP_UNEQUAL_32, 3, gateway, Label::Release);
+    load_turned(w, &kernel.tuples[0]);
     w.label(Label::Turned);
-    w.jump(UNLESS_EQUAL_32, 5, 0, own, Label::Release);
-    w.store(WORD, AFTER, 3);
-    w.store(WORD, AFTER + 4, 5);
-    w.store(HALF, AFTER_PORTS, 4);
-    w.store(HALF, AFTER_PORTS + 2, 2);
+    w.jump(JUMP_UNEQUAL_32, 5, in_packet(wanted.address), Label::Release);
+    w.store(STORE_WORD, AFTER, 3);
+    w.store(STORE_WORD, AFTER + 4, 5);
+    w.store(STORE_HALF, AFTER_PORTS, 4);
+    w.store(STORE_HALF, AFTER_PORTS + 2, 2);
+}
 
-    member(w, WORD, 9, kernel.timeout);
+/// Where a direction goes to as r3 and r4 (the port), and where it comes from as r5 and r2.
+fn load_turned(w: &mut Writer<Label>, tuple: &Tuple) {
+    member(w, LOAD_WORD, 3, tuple.destination);
+    member(w, LOAD_WORD, 5, tuple.source);
+    member(w, LOAD_HALF, 4, tuple.destination_port);
+    member(w, LOAD_HALF, 2, tuple.source_port);
+}
+
+/// Has the connection's time begin again, as conntrack would have, and is done with it.
+fn remember(w: &mut Writer<Label>, kernel: &Kernel, times: &Times) {
+    member(w, LOAD_WORD, 9, kernel.timeout);
     w.help(JIFFIES64);
-    w.put(SUBTRACT_32, 9, 0, 0, 0);
-    w.put(AND, 8, 0, 0, FIN_OR_RST);
-    w.jump(UNLESS_EQUAL, 8, 0, 0, Label::Ended);
-    w.jump(IF_LESS_32, 9, 0, times.ended_ticks, Label::Ended);
+    w.put(SUBTRACT_REGISTER_32, 9, 0, 0, 0);
+    w.put(AND_IMMEDIATE, 8, 0, 0, FIN_OR_RST);
+    w.jump(JUMP_UNEQUAL, 8, 0, Label::Ended);
+    w.jump(JUMP_LESS_32, 9, times.ended_ticks, Label::Ended);
     w.set(2, times.established_ms);
-    w.jump(GO, 0, 0, 0, Label::Timed);
+    w.jump(JUMP, 0, 0, Label::Timed);
     w.label(Label::Ended);
     w.set(2, times.ended_ms);
     w.label(Label::Timed);
     w.copy(1, 7);
-    function(w, kernel.change_timeout);
+    w.call(kernel.change_timeout, kernel.in_module);
     w.copy(1, 7);
-    function(w, kernel.release);
+    w.call(kernel.release, kernel.in_module);
+}
 
+/// Changes the checksums of TCP and IP by what will change of their ends. Drops a packet that cannot be made this program's
+/// own to write to; once it is, nothing fails.
+fn change_checksums(w: &mut Writer<Label>) {
     w.address(1, BEFORE);
     w.set(2, ADDRESSES_BYTES);
     w.address(3, AFTER);
@@ -333,34 +300,35 @@ pub(super) fn write(kernel: &Kernel, wanted: &Shortcut, times: &Times) -> Vec<In
     w.set(5, 0);
     w.help(CSUM_DIFF);
     w.copy(9, 0);
+
     w.copy(1, 6);
     w.set(2, TCP_CHECKSUM);
     w.set(3, 0);
     w.copy(4, 9);
     w.set(5, PSEUDO_HEADER);
     w.help(L4_CSUM_REPLACE);
-    // The packet could not be made this program's own to write to; from here on it is.
-    w.put(IF_EQUAL, 0, 0, 2, 0);
-    w.set(0, DROP);
-    w.put(EXIT, 0, 0, 0, 0);
+    w.jump(JUMP_EQUAL, 0, 0, Label::Writable);
+    w.end(DROP);
+    w.label(Label::Writable);
+
     w.copy(1, 6);
     w.set(2, TCP_CHECKSUM);
-    w.load(WORD, 3, 10, BEFORE_PORTS);
-    w.load(WORD, 4, 10, AFTER_PORTS);
+    w.load_back(LOAD_WORD, 3, BEFORE_PORTS);
+    w.load_back(LOAD_WORD, 4, AFTER_PORTS);
     w.set(5, 4);
     w.help(L4_CSUM_REPLACE);
+
     w.copy(1, 6);
     w.set(2, IP_CHECKSUM);
     w.set(3, 0);
     w.copy(4, 9);
     w.set(5, 0);
     w.help(L3_CSUM_REPLACE);
-    w.copy(1, 6);
-    w.set(2, IP_SOURCE.into());
-    w.address(3, AFTER);
-    w.set(4, ENDS_BYTES);
-    w.set(5, 0);
-    w.help(SKB_STORE_BYTES);
+}
+
+/// Changes the ends themselves, and has the Ethernet addresses change sides.
+fn change_ends(w: &mut Writer<Label>) {
+    store_in_packet(w, IP_SOURCE.into(), AFTER, ENDS_BYTES);
     // The first address once more after the second: from the second on they are in the other order.
     w.copy(1, 6);
     w.set(2, 0);
@@ -368,28 +336,38 @@ pub(super) fn write(kernel: &Kernel, wanted: &Shortcut, times: &Times) -> Vec<In
     w.set(4, (2 * MAC_BYTES).into());
     w.help(SKB_LOAD_BYTES);
     for step in [0, 2, 4] {
-        w.load(HALF, 2, 10, MACS + step);
-        w.store(HALF, MACS + 2 * MAC_BYTES + step, 2);
+        w.load_back(LOAD_HALF, 2, MACS + step);
+        w.store(STORE_HALF, MACS + 2 * MAC_BYTES + step, 2);
     }
+    store_in_packet(w, 0, MACS + MAC_BYTES, (2 * MAC_BYTES).into());
+}
+
+/// Copies from the stack into the packet.
+fn store_in_packet(w: &mut Writer<Label>, offset: i32, place: i16, bytes: i32) {
     w.copy(1, 6);
-    w.set(2, 0);
-    w.address(3, MACS + MAC_BYTES);
-    w.set(4, (2 * MAC_BYTES).into());
+    w.set(2, offset);
+    w.address(3, place);
+    w.set(4, bytes);
     w.set(5, 0);
     w.help(SKB_STORE_BYTES);
+}
+
+/// Hands the packet to the other end of the pair that it came from.
+fn hand_back(w: &mut Writer<Label>) {
     w.copy(1, 6);
     w.set(2, TO_THIS_HOST);
     w.help(SKB_CHANGE_TYPE);
-    w.load(WORD, 1, 6, INTERFACE);
+    w.load(LOAD_WORD, 1, 6, INTERFACE);
     w.set(2, 0);
     w.help(REDIRECT_PEER);
-    w.put(EXIT, 0, 0, 0, 0);
+    w.exit();
+}
 
+/// Where packets are left to others.
+fn go_on(w: &mut Writer<Label>, kernel: &Kernel) {
     w.label(Label::Release);
     w.copy(1, 7);
-    function(w, kernel.release);
+    w.call(kernel.release, kernel.in_module);
     w.label(Label::On);
-    w.set(0, ON);
-    w.put(EXIT, 0, 0, 0, 0);
-    writer.finish()
+    w.end(ON);
 }
