@@ -36,9 +36,14 @@ fn serve(hull: &Hull, name: &str, flags: &[&str]) {
     hull.background(&[&["--name", name], flags].concat(), script);
 }
 
+/// Waits until a server answers, which listens anew after each client.
+fn await_answer(hull: &Hull, from: &str, address: &str) {
+    wait_for("the server", || reaches(hull, from, address).then_some(()));
+}
+
 /// Waits until a server answers its own container.
 fn await_server(hull: &Hull, name: &str) {
-    wait_for("the server", || reaches(hull, name, "127.0.0.1").then_some(()));
+    await_answer(hull, name, "127.0.0.1");
 }
 
 #[test]
@@ -50,7 +55,8 @@ fn two_containers_have_port_80_each_and_reach_each_other() {
     }
     let (one, two) = (address(&hull, "one", "bridge"), address(&hull, "two", "bridge"));
     assert_ne!(one, two);
-    assert!(reaches(&hull, "one", &two) && reaches(&hull, "two", &one));
+    await_answer(&hull, "one", &two);
+    await_answer(&hull, "two", &one);
     assert_eq!(hull.inspect("one")["HostConfig"]["NetworkMode"], "bridge");
     let hosts = hull.ok(&["exec", "one", "cat", "/etc/hosts"]);
     assert!(hosts.contains(&format!("{one}\t{}", hull.ok(&["exec", "one", "hostname"]))), "{hosts}");
@@ -137,8 +143,8 @@ fn networks_are_apart_and_internal_ones_end_at_the_host() {
             assert!(!reaches(&hull, from, &address(&hull, to, other)), "{from} reaches {to}");
         }
     }
-    assert!(reaches(&hull, "both", &address(&hull, "two", "left")));
-    assert!(reaches(&hull, "three", &address(&hull, "both", "inner")));
+    await_answer(&hull, "both", &address(&hull, "two", "left"));
+    await_answer(&hull, "three", &address(&hull, "both", "inner"));
     assert!(!reaches(&hull, "three", &address(&hull, "both", "left")));
     let routes = |name: &str| hull.ok(&["exec", name, "ip", "route"]);
     assert!(!routes("three").contains("default"));
@@ -157,9 +163,11 @@ fn connect_and_disconnect_live() {
     let one = address(&hull, "one", "web");
     assert!(!reaches(&hull, "two", &one));
     hull.ok(&["network", "connect", "--alias", "second", "web", "two"]);
-    assert!(reaches(&hull, "two", &one) && reaches(&hull, "one", &address(&hull, "two", "web")));
+    await_answer(&hull, "two", &one);
+    await_answer(&hull, "one", &address(&hull, "two", "web"));
     wait_for("the other's name", || reaches(&hull, "two", "one").then_some(()));
-    assert!(reaches(&hull, "one", "second") && reaches(&hull, "one", "two"));
+    await_answer(&hull, "one", "second");
+    await_answer(&hull, "one", "two");
     let said = hull.refused(1, &["network", "connect", "web", "two"]);
     assert!(said.contains("endpoint with name two already exists in network web"), "{said}");
     let place = &hull.inspect("two")["NetworkSettings"]["Networks"]["web"];
@@ -181,7 +189,7 @@ fn connect_and_disconnect_live() {
     hull.ok(&["network", "connect", "web", "two"]);
     hull.ok(&["restart", "-t", "0", "two"]);
     await_server(&hull, "two");
-    assert!(reaches(&hull, "two", &one));
+    await_answer(&hull, "two", &one);
     hull.ok(&["stop", "-t", "0", "two"]);
     hull.ok(&["network", "disconnect", "web", "two"]);
     hull.ok(&["network", "connect", "bridge", "two"]);
