@@ -19,7 +19,7 @@ use crate::peers::Peers;
 use crate::{conformance, images, layers, program, vm, workspace};
 
 /// The longest a step may take.
-const STEP_LIMIT: Duration = Duration::from_secs(20 * 60);
+const STEP_LIMIT: Duration = Duration::from_secs(30 * 60);
 /// How much of a failing step's output is shown; the whole is in its log.
 const SHOWN_LINES: usize = 300;
 
