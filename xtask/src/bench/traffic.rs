@@ -13,7 +13,8 @@
 //! neighbour          from another container to the container's address: as many, and nothing is translated
 //! ```
 //! wrk, nginx and iperf3 are Debian's. In the container they run with the machine's own libraries, so that both ends
-//! are the same programs whatever the image is.
+//! are the same programs whatever the image is. Each end has a processor of its own (taskset(1)): where the scheduler
+//! puts them makes more of a difference than the way between them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -38,12 +39,14 @@ const SECONDS: &str = "1";
 /// How long servers may take until they accept.
 const SERVERS_LIMIT: Duration = Duration::from_secs(10);
 const PACKAGES: [&str; 3] = ["iperf3", "nginx-light", "wrk"];
+/// Debian's util-linux, which every machine has.
+const TASKSET: &str = "/usr/bin/taskset";
 /// The program of the tree, in a container.
 const REQUESTS: &str = "/requests";
 /// The container that serves, and the one beside it.
 const SERVER: &str = "server";
 const NEIGHBOUR: &str = "neighbour";
-/// One process, as there are two processors for both ends; nothing is read from files or written to them.
+/// One process, as it has one processor; nothing is read from files or written to them.
 const NGINX: &str = "daemon off; master_process off; user root root; pid /nginx.pid; error_log /dev/null;
 events { worker_connections 1024; }
 http {
@@ -74,7 +77,7 @@ const LOADS: [Load; 3] = [
         client: |address, port| {
             words(&[
                 "/tools/usr/bin/wrk",
-                "-t2",
+                "-t1",
                 "-c16",
                 &format!("-d{SECONDS}s"),
                 &format!("http://{address}:{port}/"),
@@ -115,6 +118,8 @@ pub struct Tools {
     triplet: String,
     /// File name of the dynamic loader, which lies among the machine's libraries.
     loader: String,
+    /// The processor of clients; servers have the first one.
+    client_processor: usize,
 }
 
 impl Tools {
@@ -130,7 +135,8 @@ impl Tools {
         let folder = PathBuf::from("/usr/lib").join(&triplet);
         let mut names = fs::read_dir(&folder)?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
         let loader = names.find(|name| name.starts_with("ld-linux")).context("the machine has no dynamic loader")?;
-        Ok(Tools { tree: Tools::unpack()?, requests: settings.requests.clone(), triplet, loader })
+        let client_processor = std::thread::available_parallelism()?.get() - 1;
+        Ok(Tools { tree: Tools::unpack()?, requests: settings.requests.clone(), triplet, loader, client_processor })
     }
 
     /// What a container is started with so that it has them.
@@ -152,6 +158,21 @@ impl Tools {
         Ok(flags)
     }
 
+    /// A server in a container.
+    fn server_inside(&self, argv: &[String]) -> Vec<String> {
+        self.inside_on(0, argv)
+    }
+
+    /// A client in a container.
+    fn client_inside(&self, argv: &[String]) -> Vec<String> {
+        self.inside_on(self.client_processor, argv)
+    }
+
+    fn inside_on(&self, processor: usize, argv: &[String]) -> Vec<String> {
+        let taskset = ["/machine/bin/taskset", "--cpu-list", &processor.to_string()];
+        [self.inside(&words(&taskset)), self.inside(argv)].concat()
+    }
+
     /// A program in a container; that of the tree needs no libraries.
     fn inside(&self, argv: &[String]) -> Vec<String> {
         if argv[0] == REQUESTS {
@@ -163,13 +184,14 @@ impl Tools {
         [words(&[&format!("{machine}/{loader}"), "--library-path", &libraries]), argv.to_vec()].concat()
     }
 
-    /// The same program on the host.
-    fn on_host(&self, argv: &[String]) -> Start {
-        let mut argv = argv.to_vec();
-        argv[0] = match argv[0].strip_prefix("/tools/") {
+    /// A client on the host.
+    fn client_on_host(&self, argv: &[String]) -> Start {
+        let program = match argv[0].strip_prefix("/tools/") {
             Some(path) => self.tree.join(path).display().to_string(),
             None => self.requests.display().to_string(),
         };
+        let taskset = words(&[TASKSET, "--cpu-list", &self.client_processor.to_string(), &program]);
+        let argv = [&taskset, &argv[1..]].concat();
         let folder = |below: &str| self.tree.join(below).join(&self.triplet).display().to_string();
         let libraries = [folder("usr/lib"), folder("lib")].join(":");
         Start { argv, env: BTreeMap::from([("LD_LIBRARY_PATH".into(), libraries)]) }
@@ -219,17 +241,17 @@ fn serve(settings: &Settings, ways: &Ways, tools: &Tools, index: usize, engine: 
     let mut served = Served { index, engine, address: String::new() };
     let mounts = tools.mounts(settings)?;
     let publish = |load: &Load| words(&["-p", &format!("{}:{}", served.published(load.port), load.port)]);
-    let run = |name: &str, flags: Vec<String>, program: &[&str]| {
-        let argv = [words(&["run", "-d", "--name", name]), mounts.clone(), flags, words(&[IMAGE]), words(program)];
+    let run = |name: &str, flags: Vec<String>, program: &[String]| {
+        let argv = [words(&["run", "-d", "--name", name]), mounts.clone(), flags, words(&[IMAGE]), program.to_vec()];
         quiet(&ways.one(index, &argv.concat())?)
     };
-    run(SERVER, LOADS.iter().flat_map(publish).collect(), &[REQUESTS, "serve", "80"])?;
-    run(NEIGHBOUR, Vec::new(), &["sleep", "10000"])?;
+    run(SERVER, LOADS.iter().flat_map(publish).collect(), &tools.server_inside(&words(&[REQUESTS, "serve", "80"])))?;
+    run(NEIGHBOUR, Vec::new(), &words(&["sleep", "10000"]))?;
     for server in [
         words(&["/tools/usr/bin/iperf3", "-s", "-p", "81"]),
         words(&["/tools/usr/sbin/nginx", "-e", "/dev/null", "-c", "/nginx.conf"]),
     ] {
-        quiet(&ways.one(index, &[words(&["exec", "-d", SERVER]), tools.inside(&server)].concat())?)?;
+        quiet(&ways.one(index, &[words(&["exec", "-d", SERVER]), tools.server_inside(&server)].concat())?)?;
     }
     let inspect = ways.one(index, &words(&["inspect", "-f", "{{.NetworkSettings.IPAddress}}", SERVER]))?;
     served.address = said(&inspect)?.trim().to_owned();
@@ -256,12 +278,12 @@ fn places(ways: &Ways, tools: &Tools, load: &Load, served: &[Served]) -> Result<
         let straight = (load.client)(&one.address, load.port);
         let published = |at: &str| (load.client)(at, one.published(load.port));
         let within = |container: &str, argv: &[String]| {
-            ways.one(one.index, &[words(&["exec", container]), tools.inside(argv)].concat())
+            ways.one(one.index, &[words(&["exec", container]), tools.client_inside(argv)].concat())
         };
         for (place, client) in [
-            ("straight", tools.on_host(&straight)),
-            ("host's address", tools.on_host(&published(HOST))),
-            ("127.0.0.1", tools.on_host(&published("127.0.0.1"))),
+            ("straight", tools.client_on_host(&straight)),
+            ("host's address", tools.client_on_host(&published(HOST))),
+            ("127.0.0.1", tools.client_on_host(&published("127.0.0.1"))),
             ("from itself", within(SERVER, &published(HOST))?),
             ("neighbour, straight", within(NEIGHBOUR, &straight)?),
         ] {
